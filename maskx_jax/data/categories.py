@@ -1,0 +1,61 @@
+"""The bijection between a dataset's category ids and the labels 1..C that a model knows."""
+
+import dataclasses
+import difflib
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Categories:
+    """Category ids and names in label order: label `i + 1` is `ids[i]`, called `names[i]`.
+
+    Raises:
+      ValueError: ids or names repeat, or their numbers differ.
+    """
+
+    ids: tuple[int, ...]
+    names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.ids) != len(self.names):
+            raise ValueError(f"got {len(self.ids)} category ids and {len(self.names)} names; expected as many of each")
+        for what, values in (("id", self.ids), ("name", self.names)):
+            repeated = sorted({v for v in values if list(values).count(v) > 1}, key=str)
+            if repeated:
+                raise ValueError(f"category {what}s must be unique; repeated: {repeated}")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @classmethod
+    def from_coco(cls, categories: Iterable[dict]) -> "Categories":
+        """Take the `categories` list of a COCO file, in order of ascending id (as pycocotools does)."""
+        ordered = sorted(categories, key=lambda category: category["id"])
+        return cls(tuple(int(c["id"]) for c in ordered), tuple(str(c["name"]) for c in ordered))
+
+    def to_coco(self) -> list[dict]:
+        """Return the `categories` list of a COCO file."""
+        return [{"id": i, "name": name} for i, name in zip(self.ids, self.names, strict=True)]
+
+    def label_of_id(self) -> dict[int, int]:
+        """Return the mapping from category id to label."""
+        return {category_id: index + 1 for index, category_id in enumerate(self.ids)}
+
+    def id_of_label(self) -> np.ndarray:
+        """Return int64 `C + 1`: the category id of each label; entry 0 (background) is 0 and has no meaning."""
+        return np.array([0, *self.ids], np.int64)
+
+    def labels_of_names(self, names: Sequence[str]) -> list[int]:
+        """Translate category names into labels.
+
+        Raises:
+          ValueError: a name is unknown; the message names the closest known one.
+        """
+        label_of_name = {name: index + 1 for index, name in enumerate(self.names)}
+        for name in names:
+            if name not in label_of_name:
+                close = difflib.get_close_matches(name, self.names, n=1, cutoff=0.0)
+                raise ValueError(f"unknown category name {name!r}; the nearest of {len(self)} known names is {close}")
+        return [label_of_name[name] for name in names]

@@ -1,0 +1,120 @@
+"""The record that every dataset becomes: one image and its objects, as NumPy arrays.
+
+COCO, LVIS and Visual Genome files are brought into this form by `coco_builder`; the synthetic set `shapes` makes it
+directly. Everything after (splits, transforms, pipeline) knows only this form.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from maskx_jax.data.categories import Categories
+from maskx_jax.structures import STORED_MASK_SIDE
+
+PACKED_SHAPE = (STORED_MASK_SIDE, STORED_MASK_SIDE // 8)
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """One image with its objects, in pixels of the original image.
+
+    Attributes:
+      image: uint8 array `h w 3` (RGB), or the bytes of an encoded image.
+      image_id: the dataset's id.
+      size: (height, width) of the image.
+      boxes: float32 `n 4`, x1 y1 x2 y2, clipped to the image.
+      labels: int32 `n`, 1..C.
+      masks: uint8 `n 112 14`, packed bits of each object seen in its frame; zeros where there is no mask.
+      mask_frames: float32 `n 4`, the box that the stored mask covers.
+      has_mask: bool `n`.
+      is_crowd: bool `n`.
+    """
+
+    image: np.ndarray | bytes
+    image_id: int
+    size: tuple[int, int]
+    boxes: np.ndarray
+    labels: np.ndarray
+    masks: np.ndarray
+    mask_frames: np.ndarray
+    has_mask: np.ndarray
+    is_crowd: np.ndarray
+
+
+class Source(Protocol):
+    """A dataset with random access.
+
+    Attributes:
+      categories: the bijection between labels and category ids.
+      sizes: int `N 2`, height and width of every image, without reading any.
+      image_labels: for each image the labels of its non-crowd objects, and `image_has_mask` whether each has a mask;
+        for the class table and repeat factors, without reading any image.
+    """
+
+    categories: Categories
+    sizes: np.ndarray
+    image_labels: Sequence[np.ndarray]
+    image_has_mask: Sequence[np.ndarray]
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Record: ...
+
+    def coco_ground_truth(self) -> dict:
+        """Return the annotations as a COCO instances dictionary, for evaluation."""
+        ...
+
+
+def pack_bitmap(bitmap: np.ndarray) -> np.ndarray:
+    """Pack a boolean `112 112` bitmap into uint8 `112 14`."""
+    return np.packbits(bitmap.astype(bool), axis=-1)
+
+
+def unpack_bitmap(packed: np.ndarray) -> np.ndarray:
+    """Unpack uint8 `... 112 14` into bool `... 112 112`."""
+    return np.unpackbits(packed, axis=-1).astype(bool)
+
+
+def rasterize_polygons(polygons: Sequence[Sequence[float]]) -> tuple[np.ndarray, np.ndarray]:
+    """Draw polygons once, at 112 x 112 over their own tight box.
+
+    Args:
+      polygons: flat lists x1, y1, x2, y2, ... in image pixels; their union is the object.
+
+    Returns:
+      packed: uint8 `112 14`.
+      frame: float32 `4`, the tight box of all vertices (at least one thousandth of a pixel wide and high).
+    """
+    points = np.concatenate([np.asarray(polygon, np.float64).reshape(-1, 2) for polygon in polygons])
+    low = points.min(axis=0)
+    extent = np.maximum(points.max(axis=0) - low, 1e-3)
+    scaled = [
+        ((np.asarray(polygon, np.float64).reshape(-1, 2) - low) / extent * STORED_MASK_SIDE).ravel().tolist()
+        for polygon in polygons
+    ]
+    runs = coco_mask.merge(coco_mask.frPyObjects(scaled, STORED_MASK_SIDE, STORED_MASK_SIDE))
+    frame = np.concatenate([low, low + extent]).astype(np.float32)
+    return pack_bitmap(coco_mask.decode(runs)), frame
+
+
+def crop_bitmap(bitmap: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Resample a full-size bitmap `h w` to 112 x 112 over its own tight box; each sample takes the pixel it falls in.
+
+    Returns:
+      packed: uint8 `112 14`.
+      frame: float32 `4`, the tight box of the set pixels.
+
+    Raises:
+      ValueError: the bitmap is empty.
+    """
+    rows, columns = np.flatnonzero(bitmap.any(axis=1)), np.flatnonzero(bitmap.any(axis=0))
+    if rows.size == 0:
+        raise ValueError("the mask has no pixel set")
+    y1, y2, x1, x2 = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
+    centres = (np.arange(STORED_MASK_SIDE) + 0.5) / STORED_MASK_SIDE
+    y = (y1 + centres * (y2 - y1)).astype(int)
+    x = (x1 + centres * (x2 - x1)).astype(int)
+    return pack_bitmap(bitmap[y[:, None], x]), np.array([x1, y1, x2, y2], np.float32)

@@ -1,0 +1,178 @@
+"""The second stage's box branch: class and box of each region (Fast R-CNN on FPN)."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from jaxtyping import Array, Float, Int, Key
+
+from maskx_jax.models.layers import xavier_fill
+from maskx_jax.ops import boxes as box_ops
+from maskx_jax.ops.losses import masked_mean, smooth_l1
+from maskx_jax.ops.matching import match
+from maskx_jax.ops.nms import nms
+from maskx_jax.ops.sampling import sample, top_k
+from maskx_jax.structures import Detections, GroundTruth, Proposals, RoiTargets
+
+
+class ClassWeights(NamedTuple):
+    """The predictor's own parameters, one row a class (row 0 is background): what Mask^X R-CNN transfers from."""
+
+    classification: Float[Array, "classes hidden"]
+    boxes: Float[Array, "classes 4*hidden"]
+
+
+class BoxPredictions(NamedTuple):
+    """Logits and class-specific deltas of each region, float32, with the weights that made them."""
+
+    logits: Float[Array, "b r classes"]
+    deltas: Float[Array, "b r classes 4"]
+    class_weights: ClassWeights
+
+
+class _RowLinear(nn.Module):
+    """A linear layer that also returns its weight, one row an output."""
+
+    features: int
+    stddev: float
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*b i"]) -> tuple[Float[Array, "*b o"], Float[Array, "o i"]]:
+        kernel = self.param("kernel", nn.initializers.normal(self.stddev), (x.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        y = jnp.dot(x.astype(self.dtype), kernel.astype(self.dtype)).astype(jnp.float32) + bias
+        return y, kernel.T
+
+
+class BoxHead(nn.Module):
+    """Two hidden layers, then the class and box predictor.
+
+    Attributes:
+      num_classes: C, without background.
+      hidden: width of fc6 and fc7.
+      resolution: of the pooled features.
+      num_samples: regions an image that are trained on.
+      foreground_fraction: at most this part of them is foreground.
+      foreground_threshold: IoU from which a region is foreground; below it is background.
+      crowd_threshold: see `ops.matching.match`.
+      box_weights: scale of the deltas (Detectron's bbox_reg_weights).
+      score_threshold: detections must score more than this.
+      nms_threshold: IoU above which the worse of two detections of one class is dropped.
+      pre_nms_top_k: detections an image that enter NMS.
+      max_detections: detections an image, over all classes.
+    """
+
+    num_classes: int
+    hidden: int = 1024
+    resolution: int = 7
+    num_samples: int = 512
+    foreground_fraction: float = 0.25
+    foreground_threshold: float = 0.5
+    crowd_threshold: float = 0.7
+    box_weights: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0)
+    score_threshold: float = 0.05
+    nms_threshold: float = 0.5
+    pre_nms_top_k: int = 2000
+    max_detections: int = 100
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, pooled: Float[Array, "b r s s c"]) -> BoxPredictions:
+        """Predict from pooled features; they are flattened in the order row, column, channel."""
+        x = pooled.reshape(*pooled.shape[:2], -1)
+        x = nn.relu(nn.Dense(self.hidden, kernel_init=xavier_fill, dtype=self.dtype, name="fc6")(x))
+        x = nn.relu(nn.Dense(self.hidden, kernel_init=xavier_fill, dtype=self.dtype, name="fc7")(x))
+        classes = self.num_classes + 1
+        logits, class_rows = _RowLinear(classes, 0.01, self.dtype, name="classification")(x)
+        deltas, box_rows = _RowLinear(4 * classes, 0.001, self.dtype, name="boxes")(x)
+        return BoxPredictions(
+            logits=logits,
+            deltas=deltas.reshape(*deltas.shape[:2], classes, 4),
+            # Row 4 c + k of the box weights belongs to class c: the four rows of a class become one.
+            class_weights=ClassWeights(class_rows, box_rows.reshape(classes, -1)),
+        )
+
+    def sample(
+        self, proposals: Proposals, ground_truth: GroundTruth, keys: Key[Array, "b"] | Int[Array, "b 2"]
+    ) -> RoiTargets:
+        """Draw the regions to train on from the proposals and the ground-truth boxes themselves."""
+
+        def of_image(proposals: Proposals, gt: GroundTruth, key: Array) -> RoiTargets:
+            candidates = jnp.concatenate([proposals.boxes, gt.boxes])
+            valid = jnp.concatenate([proposals.valid, gt.valid & ~gt.is_crowd])
+            matched = match(
+                candidates,
+                valid,
+                gt.boxes,
+                gt.valid,
+                gt.is_crowd,
+                foreground_threshold=self.foreground_threshold,
+                background_threshold=self.foreground_threshold,
+                crowd_threshold=self.crowd_threshold,
+                match_low_quality=False,
+            )
+            drawn = sample(key, matched.foreground, matched.background, self.num_samples, self.foreground_fraction)
+            gt_index = matched.gt_index[drawn.indices]
+            return RoiTargets(
+                boxes=candidates[drawn.indices],
+                labels=jnp.where(drawn.foreground, gt.labels[gt_index], 0),
+                gt_index=gt_index,
+                foreground=drawn.foreground,
+                valid=drawn.valid,
+            )
+
+        return jax.vmap(of_image)(proposals, ground_truth, keys)
+
+    def losses(
+        self, predictions: BoxPredictions, rois: RoiTargets, ground_truth: GroundTruth
+    ) -> dict[str, Float[Array, ""]]:
+        """Return box_class (softmax cross-entropy) and box (smooth L1, beta 1), both over all sampled regions."""
+        gt_boxes = jnp.take_along_axis(ground_truth.boxes, rois.gt_index[..., None], axis=1)
+        target = box_ops.encode(gt_boxes, rois.boxes, self.box_weights)
+        own = jnp.take_along_axis(predictions.deltas, rois.labels[..., None, None], axis=2)[..., 0, :]
+        box_loss = smooth_l1(own - target, beta=1.0).sum(-1)
+        class_loss = optax.softmax_cross_entropy_with_integer_labels(predictions.logits, rois.labels)
+        return {
+            "box_class": masked_mean(class_loss, rois.valid),
+            "box": masked_mean(jnp.where(rois.foreground, box_loss, 0.0), rois.valid),
+        }
+
+    def detect(self, predictions: BoxPredictions, proposals: Proposals, image_sizes: Float[Array, "b 2"]) -> Detections:
+        """Turn predictions on proposals into detections without masks."""
+        # Probabilities sum to 1, so fewer than 1 / threshold classes of one region can pass: looking at only so many
+        # loses nothing and keeps the candidates few, whatever the number of classes.
+        per_region = self.num_classes
+        if self.score_threshold > 0:
+            per_region = min(per_region, int(1 / self.score_threshold))
+
+        def of_image(
+            logits: Float[Array, "p classes"],
+            deltas: Float[Array, "p classes 4"],
+            proposals: Proposals,
+            size: Float[Array, "2"],
+        ) -> Detections:
+            scores = jax.nn.softmax(logits)[:, 1:]
+            labels = top_k(scores, per_region) + 1
+            scores = jnp.take_along_axis(scores, labels - 1, axis=1)
+            valid = (scores > self.score_threshold) & proposals.valid[:, None]
+            flat_scores = jnp.where(valid, scores, -jnp.inf).ravel()
+            best = top_k(flat_scores, min(self.pre_nms_top_k, flat_scores.size))
+            region, label = best // per_region, labels.ravel()[best]
+            decoded = box_ops.decode(deltas[region, label], proposals.boxes[region], self.box_weights)
+            boxes = box_ops.clip(decoded, size)
+            kept, kept_valid = nms(
+                boxes, flat_scores[best], label, valid.ravel()[best], self.nms_threshold, self.max_detections
+            )
+            return Detections(
+                boxes=boxes[kept],
+                scores=jnp.where(kept_valid, flat_scores[best][kept], 0.0),
+                labels=label[kept],
+                masks=None,
+                keypoints=None,
+                valid=kept_valid,
+            )
+
+        return jax.vmap(of_image)(predictions.logits, predictions.deltas, proposals, image_sizes)

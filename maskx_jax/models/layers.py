@@ -1,0 +1,59 @@
+"""Initialisers and small layers shared by the networks."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+# Caffe2's MSRAFill as of 2018: Gaussian with variance 2 / fan_out (SPEC of Detectron's heads).
+msra_fill = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+# Caffe2's XavierFill: uniform within +- sqrt(3 / fan_in).
+xavier_fill = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
+
+
+def conv(features: int, kernel_size: int, stride: int = 1, **options: Any) -> nn.Conv:
+    """Return a convolution with square kernel and the symmetric padding k // 2 of Caffe and PyTorch."""
+    # XLA's "SAME" would pad a strided convolution on the bottom and right only.
+    padding = [(kernel_size // 2, kernel_size // 2)] * 2
+    return nn.Conv(features, (kernel_size, kernel_size), (stride, stride), padding, **options)
+
+
+class FrozenBatchNorm(nn.Module):
+    """BatchNorm folded into a constant scale and bias per channel, kept in the collection "frozen".
+
+    Attributes:
+      initial_scale: used until weights are imported.
+    """
+
+    initial_scale: float = 1.0
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... c"]) -> Float[Array, "... c"]:
+        """Return x * scale + bias."""
+        shape = x.shape[-1:]
+        scale = self.variable("frozen", "scale", jnp.full, shape, self.initial_scale)
+        bias = self.variable("frozen", "bias", jnp.zeros, shape)
+        return x * scale.value.astype(self.dtype) + bias.value.astype(self.dtype)
+
+
+class Deconvolution2x2(nn.Module):
+    """Transposed convolution with a 2 x 2 kernel and stride 2: every pixel becomes a square of four.
+
+    Without overlap between the squares this is one matrix product, which is faster than a convolution everywhere.
+    """
+
+    features: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "r h w c"]) -> Float[Array, "r 2*h 2*w features"]:
+        """Upsample by two."""
+        # Caffe2 takes the input's side as MSRAFill's fan_out of a transposed convolution: c * 2 * 2.
+        fill = nn.initializers.variance_scaling(2.0, "fan_out", "normal", in_axis=-1, out_axis=-2)
+        kernel = self.param("kernel", fill, (2, 2, x.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        r, h, w, _ = x.shape
+        y = jnp.einsum("rhwc,ijco->rhiwjo", x.astype(self.dtype), kernel.astype(self.dtype))
+        return y.reshape(r, 2 * h, 2 * w, self.features) + bias.astype(self.dtype)

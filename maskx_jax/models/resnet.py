@@ -1,0 +1,90 @@
+"""ResNet with bottleneck blocks (He et al. 2015), as detectors use it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from maskx_jax.models.layers import FrozenBatchNorm, conv
+
+_he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3, 1x1 convolutions around a shortcut; the output has four times `width` channels."""
+
+    width: int
+    stride: int
+    norm: str
+    stride_in_1x1: bool
+    residual_scale: float
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c4"]:
+        """Return relu(shortcut + residual)."""
+        strides = (self.stride, 1) if self.stride_in_1x1 else (1, self.stride)
+
+        def block(x: Array, features: int, size: int, stride: int, name: str, scale: float = 1.0) -> Array:
+            layer = conv(features, size, stride, use_bias=False, kernel_init=_he_normal, dtype=self.dtype, name=name)
+            return _normalize(layer(x), self.norm, scale, self.dtype, f"{name}_norm")
+
+        y = nn.relu(block(x, self.width, 1, strides[0], "conv1"))
+        y = nn.relu(block(y, self.width, 3, strides[1], "conv2"))
+        y = block(y, 4 * self.width, 1, 1, "conv3", self.residual_scale)
+        if x.shape != y.shape:
+            x = block(x, 4 * self.width, 1, self.stride, "shortcut")
+        return nn.relu(x + y)
+
+
+class ResNet(nn.Module):
+    """Stem and four stages; returns the maps of res2 to res5 keyed by level 2 to 5 (stride 2^level).
+
+    Attributes:
+      stage_sizes: blocks in each stage: (3, 4, 6, 3) is ResNet-50, (3, 4, 23, 3) is ResNet-101.
+      width: channels of the stem; a stage's output has 4, 8, 16 and 32 times as many.
+      norm: "frozen_batch" (constants, for imported weights) or "group" (trained, for training from scratch).
+      stride_in_1x1: whether a stage's first block strides in its 1x1 convolution (Caffe's weights, Detectron) or in
+        the 3x3 one (torchvision's).
+      dtype: of the computation; parameters are float32.
+    """
+
+    stage_sizes: Sequence[int] = (3, 4, 6, 3)
+    width: int = 64
+    norm: str = "frozen_batch"
+    stride_in_1x1: bool = False
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: Float[Array, "b h w 3"]) -> dict[int, Float[Array, "b _ _ _"]]:
+        """Return {2: res2, 3: res3, 4: res4, 5: res5}."""
+        x = conv(self.width, 7, 2, use_bias=False, kernel_init=_he_normal, dtype=self.dtype, name="stem")(images)
+        x = nn.relu(_normalize(x, self.norm, 1.0, self.dtype, "stem_norm"))
+        x = nn.max_pool(x, (3, 3), (2, 2), [(1, 1), (1, 1)])
+        features = {}
+        for stage, num_blocks in enumerate(self.stage_sizes):
+            for index in range(num_blocks):
+                x = Bottleneck(
+                    width=self.width * 2**stage,
+                    stride=2 if index == 0 and stage > 0 else 1,
+                    norm=self.norm,
+                    stride_in_1x1=self.stride_in_1x1,
+                    # Until weights are imported frozen constants normalise nothing; with this scale the variance
+                    # grows by at most e a stage instead of 2^blocks.
+                    residual_scale=num_blocks**-0.5,
+                    dtype=self.dtype,
+                    name=f"res{stage + 2}_block{index}",
+                )(x)
+            features[stage + 2] = x
+        return features
+
+
+def _normalize(x: Array, norm: str, scale: float, dtype: Any, name: str) -> Array:
+    if norm == "frozen_batch":
+        return FrozenBatchNorm(scale, dtype=dtype, name=name)(x)
+    if norm == "group":
+        groups = min(32, x.shape[-1] // 4)
+        return nn.GroupNorm(groups, epsilon=1e-5, dtype=dtype, name=name)(x)
+    raise ValueError(f"got norm {norm!r}; expected 'frozen_batch' or 'group'")

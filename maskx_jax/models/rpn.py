@@ -1,0 +1,184 @@
+"""Region Proposal Network over a feature pyramid (Faster R-CNN, section 3.1; FPN, section 4.1)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from jaxtyping import Array, Float, Int, Key
+
+from maskx_jax.models.layers import conv
+from maskx_jax.ops import boxes as box_ops
+from maskx_jax.ops.anchors import cell_anchors, grid_anchors
+from maskx_jax.ops.losses import masked_mean, smooth_l1
+from maskx_jax.ops.matching import match
+from maskx_jax.ops.nms import nms
+from maskx_jax.ops.sampling import sample, top_k
+from maskx_jax.structures import GroundTruth, Proposals
+
+_BOX_WEIGHTS = (1.0, 1.0, 1.0, 1.0)
+_normal = nn.initializers.normal(0.01)
+
+
+class RPN(nn.Module):
+    """Predict at every anchor whether an object is there, and its box.
+
+    Attributes:
+      channels: of the hidden convolution.
+      anchor_sizes: square root of the anchors' area on each level, from P2 on.
+      aspect_ratios: height over width.
+      anchor_convention: see `ops.anchors.cell_anchors`.
+      boundary_threshold: anchors that reach further than this over the image's border (pixels) are ignored in
+        training; negative means that none is.
+      foreground_threshold, background_threshold, crowd_threshold: see `ops.matching.match`.
+      num_samples: anchors an image that are trained on.
+      foreground_fraction: at most this part of them is foreground.
+      pre_nms_top_k: (training, detection) proposals a level before NMS.
+      post_nms_top_k: (training, detection) proposals an image after NMS.
+      nms_threshold: IoU above which the worse of two proposals of one level is dropped.
+      min_size: proposals with a side shorter than this, in pixels, are dropped.
+    """
+
+    channels: int = 256
+    anchor_sizes: Sequence[float] = (32, 64, 128, 256, 512)
+    aspect_ratios: Sequence[float] = (0.5, 1.0, 2.0)
+    anchor_convention: str = "torchvision"
+    boundary_threshold: float = 0.0
+    foreground_threshold: float = 0.7
+    background_threshold: float = 0.3
+    crowd_threshold: float = 0.7
+    num_samples: int = 256
+    foreground_fraction: float = 0.5
+    pre_nms_top_k: tuple[int, int] = (2000, 1000)
+    post_nms_top_k: tuple[int, int] = (1000, 1000)
+    nms_threshold: float = 0.7
+    min_size: float = 1e-3
+    dtype: Any = jnp.float32
+
+    def setup(self) -> None:
+        """Name the layers, shared by all levels."""
+        num_anchors = len(self.aspect_ratios)
+        self.conv = conv(self.channels, 3, kernel_init=_normal, dtype=self.dtype)
+        self.objectness = conv(num_anchors, 1, kernel_init=_normal, dtype=self.dtype)
+        self.deltas = conv(4 * num_anchors, 1, kernel_init=_normal, dtype=self.dtype)
+
+    def __call__(
+        self, pyramid: dict[int, Float[Array, "b _ _ c"]]
+    ) -> tuple[dict[int, Float[Array, "b _"]], dict[int, Float[Array, "b _ 4"]]]:
+        """Return for each level the logits and the box deltas of its anchors, float32."""
+        logits, deltas = {}, {}
+        for level, features in sorted(pyramid.items()):
+            batch = features.shape[0]
+            hidden = nn.relu(self.conv(features))
+            logits[level] = self.objectness(hidden).reshape(batch, -1).astype(jnp.float32)
+            deltas[level] = self.deltas(hidden).reshape(batch, -1, 4).astype(jnp.float32)
+        return logits, deltas
+
+    def anchors(self, pyramid: dict[int, Float[Array, "b _ _ c"]]) -> dict[int, Float[Array, "_ 4"]]:
+        """Return the anchors of each level, in the order of the predictions.
+
+        Raises:
+          ValueError: the numbers of levels and of anchor sizes differ.
+        """
+        if len(pyramid) != len(self.anchor_sizes):
+            raise ValueError(f"got {len(self.anchor_sizes)} anchor sizes for {len(pyramid)} levels; expected one each")
+        return {
+            level: grid_anchors(
+                cell_anchors(size, self.aspect_ratios, 2**level, self.anchor_convention),
+                height=pyramid[level].shape[1],
+                width=pyramid[level].shape[2],
+                stride=2**level,
+            )
+            for level, size in zip(sorted(pyramid), self.anchor_sizes, strict=True)
+        }
+
+    def proposals(
+        self,
+        logits: dict[int, Float[Array, "b _"]],
+        deltas: dict[int, Float[Array, "b _ 4"]],
+        anchors: dict[int, Float[Array, "_ 4"]],
+        image_sizes: Float[Array, "b 2"],
+        training: bool,
+    ) -> Proposals:
+        """Decode, clip and thin out the best predictions; NMS runs within each level, the last cut over all."""
+        pre_nms, post_nms = (pair[0 if training else 1] for pair in (self.pre_nms_top_k, self.post_nms_top_k))
+
+        def of_level(
+            logits: Float[Array, "a"],
+            deltas: Float[Array, "a 4"],
+            anchors: Float[Array, "a 4"],
+            size: Float[Array, "2"],
+        ) -> tuple[Array, Array, Array]:
+            best = top_k(logits, min(pre_nms, logits.shape[0]))
+            scores = logits[best]
+            boxes = box_ops.clip(box_ops.decode(deltas[best], anchors[best], _BOX_WEIGHTS), size)
+            large = (boxes[:, 2:] - boxes[:, :2] >= self.min_size).all(axis=-1)
+            one_label = jnp.zeros(scores.shape, jnp.int32)
+            kept, valid = nms(boxes, scores, one_label, large, self.nms_threshold, post_nms)
+            return boxes[kept], scores[kept], valid
+
+        per_level = [
+            jax.vmap(of_level, in_axes=(0, 0, None, 0))(logits[level], deltas[level], anchors[level], image_sizes)
+            for level in sorted(logits)
+        ]
+        boxes, scores, valid = (jnp.concatenate(parts, axis=1) for parts in zip(*per_level, strict=True))
+        best = top_k(jnp.where(valid, scores, -jnp.inf), min(post_nms, scores.shape[1]))
+        take = jax.vmap(lambda values, index: values[index])
+        # Proposals are inputs of the second stage, not outputs of the first: their gradient is not used (Faster
+        # R-CNN, "approximate joint training").
+        return jax.lax.stop_gradient(Proposals(take(boxes, best), take(scores, best), take(valid, best)))
+
+    def losses(
+        self,
+        logits: dict[int, Float[Array, "b _"]],
+        deltas: dict[int, Float[Array, "b _ 4"]],
+        anchors: dict[int, Float[Array, "_ 4"]],
+        image_sizes: Float[Array, "b 2"],
+        ground_truth: GroundTruth,
+        keys: Key[Array, "b"] | Int[Array, "b 2"],
+    ) -> dict[str, Float[Array, ""]]:
+        """Return rpn_class (sigmoid cross-entropy) and rpn_box (smooth L1, beta 1/9) over the sampled anchors.
+
+        Both are divided by the number of sampled anchors of the whole batch.
+        """
+        levels = sorted(logits)
+        all_anchors = jnp.concatenate([anchors[level] for level in levels])
+
+        def of_image(
+            logits: Float[Array, "a"],
+            deltas: Float[Array, "a 4"],
+            size: Float[Array, "2"],
+            gt: GroundTruth,
+            key: Array,
+        ) -> tuple[Array, Array, Array]:
+            allowed = jnp.ones(all_anchors.shape[0], bool)
+            if self.boundary_threshold >= 0:
+                margin = self.boundary_threshold
+                allowed = (all_anchors[:, :2] >= -margin).all(-1) & (all_anchors[:, 2:] <= size[::-1] + margin).all(-1)
+            matched = match(
+                all_anchors,
+                allowed,
+                gt.boxes,
+                gt.valid,
+                gt.is_crowd,
+                foreground_threshold=self.foreground_threshold,
+                background_threshold=self.background_threshold,
+                crowd_threshold=self.crowd_threshold,
+                match_low_quality=True,
+            )
+            drawn = sample(key, matched.foreground, matched.background, self.num_samples, self.foreground_fraction)
+            target = box_ops.encode(gt.boxes[matched.gt_index[drawn.indices]], all_anchors[drawn.indices], _BOX_WEIGHTS)
+            class_loss = optax.sigmoid_binary_cross_entropy(logits[drawn.indices], drawn.foreground.astype(jnp.float32))
+            box_loss = smooth_l1(deltas[drawn.indices] - target, beta=1 / 9).sum(-1)
+            return class_loss, jnp.where(drawn.foreground, box_loss, 0.0), drawn.valid
+
+        class_loss, box_loss, valid = jax.vmap(of_image)(
+            jnp.concatenate([logits[level] for level in levels], axis=1),
+            jnp.concatenate([deltas[level] for level in levels], axis=1),
+            image_sizes,
+            ground_truth,
+            keys,
+        )
+        return {"rpn_class": masked_mean(class_loss, valid), "rpn_box": masked_mean(box_loss, valid)}

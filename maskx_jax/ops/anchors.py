@@ -1,0 +1,54 @@
+"""Anchor boxes of a feature pyramid."""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+CONVENTIONS = ("torchvision", "detectron", "detectron2")
+
+
+def cell_anchors(size: float, aspect_ratios: Sequence[float], stride: int, convention: str) -> np.ndarray:
+    """Return the anchors of the top-left cell, float32 `len(aspect_ratios) 4`.
+
+    The parents disagree by fractions of a pixel:
+
+    - `torchvision`: centred on (0, 0), corners rounded to integers.
+    - `detectron2`: centred on (0, 0), not rounded.
+    - `detectron` (also Detectron's Mask^X): centred on the middle of the stride's window, which is first given the
+      aspect ratio with rounded sides, then scaled. Detectron's inclusive corners become continuous: x2 + 1, y2 + 1.
+
+    Args:
+      size: square root of the area, in pixels.
+      aspect_ratios: height over width.
+      stride: of the level, in pixels.
+      convention: one of `CONVENTIONS`.
+
+    Raises:
+      ValueError: the convention is unknown.
+    """
+    ratios = np.asarray(aspect_ratios, np.float64)
+    if convention == "detectron":
+        width = np.round(np.sqrt(stride * stride / ratios))
+        height = np.round(width * ratios)
+        half = 0.5 * np.stack([width, height], axis=-1) * (size / stride)
+        # (stride - 1) / 2 is the middle of inclusive corners 0..stride-1, the half pixel more is the change of
+        # convention: the two together are the middle of the window.
+        anchors = np.concatenate([stride / 2 - half, stride / 2 + half], axis=-1)
+    elif convention in ("torchvision", "detectron2"):
+        half = 0.5 * size * np.stack([1 / np.sqrt(ratios), np.sqrt(ratios)], axis=-1)
+        anchors = np.concatenate([-half, half], axis=-1)
+        if convention == "torchvision":
+            anchors = np.round(anchors)
+    else:
+        raise ValueError(f"got anchor convention {convention!r}; expected one of {CONVENTIONS}")
+    return anchors.astype(np.float32)
+
+
+def grid_anchors(cell: np.ndarray, height: int, width: int, stride: int) -> Float[Array, "a 4"]:
+    """Repeat a cell's anchors over a feature map, row by row: index (row * width + column) * len(cell) + k."""
+    x = jnp.arange(width, dtype=jnp.float32) * stride
+    y = jnp.arange(height, dtype=jnp.float32) * stride
+    shifts = jnp.stack([*jnp.meshgrid(x, y)] * 2, axis=-1)
+    return (shifts[:, :, None, :] + cell).reshape(-1, 4)

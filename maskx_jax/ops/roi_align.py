@@ -1,0 +1,128 @@
+"""RoIAlign over a feature pyramid, by one gather from the flattened levels."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from maskx_jax.ops import boxes as box_ops
+
+# FPN, equation 1: a box of ImageNet's 224 pixels belongs to level 4.
+CANONICAL_SIZE = 224.0
+CANONICAL_LEVEL = 4
+
+
+def assign_levels(boxes: Float[Array, "r 4"], lowest: int, highest: int) -> Int[Array, "r"]:
+    """Return the pyramid level of each box (FPN, equation 1)."""
+    side = jnp.sqrt(box_ops.area(boxes))
+    level = jnp.floor(CANONICAL_LEVEL + jnp.log2(side / CANONICAL_SIZE + 1e-6))
+    return jnp.clip(level, lowest, highest).astype(jnp.int32)
+
+
+def roi_align(
+    features: dict[int, Float[Array, "_ _ c"]],
+    boxes: Float[Array, "r 4"],
+    output_size: int,
+    sampling_ratio: int = 2,
+    aligned: bool = False,
+    chunk_size: int = 16,
+) -> Float[Array, "r output_size output_size c"]:
+    """Pool each box from its level into `output_size` x `output_size` bins, bilinearly (Mask R-CNN, section 3).
+
+    Equals the compiled rule of torchvision, Detectron and Caffe2: `sampling_ratio`^2 points a bin; points more than one
+    feature pixel outside the map count as 0, nearer ones are moved to its border. No gradient flows to the boxes.
+
+    Args:
+      features: one map a level; level `k` has stride 2^k.
+      boxes: in pixels of the canvas.
+      output_size: bins along each side.
+      sampling_ratio: points along each side of a bin.
+      aligned: move the boxes by half a feature pixel, as detectron2 does.
+      chunk_size: boxes that are gathered at a time; bounds the memory.
+    """
+    levels = sorted(features)
+    level = assign_levels(boxes, levels[0], levels[-1]) - levels[0]
+    heights = np.array([features[k].shape[0] for k in levels])
+    widths = np.array([features[k].shape[1] for k in levels])
+    starts = np.concatenate([[0], np.cumsum(heights * widths)[:-1]])
+    channels = features[levels[0]].shape[-1]
+    pyramid = jnp.concatenate([features[k].reshape(-1, channels) for k in levels])
+
+    scale = jnp.asarray(2.0 ** -np.array(levels), jnp.float32)[level][:, None]
+    corners = boxes * scale - (0.5 if aligned else 0.0)
+    extent = corners[:, 2:] - corners[:, :2]
+    if not aligned:
+        extent = jnp.maximum(extent, 1.0)
+    height, width = jnp.asarray(heights)[level], jnp.asarray(widths)[level]
+    rows, row_weights = _taps(corners[:, 1], extent[:, 1], height, output_size, sampling_ratio)
+    columns, column_weights = _taps(corners[:, 0], extent[:, 0], width, output_size, sampling_ratio)
+
+    index = jnp.asarray(starts)[level][:, None, None, None, None] + (
+        rows[:, :, None, :, None] * width[:, None, None, None, None] + columns[:, None, :, None, :]
+    )
+    weight = row_weights[:, :, None, :, None] * column_weights[:, None, :, None, :]
+    shape = (boxes.shape[0], output_size**2, -1)
+    pooled = _weighted_gather(pyramid, index.reshape(shape), weight.reshape(shape), chunk_size)
+    return pooled.reshape(-1, output_size, output_size, channels)
+
+
+def _taps(
+    start: Float[Array, "r"], extent: Float[Array, "r"], length: Int[Array, "r"], bins: int, ratio: int
+) -> tuple[Int[Array, "r bins taps"], Float[Array, "r bins taps"]]:
+    """Return along one axis the pixels that each bin reads, and their weights: two for each sampling point."""
+    offsets = (np.arange(bins)[:, None] + (np.arange(ratio) + 0.5) / ratio) / bins
+    point = start[:, None, None] + offsets.astype(np.float32) * extent[:, None, None]
+    last = (length - 1)[:, None, None]
+    inside = (point >= -1.0) & (point <= length[:, None, None])
+    point = jnp.clip(point, 0.0, last)
+    low = jnp.minimum(jnp.floor(point).astype(jnp.int32), last)
+    high = jnp.minimum(low + 1, last)
+    fraction = point - low
+    pixels = jnp.stack([low, high], axis=-1)
+    weights = jnp.stack([1.0 - fraction, fraction], axis=-1) * inside[..., None] / ratio
+    return pixels.reshape(*pixels.shape[:2], -1), weights.reshape(*weights.shape[:2], -1)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _weighted_gather(
+    source: Float[Array, "positions c"],
+    index: Int[Array, "r bins taps"],
+    weight: Float[Array, "r bins taps"],
+    chunk_size: int,
+) -> Float[Array, "r bins c"]:
+    """Return sum over taps of weight * source[index], a chunk of regions at a time."""
+
+    def pool(chunk: tuple[Int[Array, "bins taps"], Float[Array, "bins taps"]]) -> Float[Array, "bins c"]:
+        chunk_index, chunk_weight = chunk
+        return jnp.einsum("btc,bt->bc", source[chunk_index], chunk_weight.astype(source.dtype))
+
+    return jax.lax.map(pool, (index, weight), batch_size=min(chunk_size, index.shape[0]))
+
+
+def _weighted_gather_forward(source, index, weight, chunk_size):
+    return _weighted_gather(source, index, weight, chunk_size), (source, index, weight)
+
+
+def _weighted_gather_backward(chunk_size, residuals, gradient):
+    # Written out because the transpose of the loop would add a gradient of the whole pyramid once a chunk.
+    source, index, weight = residuals
+    chunk_size = min(chunk_size, index.shape[0])
+    padding = -index.shape[0] % chunk_size
+
+    def chunks(array: Array) -> Array:
+        padded = jnp.pad(array, [(0, padding)] + [(0, 0)] * (array.ndim - 1))
+        return padded.reshape(-1, chunk_size, *array.shape[1:])
+
+    def scatter(total: Array, chunk: tuple[Array, Array, Array]) -> tuple[Array, None]:
+        chunk_index, chunk_weight, chunk_gradient = chunk
+        update = chunk_weight[..., None] * chunk_gradient[:, :, None, :].astype(jnp.float32)
+        return total.at[chunk_index].add(update), None
+
+    zeros = jnp.zeros(source.shape, jnp.float32)
+    total, _ = jax.lax.scan(scatter, zeros, (chunks(index), chunks(weight), chunks(gradient)))
+    return total.astype(source.dtype), None, None
+
+
+_weighted_gather.defvjp(_weighted_gather_forward, _weighted_gather_backward)

@@ -1,0 +1,140 @@
+"""The types that travel between data, models, training and evaluation.
+
+Letters of the shapes, here and in every docstring of the package:
+
+    b  images of a batch      n  ground-truth slots      a  anchors over all levels    m  side of a predicted mask
+    h  rows of the canvas     p  proposals               r  sampled RoIs               s  side of a stored mask (112)
+    w  columns of the canvas  d  detections              k  keypoints                  c  channels
+
+Conventions, from disk to metric:
+
+- Boxes are (x1, y1, x2, y2), float32, in continuous pixels of the padded canvas: the pixel in row 0, column 0 covers
+  [0, 1) x [0, 1), and the width of a box is x2 - x1.
+- Labels are 1..C; 0 is background. Category ids are the dataset's own numbers and stay on the host.
+- Whether a slot holds something is said by a boolean field, never by a special value.
+
+The same types hold NumPy arrays on the host and JAX arrays on the device.
+"""
+
+from typing import Any
+
+from flax import struct
+
+# Rows of 112 bits: a stored mask is a bitmap of its object's own box, see `GroundTruth.masks`.
+STORED_MASK_SIDE = 112
+
+Array = Any
+PyTree = Any
+
+
+@struct.dataclass
+class GroundTruth:
+    """What is known of the objects of a batch, in `n` slots an image.
+
+    Attributes:
+      boxes: `b n 4` float32, clipped to the image.
+      labels: `b n` int32, 1..C.
+      masks: `b n s s/8` uint8, packed bits (`numpy.packbits` along the last axis) of the object seen in its frame.
+      mask_frames: `b n 4` float32, the box that the stored mask covers: the object's uncropped extent, which may
+        reach over the image's border after a crop.
+      has_mask: `b n` bool, whether the mask may be used for training.
+      is_crowd: `b n` bool, a region of many objects; ignored in training, never learned as background.
+      valid: `b n` bool, whether the slot holds an object.
+    """
+
+    boxes: Array
+    labels: Array
+    masks: Array
+    mask_frames: Array
+    has_mask: Array
+    is_crowd: Array
+    valid: Array
+
+
+@struct.dataclass
+class Batch:
+    """Images on a common canvas with their ground truth.
+
+    Attributes:
+      images: `b h w 3` uint8 RGB, padded at the bottom and the right.
+      image_sizes: `b 2` float32, height and width of the image's part of the canvas.
+      image_ids: `b` int32 (int64 on the host), the dataset's ids.
+      scales: `b` float32, canvas pixels per pixel of the original image.
+      valid: `b` bool; False for the images that fill up the last batch of an evaluation.
+      ground_truth: the objects.
+    """
+
+    images: Array
+    image_sizes: Array
+    image_ids: Array
+    scales: Array
+    valid: Array
+    ground_truth: GroundTruth
+
+
+@struct.dataclass
+class Proposals:
+    """Class-agnostic boxes from the RPN: boxes `b p 4`, scores `b p` (logits), valid `b p`."""
+
+    boxes: Array
+    scores: Array
+    valid: Array
+
+
+@struct.dataclass
+class RoiTargets:
+    """Sampled regions and what the second stage should say of them.
+
+    Attributes:
+      boxes: `b r 4` float32.
+      labels: `b r` int32; 0 for background.
+      gt_index: `b r` int32, slot of the matched ground truth (meaningless for background).
+      foreground: `b r` bool. Foreground regions come first.
+      valid: `b r` bool.
+    """
+
+    boxes: Array
+    labels: Array
+    gt_index: Array
+    foreground: Array
+    valid: Array
+
+
+@struct.dataclass
+class Detections:
+    """What a detector found, best first.
+
+    Attributes:
+      boxes: `b d 4` float32.
+      scores: `b d` float32, probabilities.
+      labels: `b d` int32, 1..C.
+      masks: `b d m m` float32, probability of the object at each point of its box, or None.
+      keypoints: `b d k 3` float32 (x, y, score), or None.
+      valid: `b d` bool.
+    """
+
+    boxes: Array
+    scores: Array
+    labels: Array
+    masks: Array | None
+    keypoints: Array | None
+    valid: Array
+
+
+@struct.dataclass
+class TrainState:
+    """All that a step changes, and the constants that go with it.
+
+    Attributes:
+      step: int32 scalar, number of steps done.
+      params: every parameter, trained or not.
+      frozen: the constants: folded BatchNorm, fixed class embeddings. No optimizer sees them.
+      opt_state: of the trained parameters only.
+      ema_params: running average of `params`, or None.
+    """
+
+    step: Array
+    params: PyTree
+    frozen: PyTree
+    opt_state: PyTree
+    ema_params: PyTree | None

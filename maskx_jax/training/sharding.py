@@ -1,0 +1,46 @@
+"""The device mesh, and where arrays live on it: state everywhere, batches split over "data"."""
+
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from maskx_jax.structures import PyTree
+
+
+def make_mesh() -> Mesh:
+    """Return the mesh of all devices of all processes, with the one axis "data"."""
+    # Automatic axes: jax.make_mesh would otherwise make explicit ones, under which plain indexing of a sharded array
+    # is an error.
+    return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Return the sharding of arrays that every device holds whole."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def split_batch(mesh: Mesh) -> NamedSharding:
+    """Return the sharding of arrays whose first axis is the batch."""
+    return NamedSharding(mesh, PartitionSpec("data"))
+
+
+def global_batch(mesh: Mesh, batch: PyTree) -> PyTree:
+    """Assemble global arrays from the slice of the batch that this process holds.
+
+    Raises:
+      ValueError: the global batch cannot be split evenly over the devices.
+    """
+    sharding = split_batch(mesh)
+
+    def assemble(array: Any) -> jax.Array:
+        array = np.asarray(array)
+        if array.shape[0] * jax.process_count() % mesh.size:
+            raise ValueError(
+                f"got a global batch of {array.shape[0] * jax.process_count()}; expected a multiple of the "
+                f"{mesh.size} devices"
+            )
+        return jax.make_array_from_process_local_data(sharding, array)
+
+    return jax.tree.map(assemble, batch)

@@ -1,0 +1,116 @@
+"""The jitted steps: one update of the parameters, and detection on one batch."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from jax.sharding import Mesh
+
+from maskx_jax.structures import Batch, Detections, PyTree, TrainState
+from maskx_jax.training.optimizer import merge_params, split_params
+from maskx_jax.training.sharding import replicated, split_batch
+
+TrainStep = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
+DetectStep = Callable[[PyTree, jax.Array, jax.Array], Detections]
+Gradients = tuple[PyTree, dict[str, jax.Array]]
+
+
+def make_state(
+    variables: PyTree, optimizer: optax.GradientTransformation, frozen_patterns: Sequence[str], ema: bool
+) -> TrainState:
+    """Return the state at step 0 for a model's initial (or imported) variables."""
+    params = variables["params"]
+    trained, _ = split_params(params, frozen_patterns)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        frozen=variables.get("frozen", {}),
+        opt_state=optimizer.init(trained),
+        # A copy: the step donates its buffers, and one buffer cannot be donated twice.
+        ema_params=jax.tree.map(jnp.copy, params) if ema else None,
+    )
+
+
+def make_train_step(
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    *,
+    seed: int,
+    frozen_patterns: Sequence[str] = (),
+    num_microbatches: int = 1,
+    ema_decay: float | None = None,
+) -> TrainStep:
+    """Return the jitted step: (state, batch) -> (state, losses with total and gradient_norm).
+
+    The random key is a function of (seed, step) alone. Gradients are taken of the trained parameters only, so frozen
+    layers cost no backward pass. Losses are normalised over the whole batch, on however many devices it lies.
+
+    Args:
+      model: with the method "losses".
+      optimizer: of the trained parameters.
+      mesh: state is replicated on it, the batch split over it.
+      seed: of the sampling.
+      frozen_patterns: see `training.optimizer.split_params`.
+      num_microbatches: the batch is worked through in so many parts, and their gradients averaged (each part's losses
+        are normalised over that part).
+      ema_decay: of the running average of the parameters, or None.
+    """
+
+    def loss(trained: PyTree, rest: PyTree, frozen: PyTree, batch: Batch, key: jax.Array) -> Any:
+        variables = {"params": merge_params(trained, rest), "frozen": frozen}
+        return model.apply(variables, batch, key, method="losses")
+
+    gradient = jax.value_and_grad(loss, has_aux=True)
+
+    def gradients(trained: PyTree, rest: PyTree, frozen: PyTree, batch: Batch, key: jax.Array) -> Gradients:
+        if num_microbatches == 1:
+            (total, losses), grads = gradient(trained, rest, frozen, batch, key)
+            return grads, losses | {"total": total}
+
+        # Image i goes to part i % num_microbatches: every device finds its share of each part among its own images.
+        parts = jax.tree.map(lambda x: x.reshape(-1, num_microbatches, *x.shape[1:]).swapaxes(0, 1), batch)
+
+        def of_part(part: Batch, part_key: jax.Array) -> Gradients:
+            (total, losses), grads = gradient(trained, rest, frozen, part, part_key)
+            return grads, losses | {"total": total}
+
+        def add(summed: Gradients, part_and_key: tuple[Batch, jax.Array]) -> tuple[Gradients, None]:
+            return jax.tree.map(jnp.add, summed, of_part(*part_and_key)), None
+
+        inputs = (parts, jax.random.split(key, num_microbatches))
+        first = of_part(*jax.tree.map(lambda x: x[0], inputs))
+        summed, _ = jax.lax.scan(add, first, jax.tree.map(lambda x: x[1:], inputs))
+        return jax.tree.map(lambda x: x / num_microbatches, summed)
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        trained, rest = split_params(state.params, frozen_patterns)
+        grads, losses = gradients(trained, rest, state.frozen, batch, key)
+        updates, opt_state = optimizer.update(grads, state.opt_state, trained)
+        params = merge_params(optax.apply_updates(trained, updates), rest)
+        ema_params = state.ema_params
+        if ema_decay is not None:
+            ema_params = optax.incremental_update(params, ema_params, 1 - ema_decay)
+        metrics = losses | {"gradient_norm": optax.global_norm(grads)}
+        new_state = dataclasses.replace(
+            state, step=state.step + 1, params=params, opt_state=opt_state, ema_params=ema_params
+        )
+        return new_state, metrics
+
+    everywhere = replicated(mesh)
+    return jax.jit(step, in_shardings=(everywhere, split_batch(mesh)), out_shardings=everywhere, donate_argnums=0)
+
+
+def make_detect_step(model: nn.Module, mesh: Mesh) -> DetectStep:
+    """Return the jitted (variables, images, image_sizes) -> Detections, each image on its own device."""
+
+    def detect(variables: PyTree, images: jax.Array, image_sizes: jax.Array) -> Any:
+        return model.apply(variables, images, image_sizes, method="detect")
+
+    split = split_batch(mesh)
+    return jax.jit(detect, in_shardings=(replicated(mesh), split, split), out_shardings=split)
