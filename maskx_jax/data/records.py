@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
-from pycocotools import mask as coco_mask
+# pycocotools.mask would do, but its decode warns under NumPy 2.
+from faster_coco_eval import mask as coco_mask
 
 from maskx_jax.data.categories import Categories
 from maskx_jax.structures import STORED_MASK_SIDE
@@ -54,10 +55,17 @@ class Source(Protocol):
         for the class table and repeat factors, without reading any image.
     """
 
-    categories: Categories
-    sizes: np.ndarray
-    image_labels: Sequence[np.ndarray]
-    image_has_mask: Sequence[np.ndarray]
+    @property
+    def categories(self) -> Categories: ...
+
+    @property
+    def sizes(self) -> np.ndarray: ...
+
+    @property
+    def image_labels(self) -> Sequence[np.ndarray]: ...
+
+    @property
+    def image_has_mask(self) -> Sequence[np.ndarray]: ...
 
     def __len__(self) -> int: ...
 

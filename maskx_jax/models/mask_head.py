@@ -67,7 +67,7 @@ class MaskHead(nn.Module):
     def _mlp(self, x: Float[Array, "r m m c"]) -> Float[Array, "r m m"]:
         r, m, _, _ = x.shape
         if self.mlp == "light":
-            reduce = conv(self.mlp_channels, 1, kernel_init=msra_fill, dtype=self.dtype, name="mlp_reduction")
+            reduce = nn.Dense(self.mlp_channels, kernel_init=msra_fill, dtype=self.dtype, name="mlp_reduction")
             x = nn.relu(reduce(x))
         dense = nn.Dense(m * m, kernel_init=nn.initializers.normal(0.001), dtype=self.dtype, name="mlp")
         return dense(x.reshape(r, -1)).reshape(r, m, m).astype(jnp.float32)

@@ -1,5 +1,6 @@
 """The device mesh, and where arrays live on it: state everywhere, batches split over "data"."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -9,11 +10,12 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from maskx_jax.structures import PyTree
 
 
-def make_mesh() -> Mesh:
-    """Return the mesh of all devices of all processes, with the one axis "data"."""
+def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Return the mesh of the devices (by default all of all processes) with the one axis "data"."""
+    devices = devices or jax.devices()
     # Automatic axes: jax.make_mesh would otherwise make explicit ones, under which plain indexing of a sharded array
     # is an error.
-    return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+    return jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -36,6 +38,9 @@ def global_batch(mesh: Mesh, batch: PyTree) -> PyTree:
 
     def assemble(array: Any) -> jax.Array:
         array = np.asarray(array)
+        if array.dtype == np.int64:
+            # Image ids, which only the host reads; JAX would warn that it truncates them.
+            array = array.astype(np.int32)
         if array.shape[0] * jax.process_count() % mesh.size:
             raise ValueError(
                 f"got a global batch of {array.shape[0] * jax.process_count()}; expected a multiple of the "

@@ -1,0 +1,209 @@
+"""Every field of a run, once, with the values of Mask R-CNN R-50-FPN on COCO; other configs are differences from it.
+
+A field is set on the command line by its path: --config.optimizer.learning_rate=0.01. The sections of `model` are the
+fields of the module of that name, where they are explained.
+"""
+
+import difflib
+from collections.abc import Callable, Mapping
+
+from ml_collections import ConfigDict, config_dict
+
+
+def get_config() -> ConfigDict:
+    """Return the base config."""
+    config = ConfigDict()
+    # Order of examples, augmentation and sampling are functions of (seed, step); the initial weights of the seed.
+    config.seed = 0
+    # Whether to join the other processes of a pod before anything else (jax.distributed.initialize).
+    config.distributed = False
+    # Work directory of a run whose parameters to start from: what both models have is taken over, and reported.
+    config.initialize_from = ""
+
+    config.model = ConfigDict(
+        {
+            # "none" (boxes alone), "class_specific", "class_agnostic" or "transfer" (Mask^X R-CNN).
+            "mask_predictor": "class_specific",
+            "backbone": {"stage_sizes": (3, 4, 6, 3), "width": 64, "norm": "frozen_batch", "stride_in_1x1": False},
+            "fpn": {"channels": 256},
+            "rpn": {
+                "channels": 256,
+                "anchor_sizes": (32.0, 64.0, 128.0, 256.0, 512.0),
+                "aspect_ratios": (0.5, 1.0, 2.0),
+                "anchor_convention": "torchvision",
+                "boundary_threshold": 0.0,
+                "foreground_threshold": 0.7,
+                "background_threshold": 0.3,
+                "crowd_threshold": 0.7,
+                "num_samples": 256,
+                "foreground_fraction": 0.5,
+                "pre_nms_top_k": (2000, 1000),
+                "post_nms_top_k": (1000, 1000),
+                "nms_threshold": 0.7,
+            },
+            "box_head": {
+                "hidden": 1024,
+                "resolution": 7,
+                "num_samples": 512,
+                "foreground_fraction": 0.25,
+                "foreground_threshold": 0.5,
+                "crowd_threshold": 0.7,
+                "box_weights": (10.0, 10.0, 5.0, 5.0),
+                "score_threshold": 0.05,
+                "nms_threshold": 0.5,
+                "pre_nms_top_k": 2000,
+                "max_detections": 100,
+            },
+            "mask_head": {
+                "channels": 256,
+                "num_convs": 4,
+                "resolution": 14,
+                "mlp": "none",
+                "mlp_channels": 8,
+                "num_samples": 128,
+            },
+            "weight_transfer": {
+                "input": "cls+box",
+                "num_layers": 2,
+                "activation": "leaky_relu",
+                "stop_gradient": True,
+                "embedding_size": 300,
+            },
+            "pixel_mean": (123.675, 116.28, 103.53),
+            "pixel_std": (58.395, 57.12, 57.375),
+            "channel_order": "rgb",
+            "roi_align_aligned": False,
+            # Of the computation: "float32" or "bfloat16". Parameters, losses and boxes are float32 always.
+            "dtype": "float32",
+        }
+    )
+    # Fixed class vectors for weight_transfer.input = "embedding": an .npz with `names` and a table; without a path they
+    # are random.
+    config.embedding = ConfigDict({"path": "", "table": "glove"})
+
+    config.data = ConfigDict(
+        {
+            # "prepared": a directory written by `python -m maskx_jax.data.prepare`. "shapes": the synthetic set.
+            "source": "prepared",
+            "directory": "",
+            "train_split": "train",
+            "eval_split": "val",
+            # Which classes keep their masks in training: see `maskx_jax.data.splits.mask_labels`.
+            "mask_split": "all",
+            # Fields of `maskx_jax.data.transforms.Transform`. Evaluation uses the largest short side.
+            "transform": {
+                "canvas": (800, 1344),
+                "short_sides": (800,),
+                "max_long_side": 1333,
+                "flip_probability": 0.5,
+                "jitter_scales": config_dict.placeholder(tuple),
+                "min_box_side": 1.0,
+                "num_slots": 100,
+            },
+            # Images with rare classes are repeated (LVIS): classes in less than this fraction of images; 0 is off.
+            "repeat_threshold": 0.0,
+            # "tf_data" or "threads" (needs no TensorFlow).
+            "loader": "tf_data",
+            "num_workers": 8,
+            "prefetch": 4,
+            # Of the synthetic set: `maskx_jax.data.shapes.ShapesSource`.
+            "shapes": {
+                "num_train": 2000,
+                "num_eval": 100,
+                "image_size": 128,
+                "num_hues": 10,
+                "num_textures": 6,
+                "max_objects": 4,
+                "pair_fraction": 0.7,
+                "crowd_fraction": 0.04,
+                "empty_fraction": 0.02,
+            },
+        }
+    )
+
+    config.optimizer = ConfigDict(
+        {
+            "name": "sgd",
+            "learning_rate": 0.02,
+            "momentum": 0.9,
+            "weight_decay": 1e-4,
+            "bias_learning_rate_factor": 2.0,
+            # Largest global norm of the gradient; 0 turns clipping off.
+            "clip_norm": 0.0,
+            "schedule": "step",
+            "decay_steps": (60_000, 80_000),
+            "decay_factor": 0.1,
+            "warmup_steps": 500,
+            "warmup_factor": 1 / 3,
+            # Regular expressions over whole parameter paths: what matches one is not trained.
+            "frozen": ("backbone/stem/.*", "backbone/res2_.*"),
+            # Decay of a running average of the parameters, used for evaluation; 0 keeps none.
+            "ema_decay": 0.0,
+            # The batch is worked through in so many parts.
+            "num_microbatches": 1,
+        }
+    )
+
+    config.train = ConfigDict(
+        {
+            # Images a step, over all devices.
+            "batch_size": 16,
+            "num_steps": 90_000,
+            "log_every": 20,
+            "checkpoint_every": 5_000,
+            # Evaluation also writes a checkpoint.
+            "eval_every": 10_000,
+            "keep_checkpoints": 2,
+            # The best checkpoint by this metric is kept too: <kind>/<group>/<name>, groups all, A, B; "" for none.
+            "best_metric": "segm/all/AP",
+        }
+    )
+
+    config.evaluation = ConfigDict(
+        {
+            "batch_size": 16,
+            "mask_threshold": 0.5,
+            # "faster_coco_eval" or "pycocotools": the same numbers, the second more slowly.
+            "backend": "faster_coco_eval",
+            # Pictures of predictions beside ground truth.
+            "num_pictures": 8,
+        }
+    )
+    return config
+
+
+Variants = Mapping[str, Mapping[str, Callable[[ConfigDict], None]]]
+
+
+def apply_variants(config: ConfigDict, argument: str | None, variants: Variants) -> ConfigDict:
+    """Apply what stands after the colon in --config=file.py:name=choice,name=choice.
+
+    Args:
+      config: changed in place, and returned.
+      argument: "name=choice,name=choice", empty or None.
+      variants: for each name its choices, and what each does to the config. They are applied in the order given here,
+        so that a later variant builds on an earlier one.
+
+    Raises:
+      ValueError: a name or choice is unknown (the nearest one is suggested), or a name is given twice.
+    """
+    chosen: dict[str, str] = {}
+    for item in (argument or "").split(","):
+        if not item:
+            continue
+        name, _, choice = item.partition("=")
+        _expect(name, variants, "variant")
+        _expect(choice, variants[name], f"choice of {name!r}")
+        if name in chosen:
+            raise ValueError(f"variant {name!r} is given twice in {argument!r}")
+        chosen[name] = choice
+    for name, choices in variants.items():
+        if name in chosen:
+            choices[chosen[name]](config)
+    return config
+
+
+def _expect(word: str, known: Mapping[str, object], what: str) -> None:
+    if word not in known:
+        nearest = difflib.get_close_matches(word, list(known), n=1, cutoff=0.0)
+        raise ValueError(f"unknown {what} {word!r}; did you mean {nearest[0]!r}? All: {', '.join(known)}")

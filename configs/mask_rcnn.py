@@ -1,0 +1,36 @@
+"""Mask R-CNN on COCO, its class-agnostic form, and Faster R-CNN.
+
+    python train.py --config=configs/mask_rcnn.py:backbone=r50,schedule=1x --config.data.directory=DIR --workdir=RUN
+
+Variants: predictor (class_specific, class_agnostic, none), backbone (r50, r101, tiny), data (prepared, shapes),
+schedule (1x, 2x), split (all, voc, nonvoc, annotated), dtype (float32, bfloat16).
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base, variants
+
+
+def get_config(argument: str | None = None) -> ConfigDict:
+    """Return the config of a variant."""
+
+    def predictor(name: str) -> variants.Change:
+        def change(config: ConfigDict) -> None:
+            config.model.mask_predictor = name
+            if name == "none":
+                config.train.best_metric = "bbox/all/AP"
+
+        return change
+
+    return base.apply_variants(
+        base.get_config(),
+        argument,
+        {
+            "backbone": variants.BACKBONE,
+            "data": variants.DATA,
+            "schedule": variants.SCHEDULE,
+            "split": variants.SPLIT,
+            "predictor": {name: predictor(name) for name in ("class_specific", "class_agnostic", "none")},
+            "dtype": variants.DTYPE,
+        },
+    )

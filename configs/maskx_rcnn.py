@@ -1,0 +1,50 @@
+"""Mask^X R-CNN (Hu et al., "Learning to Segment Every Thing", CVPR 2018): all classes have boxes, some have masks.
+
+    python train.py --config=configs/maskx_rcnn.py:split=voc,schedule=1x --config.data.directory=DIR --workdir=RUN
+
+The defaults are the paper's best system: T takes the class and box weights through two layers with LeakyReLU and a
+stopped gradient, the MLP branch is fused, training is end to end. The paper reports 23.7 mask AP on the 60 classes
+without masks for R-50-FPN (split=voc; not verified by a run here).
+
+Variants: mlp (paper, light, none), training (end_to_end, stage_wise), backbone (r50, r101, tiny),
+data (prepared, shapes), schedule (1x, 2x), split (voc, nonvoc, all, annotated), dtype (float32, bfloat16). The fields
+of T are set as --config.model.weight_transfer.input=cls and so on.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base, variants
+
+
+def get_config(argument: str | None = None) -> ConfigDict:
+    """Return the config of a variant."""
+    config = base.get_config()
+    config.model.mask_predictor = "transfer"
+    config.model.mask_head.mlp = "paper"
+    config.data.mask_split = "voc"
+    # What the method is for: masks of classes that had none.
+    config.train.best_metric = "segm/B/AP"
+
+    def mlp(name: str) -> variants.Change:
+        def change(config: ConfigDict) -> None:
+            config.model.mask_head.mlp = name
+
+        return change
+
+    def stage_wise(config: ConfigDict) -> None:
+        # The detector is trained before (as configs/mask_rcnn.py:predictor=none); only the mask branch learns here.
+        config.optimizer.frozen = ("(backbone|fpn|rpn|box_head)/.*",)
+
+    return base.apply_variants(
+        config,
+        argument,
+        {
+            "backbone": variants.BACKBONE,
+            "data": variants.DATA,
+            "schedule": variants.SCHEDULE,
+            "split": variants.SPLIT,
+            "mlp": {name: mlp(name) for name in ("paper", "light", "none")},
+            "training": {"end_to_end": lambda config: None, "stage_wise": stage_wise},
+            "dtype": variants.DTYPE,
+        },
+    )

@@ -1,0 +1,84 @@
+"""Differences from the base config that several configs offer as variants."""
+
+from collections.abc import Callable
+
+from ml_collections import ConfigDict
+
+Change = Callable[[ConfigDict], None]
+
+
+def resnet50(config: ConfigDict) -> None:
+    """R-50-FPN, the base config's own backbone."""
+    config.model.backbone.stage_sizes = (3, 4, 6, 3)
+
+
+def resnet101(config: ConfigDict) -> None:
+    """R-101-FPN as Detectron trains it: one image a GPU, batch 8, half the learning rate, twice the steps."""
+    config.model.backbone.stage_sizes = (3, 4, 23, 3)
+    config.train.batch_size = 8
+    config.optimizer.learning_rate = 0.01
+    config.train.num_steps = 180_000
+    config.optimizer.decay_steps = (120_000, 160_000)
+
+
+def tiny(config: ConfigDict) -> None:
+    """A small network trained from scratch, for 128-pixel images on a CPU: tests, the demo, and first experiments."""
+    model, data, optimizer = config.model, config.data, config.optimizer
+    # Without weights to import nothing is frozen, and GroupNorm takes BatchNorm's place (Wu and He 2018).
+    model.backbone.update(stage_sizes=(1, 1, 1, 1), width=16, norm="group")
+    optimizer.frozen = ()
+    model.fpn.channels = 64
+    model.rpn.update(
+        channels=64,
+        anchor_sizes=(24.0, 40.0, 64.0, 96.0, 128.0),
+        boundary_threshold=-1.0,
+        num_samples=128,
+        pre_nms_top_k=(200, 200),
+        post_nms_top_k=(100, 100),
+    )
+    model.box_head.update(hidden=256, num_samples=64, pre_nms_top_k=200, max_detections=20)
+    model.mask_head.update(channels=64, num_convs=2, num_samples=8, mlp_channels=2)
+    data.transform.update(canvas=(128, 128), short_sides=(128,), max_long_side=128, num_slots=16)
+    data.num_workers = 2
+    optimizer.update(name="adamw", learning_rate=1e-3, bias_learning_rate_factor=1.0, clip_norm=10.0)
+    optimizer.update(schedule="cosine", warmup_steps=50, warmup_factor=0.1)
+    config.train.update(batch_size=8, num_steps=1000, log_every=10, checkpoint_every=500, eval_every=500)
+    config.evaluation.batch_size = 8
+
+
+def shapes(config: ConfigDict) -> None:
+    """Train on the built-in synthetic set; needs no files."""
+    config.data.source = "shapes"
+
+
+def bfloat16(config: ConfigDict) -> None:
+    """Compute the networks in bfloat16."""
+    config.model.dtype = "bfloat16"
+
+
+def schedule(num_steps: int, decay_steps: tuple[int, int]) -> Change:
+    """Return the change to a schedule given for batch 16; another batch size keeps the number of images."""
+
+    def change(config: ConfigDict) -> None:
+        factor = 16 / config.train.batch_size
+        config.train.num_steps = int(num_steps * factor)
+        config.optimizer.decay_steps = tuple(int(step * factor) for step in decay_steps)
+
+    return change
+
+
+BACKBONE = {"r50": resnet50, "r101": resnet101, "tiny": tiny}
+SCHEDULE = {"1x": schedule(90_000, (60_000, 80_000)), "2x": schedule(180_000, (120_000, 160_000))}
+DTYPE = {"float32": lambda config: None, "bfloat16": bfloat16}
+DATA = {"prepared": lambda config: None, "shapes": shapes}
+
+
+def _mask_split(name: str) -> Change:
+    def change(config: ConfigDict) -> None:
+        config.data.mask_split = name
+
+    return change
+
+
+# Any other split is set with --config.data.mask_split.
+SPLIT = {name: _mask_split(name) for name in ("all", "voc", "nonvoc", "annotated")}

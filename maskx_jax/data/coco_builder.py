@@ -1,0 +1,213 @@
+"""Turns COCO-style annotations and images into a TFDS dataset, and reads it back by index.
+
+A prepared directory holds, beside the files of TFDS (ArrayRecord, readable with `tfds.builder_from_directory`):
+
+    categories.json             the `categories` of the COCO files
+    index_<split>.npz           sizes, image ids, labels and has_mask of every image, to read without any record
+    annotations_<split>.json    the annotations kept, in COCO's format: the ground truth of evaluation
+    report_<split>.json         what was dropped or repaired, and why; see `coco_checks.REASONS`
+"""
+
+import dataclasses
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from etils import epath
+
+from maskx_jax.data.categories import Categories
+from maskx_jax.data.coco_checks import Instances, Report, check_objects, read_instances
+from maskx_jax.data.coco_images import UnreadableImageError, read_image
+from maskx_jax.data.records import PACKED_SHAPE, Record
+
+# TFDS orders examples by 128-bit keys.
+_NUM_KEYS = 1 << 128
+
+
+@dataclasses.dataclass
+class _Split:
+    """One split on its way: what goes in, and what its examples leave behind."""
+
+    instances: Instances
+    folder: Path
+    report: Report
+    skip_bad_images: bool
+    image_ids: list[int] = dataclasses.field(default_factory=list)
+    sizes: list[tuple[int, int]] = dataclasses.field(default_factory=list)
+    labels: list[np.ndarray] = dataclasses.field(default_factory=list)
+    has_mask: list[np.ndarray] = dataclasses.field(default_factory=list)
+    images: list[dict] = dataclasses.field(default_factory=list)
+    annotations: list[dict] = dataclasses.field(default_factory=list)
+
+    def examples(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Yield a key and an example for each image, in the order of the JSON."""
+        # TFDS sorts by key in buckets of equal ranges. Keys 0, 1, 2, ... would all fall into the first one, which is
+        # sorted in memory: for COCO 19 GB.
+        stride = _NUM_KEYS // len(self.instances.images)
+        for index, image in enumerate(self.instances.images):
+            example = self._example(image)
+            if example is not None:
+                yield index * stride, example
+
+    def _example(self, image: dict) -> dict[str, Any] | None:
+        annotations = self.instances.annotations[image["id"]]
+        size = (image["height"], image["width"]) if image.get("height") else None
+        try:
+            data, actual_size, reasons = read_image(self.folder / image["file_name"], size)
+        except UnreadableImageError as error:
+            if not self.skip_bad_images:
+                raise UnreadableImageError(f"image {image['id']}: {error}. Use skip_bad_images to go on") from error
+            self.report.add("image_skipped", image["id"])
+            for annotation in annotations:
+                self.report.add("annotation_image_skipped", annotation["id"])
+            return None
+        for reason in [*reasons, *(["image_size_filled"] if size is None else [])]:
+            self.report.add(reason, image["id"])
+
+        objects, ground_truth = check_objects(annotations, actual_size, self.instances.categories, self.report)
+        objects_only = ~objects["is_crowd"]
+        if not annotations:
+            self.report.add("image_negative", image["id"])
+        elif not ground_truth:
+            self.report.add("image_all_dropped", image["id"])
+        elif not objects_only.any():
+            self.report.add("image_crowd_only", image["id"])
+        self.report.num_images += 1
+        self.report.num_objects += int(objects_only.sum())
+        self.report.num_masks += int(objects["has_mask"].sum())
+        self.report.num_crowds += int(objects["is_crowd"].sum())
+
+        self.image_ids.append(image["id"])
+        self.sizes.append(actual_size)
+        self.labels.append(objects["labels"][objects_only])
+        self.has_mask.append(objects["has_mask"][objects_only])
+        height, width = actual_size
+        self.images.append({**image, "height": height, "width": width})
+        self.annotations += ground_truth
+        return {
+            "image": data,
+            "image_id": image["id"],
+            "height": height,
+            "width": width,
+            "file_name": image["file_name"],
+            "objects": objects,
+        }
+
+    def write_companions(self, directory: Path) -> None:
+        """Write the index, the ground truth and the report of a split whose examples are all written."""
+        name = self.report.split
+        np.savez_compressed(
+            directory / f"index_{name}.npz",
+            image_ids=np.array(self.image_ids, np.int64),
+            sizes=np.array(self.sizes, np.int32),
+            num_objects=np.array([len(labels) for labels in self.labels], np.int32),
+            labels=np.concatenate(self.labels),
+            has_mask=np.concatenate(self.has_mask),
+        )
+        ground_truth = {**self.instances.header, "images": self.images, "annotations": self.annotations}
+        (directory / f"annotations_{name}.json").write_text(json.dumps(ground_truth))
+        (directory / f"report_{name}.json").write_text(json.dumps(self.report.to_json(), indent=2))
+
+
+class CocoRecords(tfds.core.GeneratorBasedBuilder):
+    """The TFDS builder of prepared datasets. Its output is read without it."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    # No package: nothing of the dataset is to be looked up beside this file.
+    pkg_dir_path = None
+
+    def __init__(self, splits: Mapping[str, _Split], **arguments: Any) -> None:
+        self._splits = splits
+        super().__init__(**arguments)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        def per_object(*shape: int, dtype: type) -> tfds.features.Tensor:
+            # As bytes: tf.train.Example would make an int64 of every byte of a mask.
+            return tfds.features.Tensor(shape=(None, *shape), dtype=dtype, encoding="bytes")
+
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description="Images with boxes, and masks where there are any; made by maskx_jax.data.prepare.",
+            features=tfds.features.FeaturesDict(
+                {
+                    "image": tfds.features.Image(shape=(None, None, 3)),
+                    "image_id": np.int64,
+                    "height": np.int32,
+                    "width": np.int32,
+                    "file_name": tfds.features.Text(),
+                    "objects": {
+                        "boxes": per_object(4, dtype=np.float32),
+                        "labels": per_object(dtype=np.int32),
+                        "masks": per_object(*PACKED_SHAPE, dtype=np.uint8),
+                        "mask_frames": per_object(4, dtype=np.float32),
+                        "has_mask": per_object(dtype=np.bool_),
+                        "is_crowd": per_object(dtype=np.bool_),
+                        "annotation_ids": per_object(dtype=np.int64),
+                    },
+                }
+            ),
+            # Example i of the data is image i of the index.
+            disable_shuffling=True,
+        )
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
+        return {name: self._generate_examples(name) for name in self._splits}
+
+    def _generate_examples(self, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
+        return self._splits[name].examples()
+
+
+def prepare(
+    output: str | Path,
+    splits: Mapping[str, tuple[str | Path, str | Path]],
+    num_shards: int | None = None,
+    *,
+    skip_bad_images: bool = False,
+    drop_unknown: bool = False,
+    overwrite: bool = False,
+) -> dict[str, Report]:
+    """Check COCO-style annotations and images and write them as one TFDS dataset.
+
+    The output appears at once when all is done; a failed run leaves nothing behind.
+
+    Args:
+      output: the directory to make.
+      splits: for each split its annotations (JSON) and its folder of images.
+      num_shards: files a split is written to, at most one per image; None leaves it to TFDS (by size).
+      skip_bad_images: leave out images that are missing or corrupt, with their annotations, instead of stopping.
+      drop_unknown: leave out annotations of unknown categories and images instead of stopping.
+      overwrite: replace the dataset that is at `output`.
+
+    Returns:
+      For each split what was kept, dropped and repaired.
+
+    Raises:
+      FileExistsError: there is something at `output` already.
+      FileNotFoundError: an annotation file or image folder is missing.
+      ValueError: an input is unsound; the message names file and id.
+    """
+    output = Path(output).expanduser()
+    _check_output(output, overwrite)
+    if num_shards is not None and num_shards < 1:
+        raise ValueError(f"num_shards is {num_shards}; expected at least 1")
+    if not splits:
+        raise ValueError("there is no split to prepare; expected at least one")
+    todo = {}
+    for name, (annotations, folder) in splits.items():
+        # Names that TFDS takes; it understands "all" as all splits.
+        if not re.fullmatch(r"[A-Za-z]\w*", name, re.ASCII) or name == "all":
+            raise ValueError(f"split name {name!r}: expected letters, digits and _, and not 'all'")
+        todo[name] = _open_split(name, Path(annotations).expanduser(), Path(folder).expanduser(), drop_unknown)
+        todo[name].skip_bad_images = skip_bad_images
+    _check_same_categories(todo)
+    smallest = min(len(split.instances.images) for split in todo.values())
+    if num_shards is not None and num_shards > smallest:
+        raise ValueError(f"num_shards is {num_shards}; the smallest split has {smallest} images")
+    ...
+    return {}

@@ -1,0 +1,322 @@
+"""Batches from a source: which examples (schedule), how they are made (transform), and who makes them (loader).
+
+There are two loaders with the same results to the bit: `tf_data`, and `threads`, which needs no TensorFlow.
+"""
+
+import collections
+import concurrent.futures
+import dataclasses
+import functools
+import itertools
+import threading
+from collections.abc import Callable, Iterator, Sequence
+
+import cv2
+import numpy as np
+from absl import logging
+
+from maskx_jax.data.records import Source
+from maskx_jax.data.schedule import Schedule, evaluation_order
+from maskx_jax.data.transforms import Counts, Transform, remove_masks
+from maskx_jax.structures import Batch, GroundTruth
+
+LOADERS = ("tf_data", "threads")
+
+# Example number n of this process -> a `Batch` without leading axis.
+MakeExample = Callable[[int], Batch]
+
+
+class Statistics:
+    """What became of the objects, counted over every example that was made (some ahead of their use).
+
+    Attributes:
+      num_examples: examples made.
+      overflow: objects without a slot, for want of slots.
+      outside: objects cropped away, or too small after resizing.
+    """
+
+    def __init__(self) -> None:
+        self.num_examples = 0
+        self.overflow = 0
+        self.outside = 0
+        self._lock = threading.Lock()
+
+    def add(self, counts: Counts, image_id: int, num_slots: int) -> None:
+        """Count one example; the first overflow is logged."""
+        with self._lock:
+            first_overflow = self.overflow == 0 and counts.overflow > 0
+            self.num_examples += 1
+            self.overflow += counts.overflow
+            self.outside += counts.outside
+        if first_overflow:
+            logging.warning(
+                "image %d has %d objects more than the %d ground-truth slots; its smallest objects are left out. "
+                "Raise num_slots to keep them. Further overflow is only counted.",
+                image_id,
+                counts.overflow,
+                num_slots,
+            )
+
+
+def train_batches(
+    source: Source,
+    schedule: Schedule,
+    transform: Transform,
+    allowed_masks: np.ndarray,
+    start_step: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+    loader: str = "tf_data",
+    num_workers: int = 4,
+    prefetch: int = 2,
+    statistics: Statistics | None = None,
+) -> Iterator[Batch]:
+    """Yield this process's part of every global batch, from `start_step` on, without end.
+
+    Args:
+      source: the dataset.
+      schedule: the order of its examples.
+      transform: what becomes of them. Its random choices depend on the schedule's seed, the step and the place in the
+        global batch alone.
+      allowed_masks: bool `C + 1`, the labels whose masks may be used; see `splits.mask_labels`.
+      start_step: the first step.
+      process_index: which part of the global batch.
+      process_count: in how many parts the global batch is cut.
+      loader: one of `LOADERS`.
+      num_workers: examples made at the same time.
+      prefetch: batches made ahead.
+      statistics: counts what becomes of the objects.
+
+    Raises:
+      ValueError: an argument is out of range, or the batch cannot be cut into equal parts.
+      RuntimeError: while iterating, where an example cannot be made; the message names the image.
+    """
+    if allowed_masks.shape != (len(source.categories) + 1,):
+        raise ValueError(
+            f"allowed_masks has shape {allowed_masks.shape}; expected {(len(source.categories) + 1,)}: "
+            f"background and {len(source.categories)} categories"
+        )
+    if start_step < 0:
+        raise ValueError(f"start_step is {start_step}; expected 0 or more")
+    local_size = _local_size(schedule.batch_size, process_index, process_count)
+    statistics = statistics or Statistics()
+    step_of = functools.lru_cache(maxsize=64)(schedule.step)
+
+    def make_example(number: int) -> Batch:
+        step, slot = divmod(number, local_size)
+        slot += process_index * local_size
+        portrait, indices = step_of(step)
+        rng = np.random.default_rng((schedule.seed, 1, step, slot))
+        return _make_example(
+            source, int(indices[slot]), transform, transform.canvas_of(bool(portrait)), rng, allowed_masks, statistics
+        )
+
+    return _load(make_example, local_size, start_step, None, loader, num_workers, prefetch)
+
+
+def evaluation_batches(
+    source: Source,
+    transform: Transform,
+    batch_size: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    loader: str = "tf_data",
+    num_workers: int = 4,
+    prefetch: int = 2,
+) -> Iterator[Batch]:
+    """Yield this process's part of the global batches of one pass; each image is valid exactly once over all processes.
+
+    Args: as of `train_batches`; `transform` is used without its randomness, and all masks are kept.
+
+    Raises:
+      ValueError: an argument is out of range, or the batch cannot be cut into equal parts.
+      RuntimeError: while iterating, where an example cannot be made; the message names the image.
+    """
+    local_size = _local_size(batch_size, process_index, process_count)
+    batches = evaluation_order(source.sizes, batch_size, transform.single_canvas)
+    transform = transform.for_evaluation()
+    all_masks = np.ones(len(source.categories) + 1, bool)
+
+    def make_example(number: int) -> Batch:
+        step, slot = divmod(number, local_size)
+        slot += process_index * local_size
+        portrait, indices, valid = batches[step]
+        example = _make_example(
+            source,
+            int(indices[slot]),
+            transform,
+            transform.canvas_of(bool(portrait)),
+            np.random.default_rng(0),
+            all_masks,
+            None,
+        )
+        return dataclasses.replace(example, valid=np.array(valid[slot]))
+
+    return _load(make_example, local_size, 0, len(batches), loader, num_workers, prefetch)
+
+
+def class_table(source: Source, allowed_masks: np.ndarray) -> str:
+    """Return the table of classes that a run prints as it starts.
+
+    For each class: its boxes, its masks that may be used, and its role: A (all boxes have masks), B (none has), mixed,
+    or unseen (no box). Crowds do not count.
+    """
+    num_labels = len(source.categories) + 1
+    labels = np.concatenate([np.zeros(0, np.int64), *source.image_labels]).astype(np.int64)
+    has_mask = np.concatenate([np.zeros(0, bool), *source.image_has_mask]).astype(bool)
+    boxes = np.bincount(labels, minlength=num_labels)
+    masks = np.bincount(labels[has_mask & allowed_masks[labels]], minlength=num_labels)
+    rows = []
+    for name, num_boxes, num_masks in zip(source.categories.names, boxes[1:], masks[1:], strict=True):
+        role = "unseen" if num_boxes == 0 else "B" if num_masks == 0 else "A" if num_masks == num_boxes else "mixed"
+        rows.append((name, str(num_boxes), str(num_masks), role))
+    roles = collections.Counter(row[3] for row in rows)
+    total = ", ".join(f"{roles[role]} {role}" for role in ("A", "B", "mixed", "unseen"))
+    rows.append(("total", str(boxes.sum()), str(masks.sum()), total))
+    rows.insert(0, ("class", "boxes", "masks", "role"))
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    return "\n".join(
+        f"{name:<{widths[0]}} | {num_boxes:>{widths[1]}} | {num_masks:>{widths[2]}} | {role}"
+        for name, num_boxes, num_masks, role in rows
+    )
+
+
+def _local_size(batch_size: int, process_index: int, process_count: int) -> int:
+    if not 0 <= process_index < process_count:
+        raise ValueError(f"process_index is {process_index}; expected a value from 0 to {process_count - 1}")
+    if batch_size < 1 or batch_size % process_count:
+        raise ValueError(f"a global batch of {batch_size} images cannot be cut into {process_count} equal parts")
+    return batch_size // process_count
+
+
+def _make_example(
+    source: Source,
+    index: int,
+    transform: Transform,
+    canvas: tuple[int, int],
+    rng: np.random.Generator,
+    allowed_masks: np.ndarray,
+    statistics: Statistics | None,
+) -> Batch:
+    name = f"example {index}"
+    try:
+        record = source[index]
+        name = f"example {index}, image id {record.image_id}"
+        example, counts = transform(remove_masks(record, allowed_masks), canvas, rng)
+    except Exception as error:
+        raise RuntimeError(f"{name}: {type(error).__name__}: {error}") from error
+    if statistics is not None:
+        statistics.add(counts, record.image_id, transform.num_slots)
+    return example
+
+
+def _load(
+    make_example: MakeExample,
+    local_size: int,
+    start_step: int,
+    stop_step: int | None,
+    loader: str,
+    num_workers: int,
+    prefetch: int,
+) -> Iterator[Batch]:
+    """Make the examples of the steps in order, several at a time, and put them together to batches."""
+    if loader not in LOADERS:
+        raise ValueError(f"loader is {loader!r}; expected one of {LOADERS}")
+    if num_workers < 1 or prefetch < 0:
+        raise ValueError(f"num_workers is {num_workers} and prefetch {prefetch}; expected at least 1 and 0")
+    # The workers are the parallelism; OpenCV's own threads would only compete with them.
+    cv2.setNumThreads(1)
+    load = _load_with_tf_data if loader == "tf_data" else _load_with_threads
+    return load(make_example, local_size, start_step, stop_step, num_workers, prefetch)
+
+
+def _load_with_threads(
+    make_example: MakeExample,
+    local_size: int,
+    start_step: int,
+    stop_step: int | None,
+    num_workers: int,
+    prefetch: int,
+) -> Iterator[Batch]:
+    steps = itertools.count(start_step) if stop_step is None else iter(range(start_step, stop_step))
+    executor = concurrent.futures.ThreadPoolExecutor(num_workers, thread_name_prefix="make_example")
+    pending: collections.deque[list[concurrent.futures.Future[Batch]]] = collections.deque()
+
+    def submit(num_steps: int) -> None:
+        for step in itertools.islice(steps, num_steps):
+            numbers = range(step * local_size, (step + 1) * local_size)
+            pending.append([executor.submit(make_example, number) for number in numbers])
+
+    try:
+        submit(1 + prefetch)
+        while pending:
+            examples = [_leaves(future.result()) for future in pending.popleft()]
+            submit(1)
+            yield _batch_of([np.stack(leaves) for leaves in zip(*examples, strict=True)])
+    finally:
+        executor.shutdown(wait=False, cancel_futures=True)
+
+
+def _load_with_tf_data(
+    make_example: MakeExample,
+    local_size: int,
+    start_step: int,
+    stop_step: int | None,
+    num_workers: int,
+    prefetch: int,
+) -> Iterator[Batch]:
+    import tensorflow as tf
+
+    if tf.config.get_visible_devices("GPU"):
+        # TensorFlow would otherwise take the accelerator's memory away from jax.
+        tf.config.set_visible_devices([], "GPU")
+
+    # TensorFlow turns exceptions into text of its own; they are kept here so that both loaders raise the same.
+    failures: dict[int, Exception] = {}
+
+    def leaves_of(number: np.ndarray) -> list[np.ndarray]:
+        try:
+            return _leaves(make_example(int(number)))
+        except Exception as error:
+            failures[int(number)] = error
+            raise
+
+    stop = np.iinfo(np.int64).max if stop_step is None else stop_step * local_size
+    options = tf.data.Options()
+    options.threading.private_threadpool_size = num_workers
+    options.deterministic = True
+    dataset = (
+        tf.data.Dataset.range(start_step * local_size, stop)
+        .map(lambda number: tf.numpy_function(leaves_of, [number], LEAF_TYPES, stateful=False), num_workers, True)
+        .batch(local_size, drop_remainder=True)
+        .prefetch(prefetch)
+        .with_options(options)
+    )
+    try:
+        for leaves in dataset.as_numpy_iterator():
+            yield _batch_of(leaves)
+    except tf.errors.OpError as error:
+        if failures:
+            raise failures[min(failures)] from error
+        raise
+
+
+BATCH_FIELDS = [field.name for field in dataclasses.fields(Batch) if field.name != "ground_truth"]
+GROUND_TRUTH_FIELDS = [field.name for field in dataclasses.fields(GroundTruth)]
+LEAF_TYPES = [
+    *(np.uint8, np.float32, np.int64, np.float32, np.bool_),
+    *(np.float32, np.int32, np.uint8, np.float32, np.bool_, np.bool_, np.bool_),
+]
+
+
+def _leaves(batch: Batch) -> list[np.ndarray]:
+    own = [getattr(batch, name) for name in BATCH_FIELDS]
+    return own + [getattr(batch.ground_truth, name) for name in GROUND_TRUTH_FIELDS]
+
+
+def _batch_of(leaves: Sequence[np.ndarray]) -> Batch:
+    own, ground_truth = leaves[: len(BATCH_FIELDS)], leaves[len(BATCH_FIELDS) :]
+    return Batch(
+        **dict(zip(BATCH_FIELDS, own, strict=True)),
+        ground_truth=GroundTruth(**dict(zip(GROUND_TRUTH_FIELDS, ground_truth, strict=True))),
+    )

@@ -1,0 +1,246 @@
+"""From a record to one example of a batch: resize, flip, crop, pad; image, boxes and mask frames as one affine map.
+
+Everything is NumPy and OpenCV on the host, and pure: the random choices come from the generator that is passed in.
+Masks are never resampled: a flip reverses the rows of the stored bitmaps, everything else moves only their frames.
+"""
+
+import dataclasses
+
+import cv2
+import numpy as np
+
+from maskx_jax.data import records
+from maskx_jax.data.records import Record
+from maskx_jax.structures import Batch, GroundTruth
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """How an image lies on its canvas: `x' = scale * (width - x if flip else x) - left`, `y' = scale * y - top`.
+
+    Attributes:
+      scale: canvas pixels per pixel of the image.
+      flip: whether left and right are exchanged.
+      top: rows of the resized image that are cropped away above.
+      left: columns of the resized image that are cropped away on the left.
+      size: (height, width) of what is left, which fits the canvas.
+    """
+
+    scale: float
+    flip: bool
+    top: int
+    left: int
+    size: tuple[int, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Counts:
+    """Objects of one example that found no slot: `overflow` for want of slots, `outside` cropped away or too small."""
+
+    overflow: int
+    outside: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Transform:
+    """Turns records into examples.
+
+    The scale is that of Detectron (SPEC 1.1): the short side becomes one of `short_sides`, unless the long side then
+    passed `max_long_side`; and never larger than the canvas. With `jitter_scales` it is large-scale jitter instead
+    (Ghiasi et al., 2021): a random multiple of the scale that fits the canvas, and a random crop of what is too large.
+
+    Attributes:
+      canvas: (height, width) for landscape images. Portrait images have it transposed.
+      short_sides: lengths of the short side, one is drawn for each image.
+      max_long_side: limit on the long side.
+      flip_probability: share of the images that are flipped left to right.
+      jitter_scales: (smallest, largest) multiple of the fitting scale, or None for no jitter.
+      min_box_side: objects whose clipped box is narrower or lower than this, in canvas pixels, are left out.
+      num_slots: ground-truth slots of an image.
+      pad_value: RGB of the canvas where there is no image.
+
+    Raises:
+      ValueError: an option is out of range.
+    """
+
+    canvas: tuple[int, int] = (800, 1344)
+    short_sides: tuple[int, ...] = (800,)
+    max_long_side: int = 1333
+    flip_probability: float = 0.5
+    jitter_scales: tuple[float, float] | None = None
+    min_box_side: float = 1.0
+    num_slots: int = 100
+    pad_value: tuple[int, int, int] = (124, 116, 104)
+
+    def __post_init__(self) -> None:
+        if len(self.canvas) != 2 or not 0 < self.canvas[0] <= self.canvas[1]:
+            raise ValueError(f"canvas is {self.canvas}; expected (height, width) of landscape images, height <= width")
+        if not self.short_sides or min(self.short_sides) < 1:
+            raise ValueError(f"short_sides is {self.short_sides}; expected one or more positive lengths")
+        if not 0 <= self.flip_probability <= 1:
+            raise ValueError(f"flip_probability is {self.flip_probability}; expected a value from 0 to 1")
+        if self.jitter_scales is not None and not 0 < self.jitter_scales[0] <= self.jitter_scales[1]:
+            raise ValueError(f"jitter_scales is {self.jitter_scales}; expected (smallest, largest), both positive")
+        if self.num_slots < 1:
+            raise ValueError(f"num_slots is {self.num_slots}; expected 1 or more")
+
+    def for_evaluation(self) -> "Transform":
+        """Return the transform without randomness, at the largest of the short sides."""
+        return dataclasses.replace(self, short_sides=(max(self.short_sides),), flip_probability=0.0, jitter_scales=None)
+
+    @property
+    def single_canvas(self) -> bool:
+        """Whether images of both orientations share the canvas, because it is square."""
+        return self.canvas[0] == self.canvas[1]
+
+    def canvas_of(self, portrait: bool) -> tuple[int, int]:
+        """Return (height, width) of the canvas for an orientation."""
+        return (self.canvas[1], self.canvas[0]) if portrait else (self.canvas[0], self.canvas[1])
+
+    def __call__(self, record: Record, canvas: tuple[int, int], rng: np.random.Generator) -> tuple[Batch, Counts]:
+        """Make one example: a `Batch` whose arrays lack the leading axis.
+
+        Raises:
+          ValueError: the image cannot be decoded, or has another size than the record says.
+        """
+        image = decode(record)
+        view = self.draw_view(record.size, canvas, rng)
+        ground_truth, counts = transform_objects(record, view, self.num_slots, self.min_box_side)
+        example = Batch(
+            images=transform_image(image, view, canvas, self.pad_value),
+            image_sizes=np.array(view.size, np.float32),
+            image_ids=np.array(record.image_id, np.int64),
+            scales=np.array(view.scale, np.float32),
+            valid=np.array(True),
+            ground_truth=ground_truth,
+        )
+        return example, counts
+
+    def draw_view(self, size: tuple[int, int], canvas: tuple[int, int], rng: np.random.Generator) -> View:
+        """Choose scale, flip and crop for an image of `size` (height, width)."""
+        height, width = size
+        fitting = min(canvas[0] / height, canvas[1] / width)
+        # The same numbers are drawn whatever the options, so that a changed option leaves the other choices alone.
+        choice, flip, multiple, top, left = rng.random(5).tolist()
+        if self.jitter_scales is None:
+            short_side = self.short_sides[int(choice * len(self.short_sides))]
+            scale = min(short_side_scale(size, short_side, self.max_long_side), fitting)
+        else:
+            smallest, largest = self.jitter_scales
+            # Not even a sliver is resized to nothing.
+            scale = max(fitting * (smallest + multiple * (largest - smallest)), 1 / min(size))
+        resized = (round(height * scale), round(width * scale))
+        return View(
+            scale=scale,
+            flip=flip < self.flip_probability,
+            top=int(top * (max(resized[0] - canvas[0], 0) + 1)),
+            left=int(left * (max(resized[1] - canvas[1], 0) + 1)),
+            size=(min(resized[0], canvas[0]), min(resized[1], canvas[1])),
+        )
+
+
+def decode(record: Record) -> np.ndarray:
+    """Return the image of a record as uint8 `h w 3` RGB.
+
+    Raises:
+      ValueError: the bytes are no image, or one of another size.
+    """
+    image = record.image
+    if isinstance(image, bytes):
+        # `prepare` has applied EXIF orientation to the annotations and sizes; the pixels are taken as they are stored.
+        flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+        decoded = cv2.imdecode(np.frombuffer(image, np.uint8), flags) if image else None
+        if decoded is None:
+            raise ValueError(f"image {record.image_id}: its {len(image)} bytes are no image that can be decoded")
+        image = decoded
+    if image.shape != (*record.size, 3):
+        raise ValueError(f"image {record.image_id}: its array has shape {image.shape}, its record size {record.size}")
+    return image
+
+
+def short_side_scale(size: tuple[int, int], short_side: int, max_long_side: int) -> float:
+    """Return the scale that brings the short side to `short_side`, or the long side to its limit if that is less."""
+    scale = short_side / min(size)
+    # Detectron compares after rounding.
+    return max_long_side / max(size) if round(scale * max(size)) > max_long_side else scale
+
+
+def transform_image(
+    image: np.ndarray, view: View, canvas: tuple[int, int], pad_value: tuple[int, int, int]
+) -> np.ndarray:
+    """Flip, resize, crop, and pad at the bottom and the right: uint8 `canvas 3`."""
+    if view.flip:
+        # First, since the resized width is rounded and the mirror has to be where it is for the boxes.
+        image = cv2.flip(image, 1)
+    # By scale factors and not by a size: the rounded size would map x and y by other scales than the boxes.
+    resized = cv2.resize(image, None, fx=view.scale, fy=view.scale, interpolation=cv2.INTER_LINEAR)
+    height, width = view.size
+    part = resized[view.top : view.top + height, view.left : view.left + width]
+    return cv2.copyMakeBorder(
+        part, 0, canvas[0] - height, 0, canvas[1] - width, cv2.BORDER_CONSTANT | cv2.BORDER_ISOLATED, value=pad_value
+    )
+
+
+def transform_boxes(boxes: np.ndarray, view: View, image_width: int) -> np.ndarray:
+    """Map boxes `... 4` of the image to the canvas, unclipped."""
+    x1, y1, x2, y2 = np.moveaxis(boxes.astype(np.float64), -1, 0)
+    if view.flip:
+        x1, x2 = image_width - x2, image_width - x1
+    mapped = np.stack([x1, y1, x2, y2], axis=-1) * view.scale - [view.left, view.top, view.left, view.top]
+    return mapped.astype(np.float32)
+
+
+def flip_bitmaps(packed: np.ndarray) -> np.ndarray:
+    """Exchange left and right in packed bitmaps `... 112 14`."""
+    return records.pack_bitmap(records.unpack_bitmap(packed)[..., ::-1])
+
+
+def clip_boxes(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Clip boxes `... 4` to an area of (height, width) that begins at the origin."""
+    height, width = size
+    return np.clip(boxes, np.float32(0), np.array([width, height, width, height], np.float32))
+
+
+def transform_objects(record: Record, view: View, num_slots: int, min_box_side: float) -> tuple[GroundTruth, Counts]:
+    """Map the objects and fill them into slots.
+
+    Where there are more objects than slots, crowds go first and then the smallest objects.
+    """
+    boxes = clip_boxes(transform_boxes(record.boxes, view, record.size[1]), view.size)
+    sides = boxes[:, 2:] - boxes[:, :2]
+    inside = np.flatnonzero((sides >= min_box_side).all(axis=1))
+    area = sides.prod(axis=1)
+    best_first = inside[np.lexsort((-area[inside], record.is_crowd[inside]))]
+    kept = np.sort(best_first[:num_slots])
+    masks = flip_bitmaps(record.masks[kept]) if view.flip else record.masks[kept]
+    frames = transform_boxes(record.mask_frames[kept], view, record.size[1])
+
+    def fill(values: np.ndarray) -> np.ndarray:
+        slots = np.zeros((num_slots, *values.shape[1:]), values.dtype)
+        slots[: len(values)] = values
+        return slots
+
+    ground_truth = GroundTruth(
+        boxes=fill(boxes[kept]),
+        labels=fill(record.labels[kept].astype(np.int32)),
+        masks=fill(masks),
+        mask_frames=fill(frames),
+        has_mask=fill(record.has_mask[kept]),
+        is_crowd=fill(record.is_crowd[kept]),
+        valid=fill(np.ones(len(kept), bool)),
+    )
+    return ground_truth, Counts(overflow=len(inside) - len(kept), outside=len(boxes) - len(inside))
+
+
+def remove_masks(record: Record, allowed: np.ndarray) -> Record:
+    """Take away the masks of all labels that `allowed` (bool `C + 1`) excludes, so that they never leave the host.
+
+    The frame goes too, since it is the extent of the mask: it becomes the box.
+    """
+    has_mask = record.has_mask & allowed[record.labels]
+    return dataclasses.replace(
+        record,
+        has_mask=has_mask,
+        masks=np.where(has_mask[:, None, None], record.masks, np.uint8(0)),
+        mask_frames=np.where(has_mask[:, None], record.mask_frames, record.boxes),
+    )

@@ -1,0 +1,209 @@
+"""Batches: who makes them does not matter, what is in them does."""
+
+import dataclasses
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from maskx_jax.data import pipeline
+from maskx_jax.data.pipeline import LOADERS, Statistics, class_table, evaluation_batches, train_batches
+from maskx_jax.data.schedule import Schedule
+from maskx_jax.data.shapes import ShapesSource
+from maskx_jax.data.transforms import Transform
+
+NUM_IMAGES = 21
+SEED = 5
+
+
+@pytest.fixture(scope="module")
+def source():
+    return ShapesSource(NUM_IMAGES, 0, image_size=(48, 80), num_hues=3, num_textures=2)
+
+
+@pytest.fixture(scope="module")
+def schedule(source):
+    return Schedule(source.sizes, 4, SEED)
+
+
+ALLOWED = np.array([False, True, False, True, False, True, False])
+TRANSFORM = Transform(canvas=(64, 96), short_sides=(48, 64), max_long_side=96, num_slots=6)
+
+
+def take(iterator, count):
+    batches = [next(iterator) for _ in range(count)]
+    iterator.close()
+    return batches
+
+
+def assert_same(first, second):
+    for mine, other in zip(pipeline._leaves(first), pipeline._leaves(second), strict=True):
+        assert mine.dtype == other.dtype
+        np.testing.assert_array_equal(mine, other)
+
+
+@pytest.fixture(scope="module")
+def reference(source, schedule):
+    return take(train_batches(source, schedule, TRANSFORM, ALLOWED, loader="threads", num_workers=1, prefetch=0), 12)
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+def test_loaders_agree_to_the_bit(loader, source, schedule, reference):
+    made = take(train_batches(source, schedule, TRANSFORM, ALLOWED, loader=loader, num_workers=3, prefetch=2), 12)
+    for mine, other in zip(made, reference, strict=True):
+        assert_same(mine, other)
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+def test_any_start_step_continues_the_same_run(loader, source, schedule, reference):
+    made = take(train_batches(source, schedule, TRANSFORM, ALLOWED, start_step=7, loader=loader), 5)
+    for mine, other in zip(made, reference[7:], strict=True):
+        assert_same(mine, other)
+
+
+def test_parts_of_the_processes_make_the_global_batch(source, schedule, reference):
+    parts = [
+        take(train_batches(source, schedule, TRANSFORM, ALLOWED, process_index=i, process_count=2, loader="threads"), 6)
+        for i in range(2)
+    ]
+    for step in range(6):
+        assert parts[0][step].images.shape[0] == 2
+        leaves = zip(*(pipeline._leaves(part[step]) for part in parts), strict=True)
+        assert_same(pipeline._batch_of([np.concatenate(pair) for pair in leaves]), reference[step])
+
+
+def test_batches_follow_the_schedule(source, schedule, reference):
+    for step, batch in enumerate(reference):
+        portrait, indices = schedule.step(step)
+        assert batch.images.shape == (4, *TRANSFORM.canvas_of(portrait), 3)
+        assert batch.image_ids.tolist() == (indices + 1).tolist()
+        assert batch.valid.all()
+    assert {batch.images.shape[1:3] for batch in reference} == {(64, 96), (96, 64)}
+
+
+def test_augmentation_changes_from_step_to_step(source):
+    single = Schedule(source.sizes[:1], 1, SEED)
+    batches = take(train_batches(source, single, TRANSFORM, ALLOWED, loader="threads"), 24)
+    assert len({batch.images.tobytes() for batch in batches}) == 4, "two sides, flipped or not"
+
+
+def test_only_allowed_masks_arrive(reference):
+    for batch in reference:
+        truth = batch.ground_truth
+        assert (truth.has_mask == (truth.valid & ALLOWED[truth.labels])).all()
+        assert (truth.masks.any(axis=(2, 3)) == truth.has_mask).all()
+    assert any((b.ground_truth.valid & ~b.ground_truth.has_mask).any() for b in reference)
+    assert any(b.ground_truth.has_mask.any() for b in reference)
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+def test_evaluation_covers_each_image_once(loader, source):
+    batches = list(evaluation_batches(source, TRANSFORM, 4, loader=loader))
+    ids = np.concatenate([batch.image_ids[batch.valid] for batch in batches])
+    assert sorted(ids.tolist()) == list(range(1, NUM_IMAGES + 1))
+    assert sum((~batch.valid).sum() for batch in batches) == 4 * len(batches) - NUM_IMAGES
+    parts = [list(evaluation_batches(source, TRANSFORM, 4, i, 2, loader=loader)) for i in range(2)]
+    for whole, first, second in zip(batches, *parts, strict=True):
+        leaves = zip(pipeline._leaves(first), pipeline._leaves(second), strict=True)
+        assert_same(pipeline._batch_of([np.concatenate(pair) for pair in leaves]), whole)
+
+
+def test_evaluation_is_without_chance_and_keeps_all_masks(source):
+    (batch,) = evaluation_batches(source, dataclasses.replace(TRANSFORM, canvas=(96, 96)), NUM_IMAGES, loader="threads")
+    assert batch.image_ids.tolist() == list(range(1, NUM_IMAGES + 1)), "a square canvas takes both orientations"
+    truth = batch.ground_truth
+    assert (truth.has_mask == truth.valid).all()
+    expected = np.minimum(64, 96 * source.sizes.min(axis=1) / source.sizes.max(axis=1))
+    np.testing.assert_allclose(batch.image_sizes.min(axis=1), expected, atol=0.5)
+    record = source[0]
+    np.testing.assert_allclose(truth.boxes[0][truth.valid[0]] / batch.scales[0], record.boxes, atol=0.5)
+
+
+class Broken:
+    """A source whose image 14 has broken bytes."""
+
+    def __init__(self, source):
+        self.categories, self.sizes = source.categories, source.sizes
+        self._source = source
+
+    def __getitem__(self, index):
+        record = self._source[index]
+        return dataclasses.replace(record, image=b"broken") if record.image_id == 14 else record
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+def test_errors_of_workers_name_the_image(loader, source, schedule):
+    batches = train_batches(Broken(source), schedule, TRANSFORM, ALLOWED, loader=loader)
+    with pytest.raises(RuntimeError, match=r"example 13, image id 14: ValueError: image 14: its 6 bytes"):
+        for _ in range(12):
+            next(batches)
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+def test_errors_of_the_source_name_the_example(loader, source):
+    longer = Schedule(np.full((NUM_IMAGES + 1, 2), 64), NUM_IMAGES + 1, SEED)
+    with pytest.raises(RuntimeError, match=f"example {NUM_IMAGES}: IndexError"):
+        next(train_batches(source, longer, TRANSFORM, ALLOWED, loader=loader))
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+def test_overflow_is_counted_and_logged_once(loader, source, schedule, caplog):
+    statistics = Statistics()
+    crowded = dataclasses.replace(TRANSFORM, num_slots=1)
+    take(train_batches(source, schedule, crowded, ALLOWED, loader=loader, prefetch=0, statistics=statistics), 6)
+    expected = sum(max(0, len(source[i].labels) - 1) for step in range(6) for i in schedule.step(step)[1])
+    assert statistics.num_examples >= 24 and statistics.overflow >= expected > 0
+    messages = [record.getMessage() for record in caplog.records if "ground-truth slots" in record.getMessage()]
+    assert len(messages) == 1 and "objects more than the 1 ground-truth slots" in messages[0]
+
+
+def test_class_table_says_the_role_of_each_class(source):
+    class Table:
+        categories = source.categories
+        image_labels = (np.array([1, 1, 2]), np.zeros(0, int), np.array([3, 3, 4]))
+        image_has_mask = (np.array([True, True, True]), np.zeros(0, bool), np.array([True, False, False]))
+
+    lines = [[cell.strip() for cell in line.split("|")] for line in class_table(Table(), ALLOWED).splitlines()]
+    assert lines == [
+        ["class", "boxes", "masks", "role"],
+        ["red solid", "2", "2", "A"],
+        ["red horizontal", "1", "0", "B"],
+        ["green solid", "2", "1", "mixed"],
+        ["green horizontal", "1", "0", "B"],
+        ["blue solid", "0", "0", "unseen"],
+        ["blue horizontal", "0", "0", "unseen"],
+        ["total", "6", "3", "1 A, 2 B, 1 mixed, 2 unseen"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"allowed_masks": np.ones(6, bool)}, r"allowed_masks has shape \(6,\); expected \(7,\)"),
+        ({"process_count": 3}, "4 images cannot be cut into 3"),
+        ({"process_index": 2, "process_count": 2}, "process_index is 2"),
+        ({"start_step": -1}, "start_step is -1"),
+        ({"loader": "torch"}, "loader is 'torch'"),
+        ({"num_workers": 0}, "num_workers is 0"),
+    ],
+)
+def test_bad_arguments_are_refused_at_once(options, message, source, schedule):
+    with pytest.raises(ValueError, match=message):
+        train_batches(source, schedule, TRANSFORM, **{"allowed_masks": ALLOWED, **options})
+
+
+def test_training_on_shapes_needs_no_tensorflow():
+    program = (
+        "import sys; sys.modules['tensorflow'] = sys.modules['tensorflow_datasets'] = None\n"
+        "import numpy as np\n"
+        "from maskx_jax.data import pipeline, schedule, shapes, splits, transforms\n"
+        "source = shapes.ShapesSource(3, 0, image_size=64)\n"
+        "order = schedule.Schedule(source.sizes, 2, 0)\n"
+        "transform = transforms.Transform(canvas=(64, 64), short_sides=(64,))\n"
+        "allowed = splits.mask_labels('random(1, 30)', source.categories)\n"
+        "batch = next(pipeline.train_batches(source, order, transform, allowed, loader='threads'))\n"
+        "print(batch.images.shape)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "(2, 64, 64, 3)", done.stderr

@@ -1,0 +1,358 @@
+"""Image, boxes, frames and masks move together."""
+
+import dataclasses
+import io
+
+import cv2
+import numpy as np
+import PIL.Image
+import pytest
+
+from maskx_jax.data import records, transforms
+from maskx_jax.data.transforms import Transform, View
+
+COLOURS = ((250, 20, 20), (20, 250, 20), (20, 20, 250))
+BLACK = (0, 0, 0)
+
+
+def scene(height=90, width=140):
+    """Return a record with three asymmetric objects of a colour each on black; the last is a crowd in two parts."""
+    outlines = [
+        [[(10, 12), (60, 20), (30, 60), (28, 35)]],
+        [[(70, 30), (120, 40), (110, 80), (95, 50)]],
+        [[(65, 5), (80, 8), (70, 22)], [(100, 2), (135, 4), (120, 25)]],
+    ]
+    image = np.zeros((height, width, 3), np.uint8)
+    packed, frames = [], []
+    for polygons, colour in zip(outlines, COLOURS, strict=True):
+        mask = np.zeros((height, width), np.uint8)
+        for polygon in polygons:
+            cv2.fillPoly(mask, [np.array(polygon)], 1)
+        image[mask.astype(bool)] = colour
+        bits, frame = records.crop_bitmap(mask.astype(bool))
+        packed.append(bits)
+        frames.append(frame)
+    return records.Record(
+        image=image,
+        image_id=7,
+        size=(height, width),
+        boxes=np.stack(frames),
+        labels=np.array([2, 1, 3], np.int32),
+        masks=np.stack(packed),
+        mask_frames=np.stack(frames),
+        has_mask=np.ones(3, bool),
+        is_crowd=np.array([False, False, True]),
+    )
+
+
+def rng(seed=0):
+    return np.random.default_rng(seed)
+
+
+def paint(packed, frame, canvas):
+    """Draw a stored mask into a canvas, pixel by pixel centre: the slow, plain reading of the convention."""
+    bitmap = records.unpack_bitmap(packed)
+    x1, y1, x2, y2 = frame.tolist()
+    row = np.floor((np.arange(canvas[0]) + 0.5 - y1) / (y2 - y1) * 112).astype(int)
+    column = np.floor((np.arange(canvas[1]) + 0.5 - x1) / (x2 - x1) * 112).astype(int)
+    inside = ((row >= 0) & (row < 112))[:, None] & ((column >= 0) & (column < 112))
+    return bitmap[np.clip(row, 0, 111)[:, None], np.clip(column, 0, 111)] & inside
+
+
+def assert_moved_together(example, canvas):
+    """Compare each mask in its frame, and each box, with the pixels that have the object's colour."""
+    height, width = example.image_sizes.astype(int)
+    truth = example.ground_truth
+    num_compared = 0
+    for slot in np.flatnonzero(truth.valid):
+        channel = {2: 0, 1: 1, 3: 2}[int(truth.labels[slot])]
+        seen = example.images[:, :, channel] > 127
+        painted = paint(truth.masks[slot], truth.mask_frames[slot], canvas)
+        painted[height:] = painted[:, width:] = False
+        if max(seen.sum(), painted.sum()) < 60:
+            continue  # Of a few pixels at the border of a crop the IoU says nothing.
+        num_compared += 1
+        assert (seen & painted).sum() / (seen | painted).sum() > 0.9
+        rows, columns = np.flatnonzero(seen.any(axis=1)), np.flatnonzero(seen.any(axis=0))
+        tight = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
+        beyond = (tight - truth.boxes[slot]) * [-1, -1, 1, 1]
+        tolerance = max(1.5, 0.75 * float(example.scales))
+        assert (beyond <= tolerance).all()
+        # A clipped box need not be tight, except where the object was not cropped at all.
+        if np.abs(truth.mask_frames[slot] - truth.boxes[slot]).max() < 1:
+            assert (beyond >= -tolerance).all()
+    return num_compared
+
+
+VIEWS = {
+    "as it is": View(1.0, False, 0, 0, (90, 140)),
+    "flip": View(1.0, True, 0, 0, (90, 140)),
+    "up": View(2.37, False, 0, 0, (213, 332)),
+    "up and flip": View(2.37, True, 0, 0, (213, 332)),
+    "down": View(0.71, False, 0, 0, (64, 99)),
+    "crop": View(1.9, False, 31, 62, (125, 180)),
+    "crop and flip": View(1.9, True, 20, 17, (140, 200)),
+}
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_pixels_boxes_frames_and_masks_move_together(name):
+    view, canvas, record = VIEWS[name], (224, 352), scene()
+    truth, counts = transforms.transform_objects(record, view, 5, 1.0)
+    image = transforms.transform_image(record.image, view, canvas, BLACK)
+    assert image.shape == (*canvas, 3) and image.dtype == np.uint8
+    assert counts == transforms.Counts(0, 0) and truth.valid.tolist() == [True] * 3 + [False] * 2
+    assert truth.is_crowd.tolist() == [False, False, True, False, False]
+    example = transforms.Batch(
+        image, np.array(view.size), np.array(7), np.array(view.scale), np.array(True), ground_truth=truth
+    )
+    assert assert_moved_together(example, canvas) == 3
+
+
+def test_jitter_moves_all_together():
+    assert sum(map(num_compared_with_jitter, range(40))) > 60
+
+
+def num_compared_with_jitter(seed):
+    transform = Transform(canvas=(160, 160), jitter_scales=(0.5, 2.0), num_slots=4, min_box_side=12, pad_value=BLACK)
+    example, _ = transform(scene(), (160, 160), rng(seed))
+    assert example.images.shape == (160, 160, 3)
+    truth = example.ground_truth
+    height, width = example.image_sizes
+    boxes = truth.boxes[truth.valid]
+    assert ((boxes[:, :2] >= 0) & (boxes[:, 2:] <= [width, height])).all()
+    assert (boxes[:, 2:] - boxes[:, :2] >= 12).all()
+    return assert_moved_together(example, (160, 160))
+
+
+def test_frames_stay_uncropped():
+    truth, _ = transforms.transform_objects(scene(), View(1.0, False, 30, 40, (60, 100)), 3, 1.0)
+    assert truth.boxes[0].tolist() == [0, 0, 21, 31]
+    assert truth.mask_frames[0].tolist() == [-30, -18, 21, 31]
+    assert truth.masks[0].tolist() == scene().masks[0].tolist()
+
+
+def test_flipping_twice_is_the_identity():
+    record = scene()
+    flip = View(1.0, True, 0, 0, record.size)
+    truth, _ = transforms.transform_objects(record, flip, 3, 1.0)
+    flipped = dataclasses.replace(
+        record,
+        image=transforms.transform_image(record.image, flip, record.size, BLACK),
+        boxes=truth.boxes,
+        masks=truth.masks,
+        mask_frames=truth.mask_frames,
+    )
+    assert not np.array_equal(flipped.masks, record.masks) and not np.array_equal(flipped.image, record.image)
+    back, _ = transforms.transform_objects(flipped, flip, 3, 1.0)
+    assert np.array_equal(transforms.transform_image(flipped.image, flip, record.size, BLACK), record.image)
+    assert np.array_equal(back.masks, record.masks)
+    assert np.array_equal(back.boxes, record.boxes) and np.array_equal(back.mask_frames, record.mask_frames)
+
+
+def test_flip_maps_x_to_width_minus_x():
+    boxes = np.array([[10.5, 3, 30, 9]], np.float32)
+    assert transforms.transform_boxes(boxes, View(1.0, True, 0, 0, (50, 100)), 100).tolist() == [[70, 3, 89.5, 9]]
+
+
+def test_the_rounded_size_does_not_bend_the_scale():
+    # 33 * 1.45 = 47.85 -> 48 rows. A ramp tells where each row of the result was taken from.
+    ramp = np.repeat((np.arange(33, dtype=np.uint8) * 7)[:, None, None], 33, axis=1).repeat(3, axis=2)
+    for flip in (False, True):
+        image = ramp.transpose(1, 0, 2) if flip else ramp
+        resized = transforms.transform_image(
+            np.ascontiguousarray(image), View(1.45, flip, 0, 0, (48, 48)), (48, 48), BLACK
+        )
+        values = resized[24, ::-1, 0] if flip else resized[:, 24, 0]
+        # Flipped, the canvas is 47.85 wide and mirrored there: x' = 1.45 * (33 - x).
+        centres = 33 - (np.arange(48) + 0.5)[::-1] / 1.45 if flip else (np.arange(48) + 0.5) / 1.45
+        expected = 7 * np.clip(centres - 0.5, 0, 32)
+        assert np.abs(values - expected).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("size", "short_side", "expected"),
+    [
+        ((480, 640), 800, 800 / 480),
+        ((640, 480), 800, 800 / 480),
+        ((427, 640), 800, 800 / 427),
+        ((300, 640), 800, 1333 / 640),
+        # 800 / 600 * 1000 = 1333.33 rounds to the limit, which is not above it.
+        ((600, 1000), 800, 800 / 600),
+        ((1000, 2000), 640, 640 / 1000),
+    ],
+)
+def test_scale_rule_of_detectron(size, short_side, expected):
+    assert transforms.short_side_scale(size, short_side, 1333) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("size", [(480, 640), (640, 480), (427, 640), (300, 640), (600, 1000), (500, 500), (999, 1000)])
+def test_every_size_fits_its_canvas(size):
+    for canvas in ((800, 1344), (768, 1024)):
+        transform = Transform(canvas=canvas, short_sides=(640, 800))
+        own = transform.canvas_of(portrait=size[1] < size[0])
+        for seed in range(8):
+            view = transform.draw_view(size, own, rng(seed))
+            assert view.size[0] <= own[0] and view.size[1] <= own[1] and (view.top, view.left) == (0, 0)
+            assert np.abs(np.array(view.size) - view.scale * np.array(size)).max() <= 0.5
+
+
+def test_choices_are_drawn_evenly():
+    transform = Transform(short_sides=(640, 720, 800), flip_probability=0.25)
+    views = [transform.draw_view((480, 640), (800, 1344), rng(seed)) for seed in range(600)]
+    sides = np.array([view.size[0] for view in views])
+    assert all(150 < (sides == side).sum() < 250 for side in (640, 720, 800))
+    assert 110 < sum(view.flip for view in views) < 190
+    quiet = transform.for_evaluation()
+    assert {quiet.draw_view((480, 640), (800, 1344), rng(seed)) for seed in range(20)} == {
+        View(800 / 480, False, 0, 0, (800, 1067))
+    }
+
+
+def test_jitter_covers_its_range_and_every_crop():
+    transform = Transform(canvas=(100, 100), jitter_scales=(0.1, 2.0))
+    views = [transform.draw_view((50, 100), (100, 100), rng(seed)) for seed in range(400)]
+    scales = np.array([view.scale for view in views])
+    assert 0.1 <= scales.min() < 0.15 and 1.95 < scales.max() <= 2.0
+    largest = [view for view in views if view.scale > 1.8]
+    assert {view.size for view in largest} <= {(h, 100) for h in range(90, 101)}
+    assert min(view.left for view in largest) < 10 and max(view.left for view in largest) > 80
+    assert all(view.left + 100 <= round(100 * view.scale) for view in largest)
+    sliver = Transform(canvas=(100, 100), jitter_scales=(0.1, 0.1)).draw_view((2, 100), (100, 100), rng())
+    assert sliver.size[0] >= 1
+
+
+def test_padding_has_its_value_and_is_at_the_bottom_and_the_right():
+    record = dataclasses.replace(scene(), image=np.full((90, 140, 3), 255, np.uint8))
+    example, _ = Transform(canvas=(100, 160), short_sides=(90,), pad_value=(1, 2, 3))(record, (100, 160), rng())
+    assert example.image_sizes.tolist() == [90, 140] and float(example.scales) == 1
+    assert (example.images[:90, :140] == 255).all()
+    assert (example.images[90:] == (1, 2, 3)).all() and (example.images[:, 140:] == (1, 2, 3)).all()
+
+
+def test_example_has_the_documented_types():
+    transform = Transform(canvas=(100, 160), short_sides=(100,), num_slots=4)
+    example, _ = transform(scene(), (100, 160), rng())
+    truth = example.ground_truth
+    assert {name: (getattr(example, name).dtype.name, getattr(example, name).shape) for name in (
+        "images", "image_sizes", "image_ids", "scales", "valid"
+    )} == {
+        "images": ("uint8", (100, 160, 3)),
+        "image_sizes": ("float32", (2,)),
+        "image_ids": ("int64", ()),
+        "scales": ("float32", ()),
+        "valid": ("bool", ()),
+    }  # fmt: skip
+    assert {name: (value.dtype.name, value.shape) for name, value in vars(truth).items()} == {
+        "boxes": ("float32", (4, 4)),
+        "labels": ("int32", (4,)),
+        "masks": ("uint8", (4, 112, 14)),
+        "mask_frames": ("float32", (4, 4)),
+        "has_mask": ("bool", (4,)),
+        "is_crowd": ("bool", (4,)),
+        "valid": ("bool", (4,)),
+    }
+
+
+def many(areas, is_crowd):
+    sides = np.sqrt(np.array(areas, np.float32))
+    boxes = np.stack([np.zeros_like(sides), np.zeros_like(sides), sides, sides], axis=1)
+    count = len(areas)
+    return dataclasses.replace(
+        scene(),
+        boxes=boxes,
+        labels=np.arange(1, count + 1, dtype=np.int32),
+        masks=np.zeros((count, 112, 14), np.uint8),
+        mask_frames=boxes,
+        has_mask=np.ones(count, bool),
+        is_crowd=np.array(is_crowd),
+    )
+
+
+def test_overflow_drops_crowds_first_and_then_the_smallest():
+    record = many([100, 900, 400, 2500, 1600], [False, False, False, True, False])
+    as_it_is = View(1.0, False, 0, 0, record.size)
+    truth, counts = transforms.transform_objects(record, as_it_is, 3, 1.0)
+    assert truth.labels.tolist() == [2, 3, 5] and counts == transforms.Counts(overflow=2, outside=0)
+    truth, counts = transforms.transform_objects(record, as_it_is, 5, 1.0)
+    assert truth.labels.tolist() == [1, 2, 3, 4, 5] and counts.overflow == 0
+
+
+def test_objects_below_the_smallest_side_leave_their_slots():
+    record = many([100, 900, 0.25], [False] * 3)
+    truth, counts = transforms.transform_objects(record, View(1.0, False, 9, 9, (50, 50)), 3, 1.0)
+    assert truth.labels.tolist() == [1, 2, 0] and counts == transforms.Counts(overflow=0, outside=1)
+    truth, counts = transforms.transform_objects(record, View(1.0, False, 10, 0, (50, 50)), 3, 1.0)
+    assert truth.labels.tolist() == [2, 0, 0] and counts.outside == 2
+
+
+def test_an_image_without_objects_gives_empty_slots():
+    truth, counts = transforms.transform_objects(many([], np.zeros(0, bool)), VIEWS["up and flip"], 2, 1.0)
+    assert not truth.valid.any() and truth.boxes.shape == (2, 4) and counts == transforms.Counts(0, 0)
+
+
+def test_masks_of_other_classes_are_gone_with_their_frames():
+    record = dataclasses.replace(scene(), boxes=scene().boxes + np.float32(0.5), has_mask=np.array([True, True, False]))
+    allowed = np.array([False, True, False, True])
+    left = transforms.remove_masks(record, allowed)
+    assert left.has_mask.tolist() == [False, True, False]
+    assert not left.masks[[0, 2]].any() and np.array_equal(left.masks[1], record.masks[1])
+    assert np.array_equal(left.mask_frames[[0, 2]], record.boxes[[0, 2]])
+    assert np.array_equal(left.mask_frames[1], record.mask_frames[1])
+    assert record.masks[0].any(), "the record itself is untouched"
+
+
+def jpeg(image, orientation=None):
+    exif = PIL.Image.Exif()
+    if orientation:
+        exif[0x0112] = orientation
+    stream = io.BytesIO()
+    PIL.Image.fromarray(image).save(stream, "JPEG", quality=95, exif=exif)
+    return stream.getvalue()
+
+
+def test_decoding_gives_rgb_and_ignores_exif_orientation():
+    image = np.zeros((20, 30, 3), np.uint8)
+    image[:, :15] = (200, 30, 60)
+    for data in (jpeg(image), jpeg(image, orientation=6)):
+        decoded = transforms.decode(dataclasses.replace(scene(), image=data, size=(20, 30)))
+        assert decoded.shape == (20, 30, 3) and np.abs(decoded[:, :10].astype(int) - (200, 30, 60)).max() < 6
+
+
+def test_a_grey_image_gets_three_channels():
+    stream = io.BytesIO()
+    PIL.Image.fromarray(np.full((4, 6), 77, np.uint8)).save(stream, "PNG")
+    decoded = transforms.decode(dataclasses.replace(scene(), image=stream.getvalue(), size=(4, 6)))
+    assert decoded.shape == (4, 6, 3) and (decoded == 77).all()
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "image 7: its 0 bytes"),
+        (b"no image", "image 7: its 8 bytes"),
+        (
+            jpeg(np.zeros((20, 30, 3), np.uint8)),
+            r"image 7: its array has shape \(20, 30, 3\), its record size \(90, 140\)",
+        ),
+        (np.zeros((90, 140), np.uint8), r"image 7: its array has shape \(90, 140\)"),
+    ],
+)
+def test_bad_images_are_named(data, message):
+    with pytest.raises(ValueError, match=message):
+        transforms.decode(dataclasses.replace(scene(), image=data))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"canvas": (1344, 800)}, "canvas is"),
+        ({"short_sides": ()}, "short_sides is"),
+        ({"flip_probability": 1.5}, "flip_probability is 1.5"),
+        ({"jitter_scales": (2.0, 0.1)}, "jitter_scales is"),
+        ({"num_slots": 0}, "num_slots is 0"),
+    ],
+)
+def test_bad_options_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        Transform(**options)

@@ -1,0 +1,105 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from maskx_jax.evaluation import coco_results, drawing
+
+NAMES = {1: "person", 2: "bicycle"}
+PERSON = {
+    "image_id": 1,
+    "category_id": 1,
+    "bbox": [100, 300, 200, 100],
+    "iscrowd": 0,
+    "segmentation": [[100, 300, 300, 300, 300, 400, 100, 400]],
+}
+
+
+def result_of(box, score, image_size=(640, 640)):
+    x, y, w, h = box
+    (result,) = coco_results.detections_to_results(
+        np.array([[x, y, x + w, y + h]]),
+        np.array([score]),
+        np.array([1]),
+        np.array([True]),
+        np.ones((1, 28, 28)),
+        image_id=1,
+        image_size=image_size,
+        scale=1,
+        id_of_label=np.array([0, 1]),
+    )
+    return result
+
+
+def panels(picture):
+    width = (picture.shape[1] - 8) // 2
+    return picture[-640:, :width], picture[-640:, -width:]
+
+
+@pytest.fixture
+def gray():
+    return np.full((640, 640, 3), 128, np.uint8)
+
+
+def test_ground_truth_left_predictions_right(gray):
+    left, right = panels(drawing.draw_comparison(gray, [PERSON], [result_of((400, 100, 100, 100), 0.9)], NAMES))
+    # Far from boxes and words: tinted inside the mask, untouched outside.
+    assert (left[360:390, 120:280] != 128).any(-1).all() and (right[360:390, 120:280] == 128).all()
+    assert (right[150:190, 420:480] != 128).any(-1).all() and (left[150:190, 420:480] == 128).all()
+    # Translucent: not the color of the box itself.
+    assert (left[370, 200] != left[300, 200]).any()
+    assert (gray == 128).all()
+
+
+def test_predictions_below_the_threshold_are_left_out(gray):
+    results = [result_of((400, 100, 100, 100), 0.4)]
+    _, right = panels(drawing.draw_comparison(gray, [], results, NAMES))
+    assert (right == 128).all()
+    _, right = panels(drawing.draw_comparison(gray, [], results, NAMES, score_threshold=0.3))
+    assert (right != 128).any()
+
+
+@pytest.mark.parametrize("change", [{"iscrowd": 1}, {"segmentation": []}, {"segmentation": None}])
+def test_crowds_and_objects_without_a_mask_are_boxes_alone(gray, change):
+    left, _ = panels(drawing.draw_comparison(gray, [PERSON | change], [], NAMES))
+    assert (left[360:390, 120:280] == 128).all()
+    assert (left[399, 100:300] != 128).any(-1).all()
+
+
+def test_group_marks_and_unknown_categories_are_written(gray):
+    plain = drawing.draw_comparison(gray, [PERSON], [], NAMES)
+    marked = drawing.draw_comparison(gray, [PERSON], [], NAMES, {1: "A"})
+    nameless = drawing.draw_comparison(gray, [PERSON], [], {})
+    assert (plain != marked).any() and (plain != nameless).any()
+
+
+def test_small_images_are_enlarged():
+    image = np.zeros((30, 64, 3), np.uint8)
+    picture = drawing.draw_comparison(image, [], [result_of((60, 20, 30, 30), 0.9, (30, 64))], NAMES)
+    assert picture.shape[0] > 300 and picture.shape[1] == 2 * 640 + 8 and picture.dtype == np.uint8
+
+
+def test_results_of_masks_alone(gray):
+    result = result_of((400, 100, 100, 100), 0.9)
+    del result["bbox"]
+    _, right = panels(drawing.draw_comparison(gray, [], [result], NAMES))
+    assert (right[100, 400:500] != 128).any(-1).all()
+
+
+def test_not_an_image():
+    with pytest.raises(ValueError, match=r"shape \(5, 5\) and type float64; expected \(h, w, 3\) uint8"):
+        drawing.draw_comparison(np.zeros((5, 5)), [], [], {})
+
+
+def test_real_annotations(coco_mini):
+    ground_truth = json.loads((coco_mini / "annotations/instances_val2017.json").read_text())
+    names = {category["id"]: category["name"] for category in ground_truth["categories"]}
+    crowded = {annotation["image_id"] for annotation in ground_truth["annotations"] if annotation["iscrowd"]}
+    for entry in [image for image in ground_truth["images"] if image["id"] in crowded][:3]:
+        with Image.open(coco_mini / "images/val2017" / entry["file_name"]) as file:
+            image = np.asarray(file.convert("RGB"))
+        annotations = [a for a in ground_truth["annotations"] if a["image_id"] == entry["id"]]
+        picture = drawing.draw_comparison(image, annotations, [], names)
+        width = (picture.shape[1] - 8) // 2
+        assert (picture[:, :width] != picture[:, -width:]).any(-1).mean() > 0.01

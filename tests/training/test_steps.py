@@ -1,0 +1,182 @@
+import dataclasses
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import traverse_util
+
+from maskx_jax.training.optimizer import learning_rate_schedule, make_optimizer, merge_params, split_params
+from maskx_jax.training.sharding import global_batch, make_mesh, replicated
+from maskx_jax.training.steps import make_detect_step, make_state, make_train_step
+from tests.models.build import numpy_variables, shapes_batch, tiny_model
+
+SGD = {"name": "sgd", "momentum": 0.9, "weight_decay": 1e-4, "bias_learning_rate_factor": 2.0, "clip_norm": None}
+
+
+def small_model():
+    return tiny_model(rpn__post_nms_top_k=(20, 20), box_head__num_samples=16, mask_head__num_samples=4)
+
+
+def run(devices, num_steps: int = 2, **options):
+    """Return the state and the losses after a few steps on the given devices, and the compiled step."""
+    model = small_model()
+    mesh = make_mesh(devices)
+    optimizer = make_optimizer(optax.constant_schedule(0.01), **SGD)
+    frozen_patterns = options.pop("frozen_patterns", ())
+    step = make_train_step(model, optimizer, mesh, seed=0, frozen_patterns=frozen_patterns, **options)
+    state = make_state(numpy_variables(model), optimizer, frozen_patterns, ema=options.get("ema_decay") is not None)
+    state = jax.device_put(state, replicated(mesh))
+    batch = global_batch(mesh, shapes_batch(8))
+    compiled = step.lower(state, batch).compile()
+    for _ in range(num_steps):
+        state, losses = compiled(state, batch)
+    return jax.device_get(state), jax.device_get(losses), compiled
+
+
+@pytest.fixture(scope="module")
+def one_device():
+    return run(jax.devices()[:1])
+
+
+@pytest.fixture(scope="module")
+def eight_devices():
+    return run(jax.devices())
+
+
+@pytest.mark.slow
+def test_eight_devices_compute_what_one_does(one_device, eight_devices):
+    for name, loss in one_device[1].items():
+        np.testing.assert_allclose(eight_devices[1][name], loss, rtol=1e-5, atol=1e-6, err_msg=name)
+    ones, eights = (traverse_util.flatten_dict(result[0].params, sep="/") for result in (one_device, eight_devices))
+    for path, leaf in ones.items():
+        np.testing.assert_allclose(eights[path], leaf, rtol=1e-5, atol=1e-5, err_msg=path)
+
+
+@pytest.mark.slow
+def test_devices_exchange_gradients_and_no_features(eight_devices):
+    text = eight_devices[2].as_text()
+    collectives = re.findall(r"= (.*?) (all-gather|all-to-all|collective-permute|reduce-scatter)(?:-start)?\(", text)
+    assert collectives == []
+    assert "all-reduce" in text
+
+
+def test_step_leaves_parameters_under_a_frozen_pattern_alone():
+    patterns = ("(backbone|fpn|rpn|box_head)/.*",)
+    model = small_model()
+    before = numpy_variables(model)["params"]
+    state, _, _ = run(jax.devices()[:1], num_steps=1, frozen_patterns=patterns)
+    before, after = (traverse_util.flatten_dict(tree, sep="/") for tree in (before, state.params))
+    for path, leaf in before.items():
+        trained = path.startswith(("mask_head/", "mask_weights/"))
+        assert (leaf != after[path]).any() == trained, path
+    num_momenta = sum(leaf.size for leaf in jax.tree.leaves(state.opt_state) if leaf.ndim > 0)
+    assert num_momenta == sum(leaf.size for path, leaf in before.items() if path.startswith("mask_"))
+
+
+@pytest.mark.slow
+def test_microbatches_average_the_gradients_of_their_parts():
+    model = small_model()
+    mesh = make_mesh(jax.devices()[:1])
+    optimizer = optax.sgd(1.0)
+    variables = numpy_variables(model)
+    step = make_train_step(model, optimizer, mesh, seed=0, num_microbatches=2)
+    batch = shapes_batch(4)
+    state, losses = step(make_state(variables, optimizer, (), ema=False), batch)
+
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(0), 0), 2)
+    loss = jax.jit(
+        jax.value_and_grad(lambda p, b, k: model.apply({**variables, "params": p}, b, k, method="losses")[0])
+    )
+    parts = [loss(variables["params"], jax.tree.map(lambda x, i=i: x[i::2], batch), keys[i]) for i in (0, 1)]
+    np.testing.assert_allclose(losses["total"], np.mean([part[0] for part in parts]), rtol=1e-5)
+    expected = jax.tree.map(lambda p, a, b: p - (a + b) / 2, variables["params"], parts[0][1], parts[1][1])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), state.params, expected)
+
+
+@pytest.mark.slow
+def test_average_of_the_parameters_follows_them(one_device):
+    state, _, _ = run(jax.devices()[:1], ema_decay=0.75)
+    first, _, _ = run(jax.devices()[:1], num_steps=1)
+    start = numpy_variables(small_model())["params"]
+    expected = jax.tree.map(lambda a, b, c: 0.75 * (0.75 * a + 0.25 * b) + 0.25 * c, start, first.params, state.params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), state.ema_params, expected)
+
+
+@pytest.mark.slow
+def test_detection_needs_no_communication():
+    model = small_model()
+    mesh = make_mesh()
+    batch = shapes_batch(8)
+    images = global_batch(mesh, (batch.images, batch.image_sizes))
+    variables = jax.device_put(numpy_variables(model), replicated(mesh))
+    text = make_detect_step(model, mesh).lower(variables, *images).compile().as_text()
+    assert not re.search(r"all-gather|all-to-all|all-reduce|collective-permute", text)
+
+
+def test_a_batch_that_the_devices_cannot_share_is_refused():
+    with pytest.raises(ValueError, match="global batch of 6; expected a multiple of the 8 devices"):
+        global_batch(make_mesh(), np.zeros((6, 2)))
+
+
+def one_update(params, gradients, **changes):
+    optimizer = make_optimizer(optax.constant_schedule(0.1), **{**SGD, **changes})
+    updates, _ = optimizer.update(gradients, optimizer.init(params), params)
+    return updates
+
+
+def test_biases_learn_twice_as_fast_and_do_not_decay():
+    params = {"fc": {"kernel": jnp.full(2, 3.0), "bias": jnp.full(2, 3.0)}, "norm": {"scale": jnp.full(2, 3.0)}}
+    gradients = jax.tree.map(jnp.ones_like, params)
+    updates = one_update(params, gradients, weight_decay=0.5)
+    np.testing.assert_allclose(updates["fc"]["kernel"], -0.1 * (1 + 0.5 * 3), rtol=1e-6)
+    np.testing.assert_allclose(updates["fc"]["bias"], -0.1 * 2 * 1, rtol=1e-6)
+    np.testing.assert_allclose(updates["norm"]["scale"], -0.1, rtol=1e-6)
+
+
+def test_clipping_bounds_the_norm_of_the_whole_gradient():
+    params = {"a": {"kernel": jnp.zeros(1)}, "b": {"kernel": jnp.zeros(1)}}
+    gradients = {"a": {"kernel": jnp.array([30.0])}, "b": {"kernel": jnp.array([40.0])}}
+    updates = one_update(params, gradients, clip_norm=5.0)
+    np.testing.assert_allclose([updates["a"]["kernel"][0], updates["b"]["kernel"][0]], [-0.3, -0.4], rtol=1e-5)
+
+
+def test_step_schedule_warms_up_and_decays_as_detectron_does():
+    rate = learning_rate_schedule(0.02, schedule="step", num_steps=90_000, decay_steps=(60_000, 80_000))
+    expected = {0: 0.02 / 3, 250: 0.02 * 2 / 3, 500: 0.02, 59_999: 0.02, 60_001: 0.002, 80_001: 0.0002}
+    for step, value in expected.items():
+        np.testing.assert_allclose(rate(step), value, rtol=1e-5, err_msg=str(step))
+
+
+def test_cosine_schedule_ends_at_zero():
+    rate = learning_rate_schedule(1.0, schedule="cosine", num_steps=100, warmup_steps=0)
+    np.testing.assert_allclose([rate(0), rate(50), rate(100)], [1.0, 0.5, 0.0], atol=1e-6)
+
+
+def test_splitting_and_merging_parameters_are_inverse():
+    params = numpy_variables(small_model())["params"]
+    trained, rest = split_params(params, ("backbone/stem/.*", "backbone/res2_.*"))
+    assert set(rest) == {"backbone"} and "stem" not in trained["backbone"]
+    jax.tree.map(np.testing.assert_array_equal, merge_params(trained, rest), params)
+
+
+@pytest.mark.parametrize(
+    ("patterns", "message"), [(("bakbone/.*",), "matches no parameter"), ((".*",), "no parameter")]
+)
+def test_a_pattern_that_freezes_nothing_or_everything_is_refused(patterns, message):
+    with pytest.raises(ValueError, match=message):
+        split_params(numpy_variables(small_model())["params"], patterns)
+
+
+def test_the_state_of_another_step_draws_other_samples(one_device):
+    state, _, compiled = one_device
+    batch = shapes_batch(8)
+    mesh = make_mesh(jax.devices()[:1])
+    first = dataclasses.replace(state, step=np.int32(0))
+    second = dataclasses.replace(state, step=np.int32(1))
+    losses = [
+        compiled(jax.device_put(s, replicated(mesh)), global_batch(mesh, batch))[1] for s in (first, first, second)
+    ]
+    assert losses[0]["total"] == losses[1]["total"] != losses[2]["total"]
