@@ -79,12 +79,12 @@ def main(_: list[str]) -> None:
 def report(metrics: Mapping[str, Any], output: str | pathlib.Path | None) -> None:
     """Print the table of metrics; write it and the metrics into a folder, if one is given."""
     table = coco_metrics.format_table(metrics)
-    print(table)
+    print(f"AP in percent; A: classes with masks in training, B: without\n{table}")
     if output is not None:
         folder = pathlib.Path(output)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
-        (folder / "table.txt").write_text(table + "\n")
+        (folder / "table.txt").write_text(f"{table}\n\n{coco_metrics.format_class_table(metrics)}\n")
         print(f"wrote {folder}")
 
 

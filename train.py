@@ -7,6 +7,7 @@ is one. The work directory holds checkpoints, config.json, environment.json, met
 evaluations.
 """
 
+import contextlib
 import json
 import math
 import pathlib
@@ -48,7 +49,7 @@ def main(_: list[str]) -> None:
 
 
 def train(config: ConfigDict, workdir: str) -> dict[str, Any]:
-    """Train to the last step; return the metrics of the last evaluate."""
+    """Train to the last step; return the metrics of the last evaluation, if there was one."""
     is_first_process = jax.process_index() == 0
 
     def say(text: str) -> None:
@@ -87,10 +88,6 @@ def train(config: ConfigDict, workdir: str) -> dict[str, Any]:
     ema_decay = config.optimizer.ema_decay or None
     state = make_state(variables, optimizer, config.optimizer.frozen, ema=ema_decay is not None)
     state = jax.device_put(state, replicated(mesh))
-    checkpoints = Checkpoints(workdir, keep=config.train.keep_checkpoints, best_metric=config.train.best_metric or None)
-    if checkpoints.latest_step() is not None:
-        state = checkpoints.restore(state)
-        say(f"resumed from step {int(state.step)}")
     train_step = make_train_step(
         model,
         optimizer,
@@ -109,66 +106,65 @@ def train(config: ConfigDict, workdir: str) -> dict[str, Any]:
         results = evaluate.detect(detect_step, variables, eval_source, config, mesh)
         return evaluate.score(results, eval_source, config)
 
-    # The loop.
-    start, num_steps = int(state.step), config.train.num_steps
-    statistics = pipeline.Statistics()
-    batches = pipeline.train_batches(
-        train_source,
-        order,
-        transform,
-        allowed_masks,
-        start_step=start,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-        loader=data.loader,
-        num_workers=data.num_workers,
-        prefetch=data.prefetch,
-        statistics=statistics,
-    )
-    log = MetricLog(workdir)
-    progress = tqdm(total=num_steps, initial=start, unit="step", disable=not is_first_process)
-    metrics: dict[str, Any] = {}
-    recent: list[dict[str, float]] = []
-    pending: dict[str, jax.Array] | None = None
-    since = time.monotonic()
-    for step in range(start + 1, num_steps + 1):
-        state, on_device = train_step(state, global_batch(mesh, next(batches)))
-        # The numbers of a step are read while the device works on the next one.
-        if pending is not None:
-            recent.append(_read_losses(pending, step - 1))
-        pending = on_device
-        progress.update()
+    with (
+        contextlib.closing(
+            Checkpoints(workdir, keep=config.train.keep_checkpoints, best_metric=config.train.best_metric or None)
+        ) as checkpoints,
+        contextlib.closing(MetricLog(workdir)) as log,
+    ):
+        if checkpoints.latest_step() is not None:
+            state = checkpoints.restore(state)
+            say(f"resumed from step {int(state.step)}")
+        start, num_steps = int(state.step), config.train.num_steps
+        statistics = pipeline.Statistics()
+        batches = pipeline.train_batches(
+            train_source,
+            order,
+            transform,
+            allowed_masks,
+            start_step=start,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            loader=data.loader,
+            num_workers=data.num_workers,
+            prefetch=data.prefetch,
+            statistics=statistics,
+        )
+        metrics: dict[str, Any] = {}
+        losses: dict[str, jax.Array] = {}
+        recent: list[dict[str, float]] = []
+        since = time.monotonic()
+        progress = tqdm(range(start + 1, num_steps + 1), initial=start, total=num_steps, disable=not is_first_process)
+        for step in progress:
+            previous = losses
+            state, losses = train_step(state, global_batch(mesh, next(batches)))
+            # The numbers of a step are read while the device works on the next one.
+            if previous:
+                recent.append(_read_losses(previous, step - 1))
 
-        evaluates = step % config.train.eval_every == 0 or step == num_steps
-        saves = evaluates or step % config.train.checkpoint_every == 0
-        if saves or step % config.train.log_every == 0:
-            recent.append(_read_losses(pending, step))
-            pending = None
-            elapsed = time.monotonic() - since
-            averages = {name: float(np.mean([losses[name] for losses in recent])) for name in recent[0]}
-            log.write(
-                step,
-                {f"train/{name}": value for name, value in averages.items()}
-                | {
-                    "train/learning_rate": float(learning_rate(step - 1)),
-                    "train/images_per_second": len(recent) * config.train.batch_size / elapsed,
-                    "train/epoch": order.epoch_of(step),
-                },
-            )
-            progress.set_postfix({name: f"{value:.3f}" for name, value in averages.items()})
-            recent = []
-        if evaluates:
-            metrics = run_evaluation(state)
-            log.write(step, evaluate.flatten(metrics))
-            say(format_table(metrics))
-        if saves:
-            checkpoints.save(state, categories.to_coco(), evaluate.flatten(metrics) if evaluates else None)
-            since = time.monotonic()
-        elif step % config.train.log_every == 0:
-            since = time.monotonic()
-    progress.close()
-    log.close()
-    checkpoints.close()
+            is_last = step == num_steps
+            evaluates = config.train.eval_every > 0 and (is_last or step % config.train.eval_every == 0)
+            saves = evaluates or is_last or step % config.train.checkpoint_every == 0
+            if step % config.train.log_every == 0 and recent:
+                averages = {name: float(np.mean([one[name] for one in recent])) for name in recent[0]}
+                rates = {
+                    "learning_rate": float(learning_rate(step - 1)),
+                    "images_per_second": len(recent) * config.train.batch_size / (time.monotonic() - since),
+                    "epoch": order.epoch_of(step),
+                }
+                log.write(step, {f"train/{name}": value for name, value in (averages | rates).items()})
+                progress.set_postfix({name: f"{value:.3f}" for name, value in averages.items()})
+                recent, since = [], time.monotonic()
+            if saves:
+                # What is not finite must not become a checkpoint.
+                _read_losses(losses, step)
+            if evaluates:
+                metrics = run_evaluation(state)
+                log.write(step, evaluate.flatten(metrics))
+                say(format_table(metrics))
+            if saves:
+                checkpoints.save(state, categories.to_coco(), evaluate.flatten(metrics) if evaluates else None)
+                since = time.monotonic()
     say(
         f"{statistics.num_examples} examples made; objects left out: {statistics.overflow} for want of "
         f"ground-truth slots, {statistics.outside} cropped away or too small"

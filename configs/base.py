@@ -151,7 +151,7 @@ def get_config() -> ConfigDict:
             "num_steps": 90_000,
             "log_every": 20,
             "checkpoint_every": 5_000,
-            # Evaluation also writes a checkpoint.
+            # Evaluation also writes a checkpoint; 0 leaves it to eval.py.
             "eval_every": 10_000,
             "keep_checkpoints": 2,
             # The best checkpoint by this metric is kept too: <kind>/<group>/<name>, groups all, A, B; "" for none.

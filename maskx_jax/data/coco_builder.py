@@ -29,6 +29,8 @@ from maskx_jax.data.records import PACKED_SHAPE, Record
 # TFDS orders examples by 128-bit keys.
 _NUM_KEYS = 1 << 128
 
+_CATEGORIES_FILE = "categories.json"
+
 
 @dataclasses.dataclass
 class _Split:
@@ -203,11 +205,110 @@ def prepare(
         # Names that TFDS takes; it understands "all" as all splits.
         if not re.fullmatch(r"[A-Za-z]\w*", name, re.ASCII) or name == "all":
             raise ValueError(f"split name {name!r}: expected letters, digits and _, and not 'all'")
-        todo[name] = _open_split(name, Path(annotations).expanduser(), Path(folder).expanduser(), drop_unknown)
-        todo[name].skip_bad_images = skip_bad_images
+        todo[name] = _open_split(
+            name, Path(annotations).expanduser(), Path(folder).expanduser(), drop_unknown, skip_bad_images
+        )
     _check_same_categories(todo)
     smallest = min(len(split.instances.images) for split in todo.values())
     if num_shards is not None and num_shards > smallest:
         raise ValueError(f"num_shards is {num_shards}; the smallest split has {smallest} images")
-    ...
-    return {}
+    output.parent.mkdir(parents=True, exist_ok=True)
+    # Beside the output, so that the move at the end is one rename.
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as temporary:
+        builder = CocoRecords(todo, data_dir=temporary, file_format="array_record")
+        builder.download_and_prepare(
+            download_config=tfds.download.DownloadConfig(num_shards=num_shards, try_download_gcs=False)
+        )
+        written = Path(builder.data_dir)
+        categories = next(iter(todo.values())).instances.categories
+        (written / _CATEGORIES_FILE).write_text(json.dumps(categories.to_coco(), indent=2))
+        for split in todo.values():
+            split.write_companions(written)
+        if output.exists():
+            shutil.rmtree(output)
+        written.rename(output)
+    return {name: split.report for name, split in todo.items()}
+
+
+class CocoSource:
+    """One split of a prepared dataset, read by index; see `records.Source`.
+
+    Args:
+      directory: what `prepare` wrote, on a local disk or an object store.
+      split: its name.
+
+    Raises:
+      FileNotFoundError: there is no prepared dataset, or no such split; the message names those that exist.
+    """
+
+    def __init__(self, directory: str | Path, split: str) -> None:
+        self._directory = epath.Path(directory).expanduser()
+        categories = self._directory / _CATEGORIES_FILE
+        if not categories.exists():
+            raise FileNotFoundError(
+                f"{self._directory}: expected a dataset made by prepare; found no {categories.name}"
+            )
+        self._split = split
+        index = self._directory / f"index_{split}.npz"
+        if not index.exists():
+            found = sorted(path.stem.removeprefix("index_") for path in self._directory.glob("index_*.npz"))
+            raise FileNotFoundError(f"{self._directory}: found no split {split!r}; it has {found}")
+        self.categories = Categories.from_coco(json.loads(categories.read_text()))
+        with index.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            self.sizes = arrays["sizes"]
+            ends = np.cumsum(arrays["num_objects"])[:-1]
+            self.image_labels = np.split(arrays["labels"], ends)
+            self.image_has_mask = np.split(arrays["has_mask"], ends)
+        builder = tfds.builder_from_directory(self._directory)
+        self._records = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def __getitem__(self, index: int) -> Record:
+        example = self._records[index]
+        objects = example["objects"]
+        return Record(
+            image=bytes(example["image"]),
+            image_id=int(example["image_id"]),
+            size=(int(example["height"]), int(example["width"])),
+            boxes=objects["boxes"],
+            labels=objects["labels"],
+            masks=objects["masks"],
+            mask_frames=objects["mask_frames"],
+            has_mask=objects["has_mask"],
+            is_crowd=objects["is_crowd"],
+        )
+
+    def coco_ground_truth(self) -> dict:
+        """Return the annotations that `prepare` kept, as a COCO instances dictionary."""
+        return json.loads((self._directory / f"annotations_{self._split}.json").read_text())
+
+
+def _check_output(output: Path, overwrite: bool) -> None:
+    if not output.exists():
+        return
+    if not overwrite:
+        raise FileExistsError(f"{output} exists; choose another output, or overwrite it")
+    # Lest a mistyped output deletes something else.
+    if not output.is_dir() or (any(output.iterdir()) and not (output / _CATEGORIES_FILE).exists()):
+        raise FileExistsError(f"{output} exists and is no prepared dataset; it is not overwritten")
+
+
+def _open_split(name: str, annotations: Path, folder: Path, drop_unknown: bool, skip_bad_images: bool) -> _Split:
+    if not folder.is_dir():
+        raise FileNotFoundError(f"split {name!r}: there is no image folder {folder}")
+    report = Report(name)
+    return _Split(read_instances(annotations, report, drop_unknown), folder, report, skip_bad_images)
+
+
+def _check_same_categories(splits: Mapping[str, _Split]) -> None:
+    (first, split), *others = splits.items()
+    expected = split.instances.categories
+    for name, other in others:
+        found = other.instances.categories
+        if found != expected:
+            different = sorted(
+                set(zip(found.ids, found.names, strict=True)) ^ set(zip(expected.ids, expected.names, strict=True))
+            )
+            raise ValueError(f"splits {first!r} and {name!r} have different categories, such as {different[:5]}")

@@ -209,9 +209,7 @@ def check_objects(
         has_mask.append(mask is not None)
         is_crowd.append(crowd)
         ids.append(annotation["id"])
-        ground_truth.append(
-            {**annotation, "iscrowd": int(crowd), "area": float(area), "segmentation": segmentation}
-        )
+        ground_truth.append({**annotation, "iscrowd": int(crowd), "area": float(area), "segmentation": segmentation})
     objects = {
         "boxes": np.array(boxes, np.float32).reshape(-1, 4),
         "labels": np.array(labels, np.int32),

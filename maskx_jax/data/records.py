@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
+
 # pycocotools.mask would do, but its decode warns under NumPy 2.
 from faster_coco_eval import mask as coco_mask
 

@@ -38,6 +38,7 @@ _BACKENDS = {
 }
 
 # The twelve numbers in COCO's order: array, IoU threshold (None: mean over all), area, most detections an image.
+_TITLES = {"bbox": "box", "segm": "mask"}
 _METRICS: dict[str, tuple[str, float | None, str, int]] = {
     "AP": ("precision", None, "all", 100),
     "AP50": ("precision", 0.5, "all", 100),
@@ -120,28 +121,35 @@ def evaluate(
 
 
 def format_table(metrics: Mapping) -> str:
-    """Return what `evaluate` found as plain text, in percent: a row per kind and group, then a row per class."""
+    """Return what `evaluate` found as plain text, in percent: a row per kind and group."""
     kinds = [kind for kind in KINDS if kind in metrics]
-    title_of_kind = {"bbox": "box", "segm": "mask"}
     group_width = max(5, *(len(group) for kind in kinds for group in metrics[kind]))
     lines = [f"{'':5}{'':{group_width}}" + "".join(f"{name:>7}" for name in _METRICS)]
     for kind in kinds:
         for group, values in metrics[kind].items():
             numbers = "".join(f"{_percent(values[name]):>7}" for name in _METRICS)
-            lines.append(f"{title_of_kind[kind]:5}{group:{group_width}}{numbers}")
+            lines.append(f"{_TITLES[kind]:5}{group:{group_width}}{numbers}")
     if "harmonic_mean" in metrics:
-        means = ", ".join(f"{title_of_kind[kind]} {_percent(metrics['harmonic_mean'][kind])}" for kind in kinds)
+        means = ", ".join(f"{_TITLES[kind]} {_percent(metrics['harmonic_mean'][kind])}" for kind in kinds)
         lines.append(f"harmonic mean of AP of A and B: {means}")
     if metrics.get("num_ignored_without_mask"):
         lines.append(f"ground-truth objects without a mask, ignored for mask AP: {metrics['num_ignored_without_mask']}")
 
+    return "\n".join(lines)
+
+
+def format_class_table(metrics: Mapping) -> str:
+    """Return the AP of every class as plain text, in percent, with the groups it is in."""
+    kinds = [kind for kind in KINDS if kind in metrics]
     per_class = metrics["per_class"]
+    groups = {name: ",".join(row["groups"]) or "-" for name, row in per_class.items()}
+    group_width = max(5, *map(len, groups.values())) if groups else 5
     name_width = max(5, *map(len, per_class)) if per_class else 5
-    titles = "".join(f"{title_of_kind[kind] + ' AP':>9}" for kind in kinds)
-    lines += ["", f"{'class':{name_width}} {'group':{group_width}}{titles}"]
+    titles = "".join(f"{_TITLES[kind] + ' AP':>9}" for kind in kinds)
+    lines = [f"{'class':{name_width}} {'group':{group_width}}{titles}"]
     for name, row in per_class.items():
         numbers = "".join(f"{_percent(row[kind]):>9}" for kind in kinds)
-        lines.append(f"{name:{name_width}} {','.join(row['groups']) or '-':{group_width}}{numbers}")
+        lines.append(f"{name:{name_width}} {groups[name]:{group_width}}{numbers}")
     return "\n".join(lines)
 
 

@@ -298,4 +298,5 @@ def test_table(tiny):
     assert rows[6] == ["mask", "B", "0.0", "0.0", "0.0", "-", "0.0", "-", "0.0", "0.0", "0.0", "-", "0.0", "-"]
     assert lines[7] == "harmonic mean of AP of A and B: box 0.0, mask 0.0"
     assert lines[8] == "ground-truth objects without a mask, ignored for mask AP: 1"
-    assert rows[-3:] == [["dog", "A", "100.0", "100.0"], ["cat", "B", "0.0", "0.0"], ["cow", "B", "-", "-"]]
+    rows = [line.split() for line in coco_metrics.format_class_table(metrics).splitlines()]
+    assert rows[1:] == [["dog", "A", "100.0", "100.0"], ["cat", "B", "0.0", "0.0"], ["cow", "B", "-", "-"]]

@@ -164,8 +164,8 @@ def test_jit_equals_no_jit_and_vmap_equals_loop():
     masks = np.stack([pack_bitmap(b) for b in bitmaps])
     batch = [jnp.asarray(np.stack([a, a[::-1]])) for a in (masks, frames, np.array([0, 1]), frames + 1)]
     together = jax.jit(jax.vmap(lambda *arguments: sample_mask(*arguments, 14)))(*batch)
-    for i in range(2):
-        np.testing.assert_array_equal(together[i], sample_mask(*(a[i] for a in batch), 14))
+    loop = [sample_mask(*(a[i] for a in batch), 14) for i in range(2)]
+    np.testing.assert_array_equal(together, loop)
 
 
 def test_a_batch_split_over_devices_sends_nothing():

@@ -1,0 +1,195 @@
+"""The two programs end to end, on the synthetic set."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import maskx_jax
+import train
+from configs import base, maskx_rcnn
+from maskx_jax.data.shapes import ShapesSource
+from tests.models.build import tiny_config
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+
+def small_config(**train_fields):
+    config = tiny_config()
+    config.data.mask_split = "random(1,4)"
+    config.data.shapes.update(num_train=16, num_eval=10, num_hues=3, num_textures=2)
+    config.data.loader = "threads"
+    config.train.update(num_steps=4, log_every=2, eval_every=0, checkpoint_every=2)
+    config.train.update(**train_fields)
+    return config
+
+
+def read_metrics(workdir):
+    return [json.loads(line) for line in (pathlib.Path(workdir) / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Return the work directory of a run of four steps, with its evaluation's metrics."""
+    workdir = tmp_path_factory.mktemp("run")
+    return workdir, train.train(small_config(eval_every=4), str(workdir))
+
+
+@pytest.mark.slow
+def test_run_leaves_config_environment_losses_and_metrics(run):
+    workdir, metrics = run
+    assert json.loads((workdir / "config.json").read_text())["data"]["mask_split"] == "random(1,4)"
+    assert json.loads((workdir / "environment.json").read_text())["packages"]["jax"] == jax.__version__
+    lines = read_metrics(workdir)
+    assert [line["step"] for line in lines] == [2, 4, 4]
+    assert {"train/total", "train/mask", "train/learning_rate", "train/images_per_second"} <= set(lines[0])
+    assert lines[2]["segm/all/AP"] == metrics["segm"]["all"]["AP"]
+    assert set(metrics["segm"]) == {"all", "A", "B"}
+    assert any((workdir / "tensorboard").iterdir())
+
+
+@pytest.mark.slow
+def test_load_returns_a_model_ready_to_apply(run):
+    loaded = maskx_jax.load(run[0])
+    image = ShapesSource(1, seed=5)[0].image
+    detections = loaded.model.apply(
+        loaded.variables, jnp.asarray(image[None]), jnp.array([[128.0, 128.0]]), method="detect"
+    )
+    assert detections.boxes.shape == (1, 20, 4) and detections.masks.shape == (1, 20, 28, 28)
+    assert loaded.step == 4 and len(loaded.categories) == 6
+    assert loaded.categories[0] == {"id": 1, "name": ShapesSource(1, 0, num_hues=3, num_textures=2).categories.names[0]}
+
+
+@pytest.mark.slow
+def test_resumed_run_ends_bit_equal_to_an_uninterrupted_one(run, tmp_path):
+    config = small_config()
+    config.optimizer.schedule = "step"  # Of the step alone, so that a shorter run is the beginning of the longer one.
+    whole, parts = str(tmp_path / "whole"), str(tmp_path / "parts")
+    train.train(config, whole)
+    config.train.num_steps = 2
+    train.train(config, parts)
+    config.train.num_steps = 4
+    train.train(config, parts)
+    first, second = maskx_jax.load(whole), maskx_jax.load(parts)
+    assert first.step == second.step == 4
+    jax.tree.map(np.testing.assert_array_equal, first.variables, second.variables)
+
+
+@pytest.mark.slow
+def test_stage_wise_training_starts_from_another_run_and_changes_its_masks_alone(run, tmp_path):
+    config = small_config(num_steps=1)
+    config.initialize_from = str(run[0])
+    config.optimizer.frozen = ("(backbone|fpn|rpn|box_head)/.*",)
+    train.train(config, str(tmp_path))
+    before, after = maskx_jax.load(run[0]).variables["params"], maskx_jax.load(tmp_path).variables["params"]
+    for module in ("backbone", "fpn", "rpn", "box_head"):
+        jax.tree.map(np.testing.assert_array_equal, before[module], after[module])
+    assert (before["mask_weights"]["fc1"]["kernel"] != after["mask_weights"]["fc1"]["kernel"]).any()
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_not_finite_stops_the_run_and_is_named(tmp_path):
+    config = small_config(checkpoint_every=100)
+    config.optimizer.update(name="sgd", learning_rate=1e30, clip_norm=0.0, warmup_steps=0)
+    with pytest.raises(FloatingPointError, match=r"step [23]: not finite: .*(nan|inf)"):
+        train.train(config, str(tmp_path))
+    # Nothing broken was saved.
+    with pytest.raises(FileNotFoundError, match=r"expected any checkpoint"):
+        maskx_jax.load(tmp_path)
+
+
+def run_program(*arguments: str) -> subprocess.CompletedProcess:
+    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache"), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    return subprocess.run([sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True)
+
+
+@pytest.mark.slow
+def test_programs_run_through_their_flags_and_stored_results_score_the_same(tmp_path):
+    done = run_program(
+        "train.py",
+        "--config=configs/maskx_rcnn.py:backbone=tiny,data=shapes,mlp=light",
+        "--config.data.mask_split=random(1,4)",
+        "--config.data.shapes.num_hues=3",
+        "--config.data.shapes.num_textures=2",
+        "--config.data.shapes.num_eval=10",
+        "--config.train.num_steps=2",
+        "--config.train.eval_every=0",
+        # So that this short training finds something.
+        "--config.model.box_head.score_threshold=0.0",
+        "--config.evaluation.num_pictures=1",
+        f"--workdir={tmp_path}",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "4 A, 2 B" in done.stdout + done.stderr
+    done = run_program("eval.py", f"--workdir={tmp_path}", f"--output={tmp_path}/scores")
+    assert done.returncode == 0, done.stderr
+    assert "mask B" in done.stdout
+    assert len(list((tmp_path / "scores/pictures").glob("*.png"))) == 1
+    results = json.loads((tmp_path / "scores/results.json").read_text())
+    assert {"image_id", "category_id", "bbox", "score", "segmentation"} == set(results[0])
+
+    ground_truth = ShapesSource(10, seed=1, num_hues=3, num_textures=2).coco_ground_truth()
+    (tmp_path / "gt.json").write_text(json.dumps(ground_truth))
+    done = run_program(
+        "eval.py",
+        f"--results={tmp_path}/scores/results.json",
+        f"--annotations={tmp_path}/gt.json",
+        "--mask_split=random(1,4)",
+        f"--output={tmp_path}/again",
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "again/metrics.json").read_text() == (tmp_path / "scores/metrics.json").read_text()
+
+
+@pytest.mark.slow
+def test_two_images_are_learned_by_heart(tmp_path):
+    config = small_config(num_steps=300, eval_every=300, log_every=50, checkpoint_every=300)
+    config.data.mask_split = "all"
+    config.data.transform.flip_probability = 0.0
+    config.data.shapes.update(num_train=2, num_eval=2, crowd_fraction=0.0, empty_fraction=0.0)
+    config.optimizer.learning_rate = 2e-3
+    config.train.best_metric = "segm/all/AP"
+
+    source = train.open_source
+    try:
+        # Evaluate on the training images themselves.
+        train.open_source = lambda *arguments, training, seed: source(*arguments, training=True, seed=seed)
+        metrics = train.train(config, str(tmp_path))
+    finally:
+        train.open_source = source
+    assert metrics["bbox"]["all"]["AP50"] > 0.99
+    assert metrics["segm"]["all"]["AP50"] > 0.99
+
+
+def test_a_misspelt_config_key_is_refused_with_a_suggestion():
+    done = run_program("train.py", "--config=configs/mask_rcnn.py", "--config.train.batchsize=3", "--workdir=/nowhere")
+    assert done.returncode != 0
+    assert "batch_size" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("split=vok", "unknown choice of 'split' 'vok'; did you mean 'voc'"),
+        ("splitt=voc", "unknown variant 'splitt'; did you mean 'split'"),
+        ("split=voc,split=all", "given twice"),
+    ],
+)
+def test_an_unknown_variant_is_refused_with_the_nearest_one(argument, message):
+    with pytest.raises(ValueError, match=message):
+        maskx_rcnn.get_config(argument)
+
+
+def test_variants_change_what_they_say_and_leave_the_rest():
+    config = maskx_rcnn.get_config("backbone=r101,schedule=1x,split=nonvoc")
+    assert config.data.mask_split == "nonvoc" and config.model.backbone.stage_sizes == (3, 4, 23, 3)
+    # Batch 8, half the rate, twice the steps (SPEC 2.6).
+    assert (config.train.batch_size, config.optimizer.learning_rate, config.train.num_steps) == (8, 0.01, 180_000)
+    assert config.optimizer.decay_steps == (120_000, 160_000)
+    assert config.model.rpn.to_dict() == base.get_config().model.rpn.to_dict()
