@@ -19,7 +19,10 @@ help:
 	touch $@
 
 demo: .venv/installed
-	$(BIN)/python -m tools.demo --workdir=runs/demo
+	rm -rf runs/demo
+	$(BIN)/python train.py --config=configs/demo.py --workdir=runs/demo
+	$(BIN)/python eval.py --workdir=runs/demo --output=runs/demo/scores
+	@echo "results.json, metrics.json and pictures are in runs/demo/scores"
 
 test: .venv/installed
 	$(BIN)/python -m pytest

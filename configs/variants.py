@@ -39,7 +39,7 @@ def tiny(config: ConfigDict) -> None:
     model.box_head.update(hidden=256, num_samples=64, pre_nms_top_k=200, max_detections=20)
     model.mask_head.update(channels=64, num_convs=2, num_samples=8, mlp_channels=2)
     data.transform.update(canvas=(128, 128), short_sides=(128,), max_long_side=128, num_slots=16)
-    data.num_workers = 2
+    data.update(num_workers=2, loader="threads")
     optimizer.update(name="adamw", learning_rate=1e-3, bias_learning_rate_factor=1.0, clip_norm=10.0)
     optimizer.update(schedule="cosine", warmup_steps=50, warmup_factor=0.1)
     config.train.update(batch_size=8, num_steps=1000, log_every=10, checkpoint_every=500, eval_every=500)

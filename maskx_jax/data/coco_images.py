@@ -18,7 +18,7 @@ def read_image(path: Path, size: tuple[int, int] | None) -> tuple[bytes, tuple[i
 
     A plain file (JPEG or PNG, 8-bit RGB or grayscale, no EXIF orientation) is stored as it is. Any other is stored as
     an 8-bit RGB PNG: alpha is left out, of 16 bits the high ones are kept, of several frames the first. EXIF
-    orientation is applied where `size` is that of the turned image, and ignored where it is that of the pixels as stored.
+    orientation is applied where `size` is that of the turned image, ignored where it is that of the stored pixels.
 
     Args:
       path: the file.
