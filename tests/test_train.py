@@ -149,7 +149,7 @@ def test_programs_run_through_their_flags_and_stored_results_score_the_same(tmp_
 
 @pytest.mark.slow
 def test_two_images_are_learned_by_heart(tmp_path):
-    config = small_config(num_steps=300, eval_every=300, log_every=50, checkpoint_every=300)
+    config = small_config(num_steps=200, eval_every=200, log_every=50, checkpoint_every=200)
     config.data.mask_split = "all"
     config.data.transform.flip_probability = 0.0
     config.data.shapes.update(num_train=2, num_eval=2, crowd_fraction=0.0, empty_fraction=0.0)

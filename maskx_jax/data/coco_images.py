@@ -34,7 +34,7 @@ def read_image(path: Path, size: tuple[int, int] | None) -> tuple[bytes, tuple[i
       ValueError: the image is of another size.
     """
     if not path.is_file():
-        raise UnreadableImageError(f"{path}: there is no such file{_other_case(path)}")
+        raise UnreadableImageError(missing_file(path))
     data = path.read_bytes()
     if not data:
         raise UnreadableImageError(f"{path}: the file is empty (0 bytes)")
@@ -63,17 +63,25 @@ def read_image(path: Path, size: tuple[int, int] | None) -> tuple[bytes, tuple[i
         )
     try:
         image.load()
-        if not reasons and _is_plain(image, data):
-            return data, stored, reasons
+        plain = _is_plain(image, data)
+        if plain and not reasons:
+            return data, stored, []
         converted = _to_rgb(ImageOps.exif_transpose(image) if turn else image)
     except Exception as error:
         raise UnreadableImageError(f"{path}: cannot be decoded: {error}") from error
-    if not reasons or image.mode != "RGB":
+    if not plain:
         reasons.append("image_converted")
     buffer = io.BytesIO()
     # From the bare pixels: an image that Pillow opened would take EXIF, gamma and colour profile along.
     Image.fromarray(np.asarray(converted)).save(buffer, "PNG")
     return buffer.getvalue(), (converted.height, converted.width), reasons
+
+
+def missing_file(path: Path) -> str:
+    """Say that there is no such file, and whether there is one whose name differs in case only."""
+    message = f"{path}: there is no such file"
+    same = [other.name for other in path.parent.glob("*") if other.name.lower() == path.name.lower()]
+    return message + (f", but {same[0]!r}: upper and lower case matter" if same else "")
 
 
 def _is_plain(image: Image.Image, data: bytes) -> bool:
@@ -95,10 +103,3 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         # By way of RGBA: a palette may hold transparency.
         image = image.convert("RGBA")
     return image.convert("RGB")
-
-
-def _other_case(path: Path) -> str:
-    if not path.parent.is_dir():
-        return f" (nor the folder {path.parent})"
-    same = [other.name for other in path.parent.iterdir() if other.name.lower() == path.name.lower()]
-    return f", but {same[0]!r} (upper and lower case matter)" if same else ""
