@@ -153,7 +153,8 @@ def train(config: ConfigDict, workdir: str) -> dict[str, Any]:
                     "epoch": order.epoch_of(step),
                 }
                 log.write(step, {f"train/{name}": value for name, value in (averages | rates).items()})
-                progress.set_postfix({name: f"{value:.3f}" for name, value in averages.items()})
+                shown = averages | {"images/s": rates["images_per_second"]}
+                progress.set_postfix({name: f"{value:.3g}" for name, value in shown.items()})
                 recent, since = [], time.monotonic()
             if saves:
                 # What is not finite must not become a checkpoint.

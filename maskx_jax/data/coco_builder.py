@@ -40,6 +40,7 @@ class _Split:
     folder: Path
     report: Report
     skip_bad_images: bool
+    fewest_images: int
     image_ids: list[int] = dataclasses.field(default_factory=list)
     sizes: list[tuple[int, int]] = dataclasses.field(default_factory=list)
     labels: list[np.ndarray] = dataclasses.field(default_factory=list)
@@ -56,6 +57,11 @@ class _Split:
             example = self._example(image)
             if example is not None:
                 yield index * stride, example
+        if len(self.image_ids) < self.fewest_images:
+            raise ValueError(
+                f"split {self.report.split!r}: {len(self.image_ids)} of {len(self.instances.images)} images can be "
+                f"read; expected at least {self.fewest_images}, one for each shard"
+            )
 
     def _example(self, image: dict) -> dict[str, Any] | None:
         annotations = self.instances.annotations[image["id"]]
@@ -206,7 +212,12 @@ def prepare(
         if not re.fullmatch(r"[A-Za-z]\w*", name, re.ASCII) or name == "all":
             raise ValueError(f"split name {name!r}: expected letters, digits and _, and not 'all'")
         todo[name] = _open_split(
-            name, Path(annotations).expanduser(), Path(folder).expanduser(), drop_unknown, skip_bad_images
+            name,
+            Path(annotations).expanduser(),
+            Path(folder).expanduser(),
+            drop_unknown,
+            skip_bad_images,
+            num_shards or 1,
         )
     _check_same_categories(todo)
     smallest = min(len(split.instances.images) for split in todo.values())
@@ -295,11 +306,13 @@ def _check_output(output: Path, overwrite: bool) -> None:
         raise FileExistsError(f"{output} exists and is no prepared dataset; it is not overwritten")
 
 
-def _open_split(name: str, annotations: Path, folder: Path, drop_unknown: bool, skip_bad_images: bool) -> _Split:
+def _open_split(
+    name: str, annotations: Path, folder: Path, drop_unknown: bool, skip_bad_images: bool, fewest_images: int
+) -> _Split:
     if not folder.is_dir():
         raise FileNotFoundError(f"split {name!r}: there is no image folder {folder}")
     report = Report(name)
-    return _Split(read_instances(annotations, report, drop_unknown), folder, report, skip_bad_images)
+    return _Split(read_instances(annotations, report, drop_unknown), folder, report, skip_bad_images, fewest_images)
 
 
 def _check_same_categories(splits: Mapping[str, _Split]) -> None:

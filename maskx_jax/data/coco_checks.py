@@ -6,10 +6,9 @@ Nothing is dropped silently: every repair has a name in `REASONS` and is counted
 import collections
 import dataclasses
 import json
-import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -17,6 +16,10 @@ from maskx_jax.data.categories import Categories
 from maskx_jax.data.records import PACKED_SHAPE, crop_bitmap, rasterize_polygons, unpack_bitmap
 
 NUM_EXAMPLES = 5
+
+_LARGEST_ID = 2**63 - 1
+# Beyond any image, and the square of it is still finite in float32.
+_LARGEST = 1e15
 
 # Every reason for which something is dropped, repaired or worth knowing. The first word says what was counted; the
 # examples are its ids.
@@ -210,7 +213,7 @@ def check_objects(
         is_crowd.append(crowd)
         ids.append(annotation["id"])
         ground_truth.append({**annotation, "iscrowd": int(crowd), "area": float(area), "segmentation": segmentation})
-    objects = {
+    objects: dict[str, np.ndarray] = {
         "boxes": np.array(boxes, np.float32).reshape(-1, 4),
         "labels": np.array(labels, np.int32),
         "masks": np.array(masks, np.uint8).reshape(-1, *PACKED_SHAPE),
@@ -389,7 +392,7 @@ def _check_segmentation(
     segmentation: Any, size: tuple[int, int], count: Callable[[str], None]
 ) -> tuple[Any, np.ndarray | None, np.ndarray]:
     """Return the segmentation without its invalid parts, and the packed mask (or None) with its frame."""
-    nothing = ([], None, np.zeros(4, np.float32))
+    nothing: tuple[list, None, np.ndarray] = ([], None, np.zeros(4, np.float32))
     if segmentation is None or segmentation == []:
         count("mask_missing")
         return nothing
@@ -434,12 +437,13 @@ def _check_runs(segmentation: dict, size: tuple[int, int], count: Callable[[str]
         return None
 
 
-def _is_integer(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def _is_integer(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and -_LARGEST_ID <= value <= _LARGEST_ID
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def _is_number(value: object) -> TypeGuard[int | float]:
+    # Neither holds for NaN.
+    return isinstance(value, int | float) and not isinstance(value, bool) and -_LARGEST <= value <= _LARGEST
 
 
 def _is_box(box: object) -> bool:

@@ -83,7 +83,13 @@ class RCNN(nn.Module):
         return dataclasses.replace(detections, masks=jax.nn.sigmoid(mask_logits))
 
     def _pyramid(self, images: Array, image_sizes: Array) -> dict[int, Array]:
-        """Normalise the pixels and compute P2..P6; the padding is 0, as if it were of the mean colour."""
+        """Normalise the pixels and compute P2..P6; the padding is 0, as if it were of the mean colour.
+
+        Raises:
+          ValueError: a side of the canvas is no multiple of 32, the stride of res5.
+        """
+        if images.shape[1] % 32 or images.shape[2] % 32:
+            raise ValueError(f"got a canvas of {images.shape[1]} x {images.shape[2]}; expected multiples of 32")
         pixels = images.astype(jnp.float32)
         if self.channel_order == "bgr":
             pixels = pixels[..., ::-1]

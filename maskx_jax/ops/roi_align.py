@@ -96,7 +96,9 @@ def _weighted_gather(
 
     def pool(chunk: tuple[Int[Array, "bins taps"], Float[Array, "bins taps"]]) -> Float[Array, "bins c"]:
         chunk_index, chunk_weight = chunk
-        return jnp.einsum("btc,bt->bc", source[chunk_index], chunk_weight.astype(source.dtype))
+        # Highest precision: GPUs and TPUs would round float32 inputs of a product, and this is an interpolation.
+        weights = chunk_weight.astype(source.dtype)
+        return jnp.einsum("btc,bt->bc", source[chunk_index], weights, precision=jax.lax.Precision.HIGHEST)
 
     return jax.lax.map(pool, (index, weight), batch_size=min(chunk_size, index.shape[0]))
 

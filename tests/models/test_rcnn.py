@@ -250,6 +250,14 @@ def test_an_unknown_choice_is_named_with_what_exists(field, value, batch):
         jax.eval_shape(lambda: initialize(model, KEY))
 
 
+def test_a_canvas_that_the_strides_do_not_divide_is_refused():
+    images = jax.ShapeDtypeStruct((1, 100, 128, 3), jnp.uint8)
+    sizes = jax.ShapeDtypeStruct((1, 2), jnp.float32)
+    model = tiny_model()
+    with pytest.raises(ValueError, match="canvas of 100 x 128; expected multiples of 32"):
+        jax.eval_shape(lambda v, i, s: model.apply(v, i, s, method="detect"), numpy_variables(model), images, sizes)
+
+
 def test_a_misspelt_field_is_an_error_of_its_own_module():
     config = base.get_config().model.to_dict()
     config["rpn"]["nms_treshold"] = 0.5
