@@ -14,7 +14,11 @@ import pytest
 import maskx_jax
 import train
 from configs import base, maskx_rcnn
+from maskx_jax import evaluate
 from maskx_jax.data.shapes import ShapesSource
+from maskx_jax.models import rcnn
+from maskx_jax.training.sharding import make_mesh, replicated
+from maskx_jax.training.steps import make_detect_step
 from tests.models.build import tiny_config
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -64,6 +68,27 @@ def test_load_returns_a_model_ready_to_apply(run):
     assert detections.boxes.shape == (1, 20, 4) and detections.masks.shape == (1, 20, 28, 28)
     assert loaded.step == 4 and len(loaded.categories) == 6
     assert loaded.categories[0] == {"id": 1, "name": ShapesSource(1, 0, num_hues=3, num_textures=2).categories.names[0]}
+
+
+@pytest.mark.slow
+def test_each_image_is_detected_once_whatever_the_batch_size(run):
+    loaded = maskx_jax.load(run[0])
+    config = loaded.config
+    # So that this short training finds something.
+    config.model.box_head.score_threshold = 0.0
+    model = rcnn.build(6, **config.model.to_dict())
+    mesh = make_mesh()
+    variables = jax.device_put(loaded.variables, replicated(mesh))
+    source = ShapesSource(10, seed=1, num_hues=3, num_textures=2)
+    results = []
+    for batch_size in (8, 16):
+        config.evaluation.batch_size = batch_size
+        results.append(evaluate.detect(make_detect_step(model, mesh), variables, source, config, mesh))
+    assert {result["image_id"] for result in results[0]} == set(range(1, 11))
+    for first, second in zip(*results, strict=True):
+        assert (first["image_id"], first["category_id"]) == (second["image_id"], second["category_id"])
+        np.testing.assert_allclose(first["bbox"], second["bbox"], atol=0.01)
+        np.testing.assert_allclose(first["score"], second["score"], atol=1e-5)
 
 
 @pytest.mark.slow

@@ -277,6 +277,8 @@ class CocoSource:
         return len(self.sizes)
 
     def __getitem__(self, index: int) -> Record:
+        if not 0 <= index < len(self):
+            raise IndexError(f"image {index} of a split of {len(self)}")
         example = self._records[index]
         objects = example["objects"]
         return Record(

@@ -50,7 +50,7 @@ def test_missing_file_is_named(tmp_path):
 
 
 def test_missing_folder_is_named(tmp_path):
-    with pytest.raises(UnreadableImageError, match=r"b/a\.jpg: there is no such file \(nor the folder .*/b\)$"):
+    with pytest.raises(UnreadableImageError, match=r"b/a\.jpg: there is no such file$"):
         read_image(tmp_path / "b/a.jpg", SIZE)
 
 
@@ -126,9 +126,10 @@ def test_plain_file_is_stored_as_it_is(tmp_path, kind, mode, size):
     path = store(tmp_path / "ein Bild ü 像.jpg", image, kind)
     data, actual_size, reasons = read_image(path, size)
     assert data == path.read_bytes() and actual_size == size and reasons == []
-    pixels = decoded(data, size)
-    tolerance = 8 if kind == "JPEG" else 0
-    assert np.abs(pixels.astype(int) - np.asarray(image.convert("RGB"))).max() <= tolerance
+    # Every decoder reads it alike, but for rounding.
+    with Image.open(path) as again:
+        expected = np.asarray(again.convert("RGB")).astype(int)
+    assert np.abs(decoded(data, size) - expected).max() <= (2 if kind == "JPEG" else 0)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
@@ -310,7 +311,7 @@ def test_first_of_several_frames_is_taken(tmp_path, kind):
 def test_multi_picture_jpeg_is_converted(tmp_path):
     image = Image.fromarray(photo())
     path = store(tmp_path / "a", image, "MPO", save_all=True, append_images=[image], quality=95)
-    assert_converted(path, photo(), tolerance=8)
+    assert_converted(path, photo(), tolerance=16)
 
 
 def test_turned_palette_is_turned_and_converted(tmp_path):

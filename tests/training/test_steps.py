@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import linen as nn
 from flax import traverse_util
 
 from maskx_jax.training.optimizer import learning_rate_schedule, make_optimizer, merge_params, split_params
@@ -76,33 +77,55 @@ def test_step_leaves_parameters_under_a_frozen_pattern_alone():
     assert num_momenta == sum(leaf.size for path, leaf in before.items() if path.startswith("mask_"))
 
 
-@pytest.mark.slow
-def test_microbatches_average_the_gradients_of_their_parts():
-    model = small_model()
-    mesh = make_mesh(jax.devices()[:1])
-    optimizer = optax.sgd(1.0)
-    variables = numpy_variables(model)
-    step = make_train_step(model, optimizer, mesh, seed=0, num_microbatches=2)
+class Toy(nn.Module):
+    """Anything with the method "losses"."""
+
+    @nn.compact
+    def losses(self, batch, key):
+        kernel = self.param("kernel", nn.initializers.ones, ())
+        error = ((kernel * batch.scales - batch.image_sizes[:, 0]) ** 2).mean()
+        noise = kernel * jax.random.uniform(key)
+        return error + noise, {"error": error, "noise": noise}
+
+
+def toy_batch():
     batch = shapes_batch(4)
-    state, losses = step(make_state(variables, optimizer, (), ema=False), batch)
+    return dataclasses.replace(batch, scales=jnp.array([1.0, 2.0, 3.0, 4.0]), image_sizes=jnp.arange(8.0).reshape(4, 2))
 
+
+def toy_step(num_steps: int, **options):
+    mesh = make_mesh(jax.devices()[:1])
+    optimizer = optax.sgd(0.01)
+    ema = "ema_decay" in options
+    state = make_state({"params": {"kernel": jnp.float32(1)}}, optimizer, (), ema=ema)
+    step = make_train_step(Toy(), optimizer, mesh, seed=0, **options)
+    for _ in range(num_steps):
+        state, losses = step(state, toy_batch())
+    return state, losses
+
+
+def test_microbatches_average_the_gradients_of_their_parts():
+    state, losses = toy_step(1, num_microbatches=2)
     keys = jax.random.split(jax.random.fold_in(jax.random.key(0), 0), 2)
-    loss = jax.jit(
-        jax.value_and_grad(lambda p, b, k: model.apply({**variables, "params": p}, b, k, method="losses")[0])
-    )
-    parts = [loss(variables["params"], jax.tree.map(lambda x, i=i: x[i::2], batch), keys[i]) for i in (0, 1)]
-    np.testing.assert_allclose(losses["total"], np.mean([part[0] for part in parts]), rtol=1e-5)
-    expected = jax.tree.map(lambda p, a, b: p - (a + b) / 2, variables["params"], parts[0][1], parts[1][1])
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), state.params, expected)
+    batch = toy_batch()
+
+    def loss(params, part):
+        images = jax.tree.map(lambda x: x[part::2], batch)
+        return Toy().apply({"params": params}, images, keys[part], method="losses")[0]
+
+    start = {"kernel": jnp.float32(1)}
+    parts = [jax.value_and_grad(loss)(start, part) for part in (0, 1)]
+    np.testing.assert_allclose(losses["total"], np.mean([value for value, _ in parts]), rtol=1e-6)
+    expected = 1 - 0.01 * np.mean([gradient["kernel"] for _, gradient in parts])
+    np.testing.assert_allclose(state.params["kernel"], expected, rtol=1e-6)
 
 
-@pytest.mark.slow
-def test_average_of_the_parameters_follows_them(one_device):
-    state, _, _ = run(jax.devices()[:1], ema_decay=0.75)
-    first, _, _ = run(jax.devices()[:1], num_steps=1)
-    start = numpy_variables(small_model())["params"]
-    expected = jax.tree.map(lambda a, b, c: 0.75 * (0.75 * a + 0.25 * b) + 0.25 * c, start, first.params, state.params)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), state.ema_params, expected)
+def test_average_of_the_parameters_follows_them():
+    first, second = (toy_step(num_steps)[0].params["kernel"] for num_steps in (1, 2))
+    averaged = toy_step(2, ema_decay=0.75)[0]
+    np.testing.assert_allclose(averaged.params["kernel"], second, rtol=1e-6)
+    expected = 0.75 * (0.75 * 1 + 0.25 * first) + 0.25 * second
+    np.testing.assert_allclose(averaged.ema_params["kernel"], expected, rtol=1e-6)
 
 
 @pytest.mark.slow
