@@ -15,8 +15,8 @@ def get_config() -> ConfigDict:
     """Return the config of the demo."""
     config = maskx_rcnn.get_config("backbone=tiny,data=shapes,mlp=light")
     config.data.mask_split = "random(1,32)"
-    # A category is a colour and a texture here: where its boxes lie says nothing about it, so T does better without the
-    # box weights, which on real images help.
+    # A category is a colour and a texture here: the weights that place its boxes say nothing about it. (On real images
+    # they help.)
     config.model.weight_transfer.input = "cls"
     config.data.shapes.update(num_hues=10, num_textures=4, num_train=4000, num_eval=200)
     # eval.py scores the result.
