@@ -145,7 +145,12 @@ def train(config: ConfigDict, workdir: str) -> dict[str, Any]:
             is_last = step == num_steps
             evaluates = config.train.eval_every > 0 and (is_last or step % config.train.eval_every == 0)
             saves = evaluates or is_last or step % config.train.checkpoint_every == 0
-            if step % config.train.log_every == 0 and recent:
+            logs = step % config.train.log_every == 0
+            # Before a save too: what is not finite must not become a checkpoint.
+            if logs or saves:
+                recent.append(_read_losses(losses, step))
+                losses = {}
+            if logs:
                 averages = {name: float(np.mean([one[name] for one in recent])) for name in recent[0]}
                 rates = {
                     "learning_rate": float(learning_rate(step - 1)),
@@ -156,16 +161,15 @@ def train(config: ConfigDict, workdir: str) -> dict[str, Any]:
                 shown = averages | {"images/s": rates["images_per_second"]}
                 progress.set_postfix({name: f"{value:.3g}" for name, value in shown.items()})
                 recent, since = [], time.monotonic()
-            if saves:
-                # What is not finite must not become a checkpoint.
-                _read_losses(losses, step)
+            pause = time.monotonic()
             if evaluates:
                 metrics = run_evaluation(state)
                 log.write(step, evaluate.flatten(metrics))
                 say(format_table(metrics))
             if saves:
                 checkpoints.save(state, categories.to_coco(), evaluate.flatten(metrics) if evaluates else None)
-                since = time.monotonic()
+            # Evaluating and saving do not count as training time.
+            since += time.monotonic() - pause
     say(
         f"{statistics.num_examples} examples made; objects left out: {statistics.overflow} for want of "
         f"ground-truth slots, {statistics.outside} cropped away or too small"

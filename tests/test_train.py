@@ -52,6 +52,8 @@ def test_run_leaves_config_environment_losses_and_metrics(run):
     assert json.loads((workdir / "environment.json").read_text())["packages"]["jax"] == jax.__version__
     lines = read_metrics(workdir)
     assert [line["step"] for line in lines] == [2, 4, 4]
+    # Every step is in one average: the epoch counts them, the rates are over as many.
+    assert [line["train/epoch"] for line in lines[:2]] == [1.0, 2.0]
     assert {"train/total", "train/mask", "train/learning_rate", "train/images_per_second"} <= set(lines[0])
     assert lines[2]["segm/all/AP"] == metrics["segm"]["all"]["AP"]
     assert set(metrics["segm"]) == {"all", "A", "B"}
