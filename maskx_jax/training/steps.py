@@ -91,16 +91,15 @@ def make_train_step(
     gradient = jax.value_and_grad(loss, has_aux=True)
 
     def gradients(trained: PyTree, rest: PyTree, frozen: PyTree, batch: Batch, key: jax.Array) -> Gradients:
-        if num_microbatches == 1:
-            (total, losses), grads = gradient(trained, rest, frozen, batch, key)
-            return grads, losses | {"total": total}
-
-        # Image i goes to part i % num_microbatches: every device finds its share of each part among its own images.
-        parts = jax.tree.map(lambda x: x.reshape(-1, num_microbatches, *x.shape[1:]).swapaxes(0, 1), batch)
-
         def of_part(part: Batch, part_key: jax.Array) -> Gradients:
             (total, losses), grads = gradient(trained, rest, frozen, part, part_key)
             return grads, losses | {"total": total}
+
+        if num_microbatches == 1:
+            return of_part(batch, key)
+
+        # Image i goes to part i % num_microbatches: every device finds its share of each part among its own images.
+        parts = jax.tree.map(lambda x: x.reshape(-1, num_microbatches, *x.shape[1:]).swapaxes(0, 1), batch)
 
         def add(summed: Gradients, part_and_key: tuple[Batch, jax.Array]) -> tuple[Gradients, None]:
             return jax.tree.map(jnp.add, summed, of_part(*part_and_key)), None
