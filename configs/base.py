@@ -39,6 +39,7 @@ def get_config() -> ConfigDict:
                 "foreground_fraction": 0.5,
                 "pre_nms_top_k": (2000, 1000),
                 "post_nms_top_k": (1000, 1000),
+                "smooth_l1_beta": 1 / 9,
                 "nms_threshold": 0.7,
             },
             "box_head": {
@@ -49,6 +50,7 @@ def get_config() -> ConfigDict:
                 "foreground_threshold": 0.5,
                 "crowd_threshold": 0.7,
                 "box_weights": (10.0, 10.0, 5.0, 5.0),
+                "smooth_l1_beta": 1.0,
                 "score_threshold": 0.05,
                 "nms_threshold": 0.5,
                 "pre_nms_top_k": 2000,
@@ -72,7 +74,7 @@ def get_config() -> ConfigDict:
             "pixel_mean": (123.675, 116.28, 103.53),
             "pixel_std": (58.395, 57.12, 57.375),
             "channel_order": "rgb",
-            "roi_align_aligned": False,
+            "roi_align_convention": "torchvision",
             # Of the computation: "float32" or "bfloat16". Parameters, losses and boxes are float32 always.
             "dtype": "float32",
         }

@@ -59,6 +59,7 @@ class BoxHead(nn.Module):
       foreground_threshold: IoU from which a region is foreground; below it is background.
       crowd_threshold: see `ops.matching.match`.
       box_weights: scale of the deltas (Detectron's bbox_reg_weights).
+      smooth_l1_beta: of the box loss: 1 in Detectron, 1/9 in torchvision, 0 in detectron2.
       score_threshold: detections must score more than this.
       nms_threshold: IoU above which the worse of two detections of one class is dropped.
       pre_nms_top_k: detections an image that enter NMS.
@@ -73,6 +74,7 @@ class BoxHead(nn.Module):
     foreground_threshold: float = 0.5
     crowd_threshold: float = 0.7
     box_weights: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0)
+    smooth_l1_beta: float = 1.0
     score_threshold: float = 0.05
     nms_threshold: float = 0.5
     pre_nms_top_k: int = 2000
@@ -129,11 +131,11 @@ class BoxHead(nn.Module):
     def losses(
         self, predictions: BoxPredictions, rois: RoiTargets, ground_truth: GroundTruth
     ) -> dict[str, Float[Array, ""]]:
-        """Return box_class (softmax cross-entropy) and box (smooth L1, beta 1), both over all sampled regions."""
+        """Return box_class (softmax cross-entropy) and box (smooth L1), both over all sampled regions."""
         gt_boxes = jnp.take_along_axis(ground_truth.boxes, rois.gt_index[..., None], axis=1)
         target = box_ops.encode(gt_boxes, rois.boxes, self.box_weights)
         own = jnp.take_along_axis(predictions.deltas, rois.labels[..., None, None], axis=2)[..., 0, :]
-        box_loss = smooth_l1(own - target, beta=1.0).sum(-1)
+        box_loss = smooth_l1(own - target, beta=self.smooth_l1_beta).sum(-1)
         class_loss = optax.softmax_cross_entropy_with_integer_labels(predictions.logits, rois.labels)
         return {
             "box_class": masked_mean(class_loss, rois.valid),

@@ -31,7 +31,7 @@ class RCNN(nn.Module):
         `ClassAgnosticWeights` or `WeightTransfer` (Mask^X R-CNN). None without a mask branch.
       pixel_mean, pixel_std: of the input's channels, in 0..255.
       channel_order: "rgb" or "bgr" (Caffe's weights).
-      roi_align_aligned: see `ops.roi_align.roi_align`.
+      roi_align_convention: see `ops.roi_align.roi_align`.
     """
 
     backbone: ResNet
@@ -43,7 +43,7 @@ class RCNN(nn.Module):
     pixel_mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
     pixel_std: tuple[float, float, float] = (58.395, 57.12, 57.375)
     channel_order: str = "rgb"
-    roi_align_aligned: bool = False
+    roi_align_convention: str = "torchvision"
 
     def losses(
         self, batch: Batch, key: Key[Array, ""] | Int[Array, "2"]
@@ -120,7 +120,8 @@ class RCNN(nn.Module):
         # The last level is the RPN's alone. Each image gathers from its own maps, so that a batch split over devices
         # needs no communication.
         maps = {level: features for level, features in pyramid.items() if level < max(pyramid)}
-        return jax.vmap(lambda maps, boxes: roi_align(maps, boxes, size, aligned=self.roi_align_aligned))(maps, boxes)
+        convention = self.roi_align_convention
+        return jax.vmap(lambda maps, boxes: roi_align(maps, boxes, size, convention=convention))(maps, boxes)
 
 
 def build(

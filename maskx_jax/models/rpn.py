@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from maskx_jax.models.layers import conv
 from maskx_jax.ops import boxes as box_ops
-from maskx_jax.ops.anchors import cell_anchors, grid_anchors
+from maskx_jax.ops.anchors import cell_anchors, grid_anchors, grid_strides
 from maskx_jax.ops.losses import masked_mean, smooth_l1
 from maskx_jax.ops.matching import match
 from maskx_jax.ops.nms import nms
@@ -37,6 +37,7 @@ class RPN(nn.Module):
       foreground_fraction: at most this part of them is foreground.
       pre_nms_top_k: (training, detection) proposals a level before NMS.
       post_nms_top_k: (training, detection) proposals an image after NMS.
+      smooth_l1_beta: of the box loss: 1/9 in Detectron and torchvision, 0 in detectron2.
       nms_threshold: IoU above which the worse of two proposals of one level is dropped.
       min_size: proposals with a side shorter than this, in pixels, are dropped.
     """
@@ -53,6 +54,7 @@ class RPN(nn.Module):
     foreground_fraction: float = 0.5
     pre_nms_top_k: tuple[int, int] = (2000, 1000)
     post_nms_top_k: tuple[int, int] = (1000, 1000)
+    smooth_l1_beta: float = 1 / 9
     nms_threshold: float = 0.7
     min_size: float = 1e-3
     dtype: Any = jnp.float32
@@ -84,15 +86,16 @@ class RPN(nn.Module):
         """
         if len(pyramid) != len(self.anchor_sizes):
             raise ValueError(f"got {len(self.anchor_sizes)} anchor sizes for {len(pyramid)} levels; expected one each")
-        return {
-            level: grid_anchors(
-                cell_anchors(size, self.aspect_ratios, 2**level, self.anchor_convention),
-                height=pyramid[level].shape[1],
-                width=pyramid[level].shape[2],
-                stride=2**level,
-            )
-            for level, size in zip(sorted(pyramid), self.anchor_sizes, strict=True)
-        }
+        lowest = min(pyramid)
+        _, height, width, _ = pyramid[lowest].shape
+        canvas = (height * 2**lowest, width * 2**lowest)
+        anchors = {}
+        for level, size in zip(sorted(pyramid), self.anchor_sizes, strict=True):
+            _, height, width, _ = pyramid[level].shape
+            cell = cell_anchors(size, self.aspect_ratios, 2**level, self.anchor_convention)
+            strides = grid_strides(canvas, (height, width), 2**level, self.anchor_convention)
+            anchors[level] = grid_anchors(cell, height, width, strides)
+        return anchors
 
     def proposals(
         self,
@@ -139,7 +142,7 @@ class RPN(nn.Module):
         ground_truth: GroundTruth,
         keys: Key[Array, "b"] | Int[Array, "b 2"],
     ) -> dict[str, Float[Array, ""]]:
-        """Return rpn_class (sigmoid cross-entropy) and rpn_box (smooth L1, beta 1/9) over the sampled anchors.
+        """Return rpn_class (sigmoid cross-entropy) and rpn_box (smooth L1) over the sampled anchors.
 
         Both are divided by the number of sampled anchors of the whole batch.
         """
@@ -171,7 +174,7 @@ class RPN(nn.Module):
             drawn = sample(key, matched.foreground, matched.background, self.num_samples, self.foreground_fraction)
             target = box_ops.encode(gt.boxes[matched.gt_index[drawn.indices]], all_anchors[drawn.indices], _BOX_WEIGHTS)
             class_loss = optax.sigmoid_binary_cross_entropy(logits[drawn.indices], drawn.foreground.astype(jnp.float32))
-            box_loss = smooth_l1(deltas[drawn.indices] - target, beta=1 / 9).sum(-1)
+            box_loss = smooth_l1(deltas[drawn.indices] - target, beta=self.smooth_l1_beta).sum(-1)
             return class_loss, jnp.where(drawn.foreground, box_loss, 0.0), drawn.valid
 
         class_loss, box_loss, valid = jax.vmap(of_image)(

@@ -46,9 +46,33 @@ def cell_anchors(size: float, aspect_ratios: Sequence[float], stride: int, conve
     return anchors.astype(np.float32)
 
 
-def grid_anchors(cell: np.ndarray, height: int, width: int, stride: int) -> Float[Array, "a 4"]:
-    """Repeat a cell's anchors over a feature map, row by row: index (row * width + column) * len(cell) + k."""
-    x = jnp.arange(width, dtype=jnp.float32) * stride
-    y = jnp.arange(height, dtype=jnp.float32) * stride
+def grid_strides(canvas: tuple[int, int], cells: tuple[int, int], stride: int, convention: str) -> tuple[int, int]:
+    """Return the strides of a level's grid along rows and columns.
+
+    They are the level's stride, save with `torchvision`: there they are the sides of the canvas over those of the map,
+    rounded down, which is less on P6 where the canvas is no multiple of 64 (800 pixels over 13 rows make 61).
+
+    Args:
+      canvas: height and width in pixels.
+      cells: height and width of the map.
+      stride: of the level.
+      convention: one of `CONVENTIONS`.
+    """
+    if convention != "torchvision":
+        return stride, stride
+    return canvas[0] // cells[0], canvas[1] // cells[1]
+
+
+def grid_anchors(cell: np.ndarray, height: int, width: int, strides: tuple[int, int]) -> Float[Array, "a 4"]:
+    """Repeat a cell's anchors over a feature map, row by row: index (row * width + column) * len(cell) + k.
+
+    Args:
+      cell: anchors of the top-left cell.
+      height: rows of the map.
+      width: columns of the map.
+      strides: pixels from one row to the next, and from one column to the next.
+    """
+    y = jnp.arange(height, dtype=jnp.float32) * strides[0]
+    x = jnp.arange(width, dtype=jnp.float32) * strides[1]
     shifts = jnp.stack([*jnp.meshgrid(x, y)] * 2, axis=-1)
     return (shifts[:, :, None, :] + cell).reshape(-1, 4)

@@ -10,6 +10,8 @@ def masked_mean(values: Float[Array, "*shape"], mask: Bool[Array, "*shape"]) -> 
 
 
 def smooth_l1(difference: Float[Array, "*shape"], beta: float) -> Float[Array, "*shape"]:
-    """Return Fast R-CNN's smooth L1: quadratic below `beta`, then linear with slope 1."""
+    """Return Fast R-CNN's smooth L1: quadratic below `beta`, then linear with slope 1; with a `beta` of 0, plain L1."""
     size = jnp.abs(difference)
+    if beta == 0:
+        return size
     return jnp.where(size < beta, 0.5 * size**2 / beta, size - 0.5 * beta)

@@ -3,6 +3,10 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
+# In stored pixels. The points of a region that is the frame itself lie exactly between two stored pixels (112 is an
+# even multiple of 28): without this, rounding would choose between them, and differently on every device.
+TIE = 1e-3
+
 
 def sample_mask(
     masks: UInt8[Array, "n s packed"],
@@ -27,7 +31,7 @@ def sample_mask(
     def stored_position(low: int, high: int) -> tuple[Int[Array, "r size"], Bool[Array, "r size"]]:
         points = rois[:, low, None] + cell * (rois[:, high] - rois[:, low])[:, None]
         extent = jnp.maximum(frame[:, high] - frame[:, low], 1e-6)
-        position = jnp.floor((points - frame[:, low, None]) / extent[:, None] * side)
+        position = jnp.floor((points - frame[:, low, None]) / extent[:, None] * side + TIE)
         return jnp.clip(position, 0, side - 1).astype(jnp.int32), (position >= 0) & (position < side)
 
     x, x_inside = stored_position(0, 2)

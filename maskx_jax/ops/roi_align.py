@@ -13,6 +13,8 @@ from maskx_jax.ops import boxes as box_ops
 CANONICAL_SIZE = 224.0
 CANONICAL_LEVEL = 4
 
+CONVENTIONS = ("torchvision", "detectron", "detectron2")
+
 
 def assign_levels(boxes: Float[Array, "r 4"], lowest: int, highest: int) -> Int[Array, "r"]:
     """Return the pyramid level of each box (FPN, equation 1)."""
@@ -26,7 +28,7 @@ def roi_align(
     boxes: Float[Array, "r 4"],
     output_size: int,
     sampling_ratio: int = 2,
-    aligned: bool = False,
+    convention: str = "torchvision",
     chunk_size: int = 16,
 ) -> Float[Array, "r output_size output_size c"]:
     """Pool each box from its level into `output_size` x `output_size` bins, bilinearly (Mask R-CNN, section 3).
@@ -34,14 +36,26 @@ def roi_align(
     Equals the compiled rule of torchvision, Detectron and Caffe2: `sampling_ratio`^2 points a bin; points more than one
     feature pixel outside the map count as 0, nearer ones are moved to its border. No gradient flows to the boxes.
 
+    The parents disagree on where in the map a box lies:
+
+    - `torchvision`: at its coordinates over the stride; narrower than a feature pixel it is widened to one.
+    - `detectron` (also Detectron's Mask^X): so too, but its boxes end at their last pixel, at x2 - 1, y2 - 1.
+    - `detectron2`: half a feature pixel up and left, since a feature's value belongs to the middle of its pixel; never
+      widened (`aligned=True` elsewhere).
+
     Args:
       features: one map a level; level `k` has stride 2^k.
       boxes: in pixels of the canvas.
       output_size: bins along each side.
       sampling_ratio: points along each side of a bin.
-      aligned: move the boxes by half a feature pixel, as detectron2 does.
+      convention: one of `CONVENTIONS`.
       chunk_size: boxes that are gathered at a time; bounds the memory.
+
+    Raises:
+      ValueError: the convention is unknown.
     """
+    if convention not in CONVENTIONS:
+        raise ValueError(f"got RoIAlign convention {convention!r}; expected one of {CONVENTIONS}")
     levels = sorted(features)
     level = assign_levels(boxes, levels[0], levels[-1]) - levels[0]
     heights = np.array([features[k].shape[0] for k in levels])
@@ -51,9 +65,11 @@ def roi_align(
     pyramid = jnp.concatenate([features[k].reshape(-1, channels) for k in levels])
 
     scale = jnp.asarray(2.0 ** -np.array(levels), jnp.float32)[level][:, None]
-    corners = boxes * scale - (0.5 if aligned else 0.0)
+    if convention == "detectron":
+        boxes = boxes - jnp.array([0.0, 0.0, 1.0, 1.0], boxes.dtype)
+    corners = boxes * scale - (0.5 if convention == "detectron2" else 0.0)
     extent = corners[:, 2:] - corners[:, :2]
-    if not aligned:
+    if convention != "detectron2":
         extent = jnp.maximum(extent, 1.0)
     height, width = jnp.asarray(heights)[level], jnp.asarray(widths)[level]
     rows, row_weights = _taps(corners[:, 1], extent[:, 1], height, output_size, sampling_ratio)

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maskx_jax.ops.anchors import CONVENTIONS, cell_anchors, grid_anchors
+from maskx_jax.ops.anchors import CONVENTIONS, cell_anchors, grid_anchors, grid_strides
 from tests.reference import anchors as reference
 
 RATIOS = (0.5, 1.0, 2.0)
@@ -58,21 +58,30 @@ def test_unknown_convention_is_named_with_those_known():
 
 def test_grid_runs_along_rows_then_columns_then_cell():
     cell = cell_anchors(32.0, RATIOS, 8, "detectron")
-    anchors = grid_anchors(cell, 3, 5, 8)
+    anchors = grid_anchors(cell, 3, 5, (8, 8))
     np.testing.assert_array_equal(anchors, reference.grid_anchors(cell, 3, 5, 8))
     row, column, k = 2, 4, 1
     np.testing.assert_array_equal(anchors[(row * 5 + column) * len(cell) + k], cell[k] + [32, 16, 32, 16])
 
 
+def test_torchvision_divides_the_canvas_by_the_map_where_the_others_take_the_stride():
+    assert grid_strides((800, 1344), (13, 21), 64, "torchvision") == (61, 64)
+    for convention in ("detectron", "detectron2"):
+        assert grid_strides((800, 1344), (13, 21), 64, convention) == (64, 64)
+    cell = cell_anchors(512.0, RATIOS, 64, "torchvision")
+    anchors = grid_anchors(cell, 13, 21, (61, 64)).reshape(13, 21, 3, 4)
+    np.testing.assert_array_equal(anchors[12, 20, 0], cell[0] + [1280, 732, 1280, 732])
+
+
 def test_grid_is_the_same_under_jit():
     cell = cell_anchors(32.0, RATIOS, 8, "torchvision")
-    np.testing.assert_array_equal(jax.jit(lambda: grid_anchors(cell, 4, 3, 8))(), grid_anchors(cell, 4, 3, 8))
+    np.testing.assert_array_equal(jax.jit(lambda: grid_anchors(cell, 4, 3, (8, 8)))(), grid_anchors(cell, 4, 3, (8, 8)))
 
 
 def test_grid_matches_the_flattening_of_a_head_output():
     # A head's output is height x width x (k values); anchors must line up with its plain reshape.
     cell = cell_anchors(16.0, RATIOS, 16, "detectron2")
-    anchors = grid_anchors(cell, 2, 3, 16).reshape(2, 3, len(cell), 4)
+    anchors = grid_anchors(cell, 2, 3, (16, 16)).reshape(2, 3, len(cell), 4)
     centres = (anchors[..., :2] + anchors[..., 2:]) / 2
     np.testing.assert_allclose(centres[:, :, 0, 1], jnp.array([[0.0] * 3, [16.0] * 3]), atol=1e-5)
     np.testing.assert_allclose(centres[:, :, 0, 0], jnp.array([[0.0, 16.0, 32.0]] * 2), atol=1e-5)

@@ -57,6 +57,16 @@ def polygon_box(polygons):
     return np.concatenate([points.min(0), points.max(0)])
 
 
+def test_a_region_that_is_the_frame_reads_the_same_stored_pixels_wherever_it_lies():
+    # Its 28 points lie exactly between stored pixels, where rounding would decide.
+    rng = np.random.default_rng(4)
+    bitmaps, _ = random_masks(3, 200)
+    corner = rng.uniform(0, 700, (200, 2))
+    frames = np.concatenate([corner, corner + rng.uniform(20, 600, (200, 2))], axis=1).astype(np.float32)
+    targets = sample(bitmaps, frames, np.arange(200), frames)
+    np.testing.assert_array_equal(targets, bitmaps[:, 2::4, 2::4])
+
+
 def test_equals_the_lookup_point_by_point_inside_across_and_outside_the_frame():
     rng = np.random.default_rng(0)
     bitmaps = rng.random((3, SIDE, SIDE)) < 0.5

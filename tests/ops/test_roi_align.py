@@ -65,9 +65,9 @@ BOXES = np.concatenate([ADVERSARIAL, random_boxes(0, 16)])
 
 
 @functools.cache
-def pooler(size, ratio=2, aligned=False, chunk_size=16):
+def pooler(size, ratio=2, convention="torchvision", chunk_size=16):
     """Return the jitted op."""
-    return jax.jit(lambda maps, boxes: roi_align(maps, boxes, size, ratio, aligned, chunk_size))
+    return jax.jit(lambda maps, boxes: roi_align(maps, boxes, size, ratio, convention, chunk_size))
 
 
 @functools.cache
@@ -81,13 +81,21 @@ def pooler_gradient(size, chunk_size=16):
 
 
 @pytest.mark.parametrize(
-    ("size", "ratio", "aligned"), [(7, 2, False), (7, 2, True), (3, 1, False), (2, 3, True), (2, 2, False)]
+    ("size", "ratio", "convention"),
+    [
+        (7, 2, "torchvision"),
+        (7, 2, "detectron2"),
+        (7, 2, "detectron"),
+        (3, 1, "torchvision"),
+        (2, 3, "detectron2"),
+        (2, 2, "torchvision"),
+    ],
 )
-def test_equals_the_compiled_rule_inside_across_and_beyond_the_border(size, ratio, aligned):
+def test_equals_the_compiled_rule_inside_across_and_beyond_the_border(size, ratio, convention):
     features = pyramid()
-    expected = reference.roi_align(to_numpy(features), BOXES, size, ratio, aligned)
+    expected = reference.roi_align(to_numpy(features), BOXES, size, ratio, convention)
     assert np.abs(expected).max(axis=(1, 2, 3)).min() == 0  # some boxes are wholly outside
-    actual = pooler(size, ratio, aligned)(features, jnp.asarray(BOXES))
+    actual = pooler(size, ratio, convention)(features, jnp.asarray(BOXES))
     np.testing.assert_allclose(actual, expected, atol=2e-5)
 
 
@@ -100,19 +108,26 @@ def test_points_up_to_one_feature_pixel_outside_take_the_border_and_farther_ones
     np.testing.assert_array_equal(values, [1, 0, 1, 0, 1, 0, 1, 0])
 
 
-def test_no_half_pixel_shift_unless_aligned():
+def test_an_unknown_convention_is_refused():
+    with pytest.raises(ValueError, match=r"'aligned'; expected one of .*detectron2"):
+        roi_align(pyramid(), jnp.asarray(BOXES), 7, convention="aligned")
+
+
+def test_half_a_pixel_of_shift_in_detectron2_alone_and_boxes_end_at_their_last_pixel_in_detectron():
     # A ramp along x, whose value is the column. The box of columns 2 to 4 is sampled at 2.5 and 3.5.
     features = {2: jnp.broadcast_to(jnp.arange(8.0)[None, :, None], (8, 8, 1))}
     box = jnp.array([[8.0, 8.0, 16.0, 16.0]])
     np.testing.assert_allclose(pooler(2, 1)(features, box)[0, 0, :, 0], [2.5, 3.5])
-    np.testing.assert_allclose(pooler(2, 1, True)(features, box)[0, 0, :, 0], [2, 3])
+    np.testing.assert_allclose(pooler(2, 1, "detectron2")(features, box)[0, 0, :, 0], [2, 3])
+    # In pixels 8 to 15 of the image, that is from 2 to 3.75.
+    np.testing.assert_allclose(pooler(2, 1, "detectron")(features, box)[0, 0, :, 0], [2.4375, 3.3125])
 
 
-def test_small_boxes_are_widened_to_one_feature_pixel_unless_aligned():
+def test_small_boxes_are_widened_to_one_feature_pixel_but_not_in_detectron2():
     features = {2: jnp.broadcast_to(jnp.arange(8.0)[None, :, None], (8, 8, 1))}
     box = jnp.array([[8.0, 8.0, 8.0, 8.0]])
     np.testing.assert_allclose(pooler(2, 1)(features, box)[0, 0, :, 0], [2.25, 2.75])
-    np.testing.assert_allclose(pooler(2, 1, True)(features, box)[0, 0, :, 0], [1.5, 1.5])
+    np.testing.assert_allclose(pooler(2, 1, "detectron2")(features, box)[0, 0, :, 0], [1.5, 1.5])
 
 
 def test_constant_features_pool_to_the_constant():

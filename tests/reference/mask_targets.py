@@ -4,6 +4,9 @@ import math
 
 import numpy as np
 
+# Points between two stored pixels belong to the later one.
+TIE = 1e-3
+
 
 def sample_mask(bitmap, frame, roi, size):
     """Look up a boolean bitmap that covers `frame` at the centres of a grid over `roi`, point by point."""
@@ -13,8 +16,8 @@ def sample_mask(bitmap, frame, roi, size):
         for j in range(size):
             y = roi[1] + (i + 0.5) / size * (roi[3] - roi[1])
             x = roi[0] + (j + 0.5) / size * (roi[2] - roi[0])
-            row = math.floor((y - frame[1]) / (frame[3] - frame[1]) * side)
-            column = math.floor((x - frame[0]) / (frame[2] - frame[0]) * side)
+            row = math.floor((y - frame[1]) / (frame[3] - frame[1]) * side + TIE)
+            column = math.floor((x - frame[0]) / (frame[2] - frame[0]) * side + TIE)
             if 0 <= row < side and 0 <= column < side:
                 target[i, j] = bitmap[row, column]
     return target

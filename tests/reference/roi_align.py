@@ -37,12 +37,14 @@ def taps(y, x, height, width):
     ]
 
 
-def bin_taps(box, level, height, width, size, ratio, aligned):
+def bin_taps(box, level, height, width, size, ratio, convention):
     """Yield (bin row, bin column, row, column, weight) for all that one box reads."""
-    offset = 0.5 if aligned else 0.0
-    x1, y1, x2, y2 = (float(v) / 2**level - offset for v in box)
+    offset = 0.5 if convention == "detectron2" else 0.0
+    last = 1 if convention == "detectron" else 0
+    x1, y1 = (float(v) / 2**level - offset for v in box[:2])
+    x2, y2 = ((float(v) - last) / 2**level - offset for v in box[2:])
     roi_width, roi_height = x2 - x1, y2 - y1
-    if not aligned:
+    if convention != "detectron2":
         roi_width, roi_height = max(roi_width, 1.0), max(roi_height, 1.0)
     bin_width, bin_height = roi_width / size, roi_height / size
     for i in range(size):
@@ -55,23 +57,23 @@ def bin_taps(box, level, height, width, size, ratio, aligned):
                         yield i, j, row, column, weight / ratio**2
 
 
-def roi_align(features, boxes, size, ratio=2, aligned=False):
+def roi_align(features, boxes, size, ratio=2, convention="torchvision"):
     channels = next(iter(features.values())).shape[-1]
     pooled = np.zeros((len(boxes), size, size, channels))
     for r, box in enumerate(boxes):
         level = level_of(box, min(features), max(features))
         height, width, _ = features[level].shape
-        for i, j, row, column, weight in bin_taps(box, level, height, width, size, ratio, aligned):
+        for i, j, row, column, weight in bin_taps(box, level, height, width, size, ratio, convention):
             pooled[r, i, j] += weight * features[level][row, column]
     return pooled
 
 
-def roi_align_gradient(features, boxes, gradient, ratio=2, aligned=False):
+def roi_align_gradient(features, boxes, gradient, ratio=2, convention="torchvision"):
     """Return the gradient of sum(gradient * pooled) with respect to the features."""
     result = {level: np.zeros(feature.shape) for level, feature in features.items()}
     for r, box in enumerate(boxes):
         level = level_of(box, min(features), max(features))
         height, width, _ = features[level].shape
-        for i, j, row, column, weight in bin_taps(box, level, height, width, gradient.shape[1], ratio, aligned):
+        for i, j, row, column, weight in bin_taps(box, level, height, width, gradient.shape[1], ratio, convention):
             result[level][row, column] += weight * gradient[r, i, j]
     return result
