@@ -1,4 +1,6 @@
-"""T against a NumPy transcription of the paper (SPEC 2.1)."""
+"""T and the mask branch against a NumPy transcription of the released code (SPEC 2.1 to 2.3)."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -6,9 +8,14 @@ import numpy as np
 import pytest
 
 from maskx_jax.models.box_head import BoxHead, ClassWeights
-from maskx_jax.models.weight_transfer import ClassAgnosticWeights, WeightTransfer
+from maskx_jax.models.mask_head import MaskHead
+from maskx_jax.models.weight_transfer import ClassAgnosticWeights, MaskWeights, WeightTransfer
+from tests.reference import weight_transfer as reference
 
 CLASSES, HIDDEN, CHANNELS = 5, 8, 6
+# Pooled features of three regions and their labels.
+POOLED = np.random.RandomState(5).randn(3, 4, 4, 5).astype(np.float32)
+LABELS = np.array([5, 1, 3], np.int32)
 
 
 def class_weights() -> ClassWeights:
@@ -19,36 +26,66 @@ def class_weights() -> ClassWeights:
     )
 
 
-def slow_transfer(x: np.ndarray, params, num_layers: int, activation: str) -> np.ndarray:
-    act = {
-        "leaky_relu": lambda v: np.where(v > 0, v, 0.1 * v),
-        "relu": lambda v: np.maximum(v, 0),
-        "none": lambda v: v,
-    }[activation]
-    for layer in range(1, num_layers + 1):
-        x = x @ np.asarray(params[f"fc{layer}"]["kernel"]) + np.asarray(params[f"fc{layer}"]["bias"])
-        if layer < num_layers:
-            x = act(x)
-    return x
+VARIANTS = [
+    (source, num_layers, activation)
+    for source in ("cls", "box", "cls+box", "embedding")
+    for num_layers in (1, 2, 3)
+    for activation in ("leaky_relu", "relu", "none")
+]
 
 
-@pytest.mark.parametrize("source", ["cls", "box", "cls+box", "embedding"])
-@pytest.mark.parametrize("num_layers", [1, 2, 3])
-@pytest.mark.parametrize("activation", ["leaky_relu", "relu", "none"])
+def perturbed(variables, seed=1):
+    """Add noise to the parameters, for the initial biases are 0 and the initial MLP nearly so."""
+    rng = np.random.RandomState(seed)
+    noisy = jax.tree.map(lambda x: x + jnp.asarray(0.1 * rng.randn(*x.shape), x.dtype), variables["params"])
+    return {**variables, "params": noisy}
+
+
+@pytest.mark.parametrize(("source", "num_layers", "activation"), VARIANTS)
 def test_transfer_equals_the_transcription(source, num_layers, activation):
     transfer = WeightTransfer(CLASSES, CHANNELS, source, num_layers, activation, embedding_size=7)
     rows = class_weights()
-    variables = transfer.init(jax.random.key(1), rows)
-    params = jax.tree.map(lambda x: x + 0.1, variables["params"])
-    weights, bias = transfer.apply({**variables, "params": params}, rows)
-    inputs = {
-        "cls": rows.classification,
-        "box": rows.boxes,
-        "cls+box": np.concatenate([rows.classification, rows.boxes], axis=1),
-        "embedding": variables.get("frozen", {}).get("embedding"),
-    }[source]
-    np.testing.assert_allclose(weights, slow_transfer(np.asarray(inputs), params, num_layers, activation), atol=1e-5)
+    variables = perturbed(transfer.init(jax.random.key(1), rows))
+    weights, bias = transfer.apply(variables, rows)
+    w_det = reference.detection_weights(
+        np.asarray(rows.classification),
+        np.asarray(rows.boxes).reshape(4 * (CLASSES + 1), HIDDEN),
+        source,
+        variables.get("frozen", {}).get("embedding"),
+    )
+    expected = reference.transfer(w_det, variables["params"], num_layers, activation)
+    np.testing.assert_allclose(weights, expected, rtol=0, atol=1e-5)
     assert (bias == 0).all()
+
+
+@functools.cache
+def mask_branch(mlp):
+    """Return a mask head with parameters, and its jitted application."""
+    head = MaskHead(CHANNELS, num_convs=2, resolution=4, mlp=mlp, mlp_channels=3)
+    no_weights = MaskWeights(jnp.zeros((CLASSES + 1, CHANNELS)), jnp.zeros(CLASSES + 1))
+    variables = head.init(jax.random.key(2), jnp.asarray(POOLED), jnp.asarray(LABELS), no_weights)
+    return perturbed(variables, seed=2), jax.jit(head.apply)
+
+
+@pytest.mark.parametrize("mlp", ["none", "paper", "light"])
+@pytest.mark.parametrize(("source", "num_layers", "activation"), VARIANTS)
+def test_mask_logits_from_transferred_weights_with_the_mlp_equal_the_transcription(source, num_layers, activation, mlp):
+    box_head = BoxHead(CLASSES, hidden=HIDDEN)
+    detection = perturbed(box_head.init(jax.random.key(0), jnp.asarray(POOLED)[None]), seed=3)
+    rows = box_head.apply(detection, jnp.asarray(POOLED)[None]).class_weights
+    transfer = WeightTransfer(CLASSES, CHANNELS, source, num_layers, activation, embedding_size=7)
+    transfer_variables = perturbed(transfer.init(jax.random.key(1), rows), seed=4)
+    variables, apply = mask_branch(mlp)
+    logits = apply(variables, jnp.asarray(POOLED), jnp.asarray(LABELS), transfer.apply(transfer_variables, rows))
+
+    cls_score_w, bbox_pred_w = (
+        np.asarray(detection["params"][name]["kernel"]).T for name in ("classification", "boxes")
+    )
+    embedding = transfer_variables.get("frozen", {}).get("embedding")
+    w_det = reference.detection_weights(cls_score_w, bbox_pred_w, source, embedding)
+    w_seg = reference.transfer(w_det, transfer_variables["params"], num_layers, activation)
+    expected = reference.mask_logits(POOLED, LABELS, w_seg, variables["params"], 2, mlp)
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5)
 
 
 def test_random_embeddings_have_about_unit_length_and_a_zero_background_row():
