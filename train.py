@@ -12,6 +12,7 @@ import json
 import math
 import pathlib
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -29,7 +30,7 @@ from maskx_jax.evaluation.coco_metrics import format_table
 from maskx_jax.models import rcnn
 from maskx_jax.structures import PyTree, TrainState
 from maskx_jax.training import pretrained
-from maskx_jax.training.checkpoints import Checkpoints, load, write_config
+from maskx_jax.training.checkpoints import Checkpoints, write_config
 from maskx_jax.training.logging import ENVIRONMENT_FILE, MetricLog, describe_environment
 from maskx_jax.training.optimizer import learning_rate_schedule, make_optimizer, num_parameters
 from maskx_jax.training.sharding import global_batch, make_mesh, replicated
@@ -55,6 +56,11 @@ def train(config: ConfigDict, workdir: str) -> dict[str, Any]:
     def say(text: str) -> None:
         if is_first_process:
             tqdm.write(text)
+
+    weights = None
+    if config.initialize.path:
+        weights = pretrained.open_weights(config.initialize.path, config.initialize.preset)
+        pretrained.apply_conventions(config.model, weights.conventions, say)
 
     pathlib.Path(workdir).mkdir(parents=True, exist_ok=True)
     if is_first_process:
@@ -84,7 +90,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, Any]:
     mesh = make_mesh()
     model = rcnn.build(len(categories), **config.model.to_dict())
     learning_rate, optimizer = _make_optimizer(config)
-    variables = _initial_variables(config, model, categories.names)
+    variables = _initial_variables(config, model, weights, categories.names, say)
     ema_decay = config.optimizer.ema_decay or None
     state = make_state(variables, optimizer, config.optimizer.frozen, ema=ema_decay is not None)
     state = jax.device_put(state, replicated(mesh))
@@ -212,11 +218,18 @@ def _make_optimizer(config: ConfigDict) -> tuple[Any, Any]:
     return learning_rate, optimizer
 
 
-def _initial_variables(config: ConfigDict, model: rcnn.RCNN, names: tuple[str, ...]) -> PyTree:
-    """Return random variables, with class embeddings and another run's parameters where the config names them."""
+def _initial_variables(
+    config: ConfigDict,
+    model: rcnn.RCNN,
+    weights: pretrained.Weights | None,
+    names: tuple[str, ...],
+    say: Callable[[str], None],
+) -> PyTree:
+    """Return random variables, with weights from elsewhere and class embeddings where the config names them."""
     variables = jax.jit(lambda key: initialize(model, key))(jax.random.key(config.seed))
-    if config.initialize_from:
-        variables = pretrained.overlay(variables, load(config.initialize_from).variables)
+    if weights is not None:
+        new, unused = config.initialize.new, config.initialize.unused
+        variables = pretrained.take_over(variables, weights, config.model, names, new=new, unused=unused, say=say)
     if config.embedding.path:
         table = pretrained.load_class_embeddings(config.embedding.path, names, config.embedding.table)
         variables = pretrained.with_class_embeddings(variables, table)

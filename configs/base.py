@@ -17,8 +17,19 @@ def get_config() -> ConfigDict:
     config.seed = 0
     # Whether to join the other processes of a pod before anything else (jax.distributed.initialize).
     config.distributed = False
-    # Work directory of a run whose parameters to start from: what both models have is taken over, and reported.
-    config.initialize_from = ""
+    # Weights to start from: the work directory of a run, or a file of torchvision, timm, detectron2 or Detectron. The
+    # conventions that the weights were trained with replace those of `model` below.
+    config.initialize = ConfigDict(
+        {
+            "path": "",
+            # Of a file: "auto", or a name in `maskx_jax.training.weight_layouts.LAYOUTS`.
+            "preset": "auto",
+            # Regular expressions over whole parameter paths: these start fresh, whatever the source has.
+            "new": (),
+            # Regular expressions over whole names in the source: these are left there.
+            "unused": (),
+        }
+    )
 
     config.model = ConfigDict(
         {

@@ -17,7 +17,7 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 jaxtyping.install_import_hook(["maskx_jax.ops", "maskx_jax.models"], "beartype.beartype")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def coco_mini() -> pathlib.Path:
     """Return the folder of real COCO images, or skip the test."""
     folder = pathlib.Path(os.environ.get("MASKX_COCO_MINI", ROOT.parent / "shared/data/coco_mini"))

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 import maskx_jax
 import train
@@ -19,6 +20,7 @@ from maskx_jax.data.shapes import ShapesSource
 from maskx_jax.models import rcnn
 from maskx_jax.training.sharding import make_mesh, replicated
 from maskx_jax.training.steps import make_detect_step
+from tests.golden.model_inputs import make_parameter, parameter_shapes
 from tests.models.build import tiny_config
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -111,13 +113,49 @@ def test_resumed_run_ends_bit_equal_to_an_uninterrupted_one(run, tmp_path):
 @pytest.mark.slow
 def test_stage_wise_training_starts_from_another_run_and_changes_its_masks_alone(run, tmp_path):
     config = small_config(num_steps=1)
-    config.initialize_from = str(run[0])
+    config.initialize.path = str(run[0])
     config.optimizer.frozen = ("(backbone|fpn|rpn|box_head)/.*",)
     train.train(config, str(tmp_path))
     before, after = maskx_jax.load(run[0]).variables["params"], maskx_jax.load(tmp_path).variables["params"]
     for module in ("backbone", "fpn", "rpn", "box_head"):
         jax.tree.map(np.testing.assert_array_equal, before[module], after[module])
     assert (before["mask_weights"]["fc1"]["kernel"] != after["mask_weights"]["fc1"]["kernel"]).any()
+
+
+@pytest.mark.slow
+def test_training_starts_from_a_file_of_weights_and_their_conventions(tmp_path):
+    # A ResNet classifier as torchvision names it, as small as the tiny model's.
+    config = small_config(num_steps=1)
+    shapes = parameter_shapes(stage_sizes=(1, 1, 1, 1), width=16)
+    arrays = {name: make_parameter(name, shape) for name, shape in shapes.items()}
+    classifier = {n.removeprefix("backbone.body."): a for n, a in arrays.items() if n.startswith("backbone.body.")}
+    save_file(classifier, tmp_path / "resnet.safetensors")
+    config.initialize.path = str(tmp_path / "resnet.safetensors")
+    config.model.update(channel_order="bgr", pixel_mean=(1.0, 2.0, 3.0))
+    config.optimizer.frozen = ("backbone/.*",)
+    train.train(config, str(tmp_path / "run"))
+    run = maskx_jax.load(tmp_path / "run")
+    # What was trained on is what the run says of itself, and what it is loaded with.
+    assert run.model.channel_order == "rgb" and run.config.model.backbone.norm == "frozen_batch"
+    assert run.model.pixel_mean == (123.675, 116.28, 103.53)
+    kernel = run.variables["params"]["backbone"]["stem"]["kernel"]
+    np.testing.assert_array_equal(kernel, classifier["conv1.weight"].transpose(2, 3, 1, 0))
+    # Missing parts are named before the work directory is begun.
+    del classifier["layer3.0.conv2.weight"]
+    save_file(classifier, tmp_path / "resnet.safetensors")
+    with pytest.raises(ValueError, match=r"1 missing, such as backbone/res4_block0/conv2/kernel"):
+        train.train(config, str(tmp_path / "other"))
+
+
+@pytest.mark.slow
+def test_a_run_with_other_classes_gives_its_trunk_alone(run, tmp_path):
+    config = small_config(num_steps=1)
+    config.data.shapes.update(num_hues=2, num_textures=3)
+    config.initialize.path = str(run[0])
+    with pytest.raises(ValueError, match=r"4 of another shape, such as box_head/boxes/bias"):
+        train.train(config, str(tmp_path / "run"))
+    config.initialize.new = ("box_head/(boxes|classification)/.*",)
+    train.train(config, str(tmp_path / "run"))
 
 
 @pytest.mark.slow

@@ -1,13 +1,253 @@
-"""Constants and weights from elsewhere."""
+"""Weights and constants from elsewhere: files of other code bases, runs of ours, and fixed class vectors.
 
+weights = open_weights("maskrcnn_resnet50_fpn_coco.pth")
+apply_conventions(config.model, weights.conventions)
+model = rcnn.build(len(names), **config.model.to_dict())
+variables = take_over(initialize(model, key), weights, config.model, names)
+"""
+
+import collections
+import dataclasses
 import pathlib
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
-from absl import logging
 from flax import traverse_util
 
 from maskx_jax.structures import PyTree
+from maskx_jax.training.checkpoints import Loaded, load
+from maskx_jax.training.weight_arrays import ROWS_OF_CLASS, fold_batch_norm, select_classes, to_ours
+from maskx_jax.training.weight_files import WeightFile, read_weight_file
+from maskx_jax.training.weight_layouts import LAYOUTS, Layout, recognize
+
+# What a source offers for each parameter: the array, or the reason why it has none that fits.
+Proposals = dict[str, np.ndarray | str]
+
+
+class Weights(Protocol):
+    """Weights that a model can start from.
+
+    Attributes:
+      origin: for messages.
+      conventions: fields of `config.model` that the weights were trained with, by dotted name.
+    """
+
+    @property
+    def origin(self) -> str: ...
+
+    @property
+    def conventions(self) -> Mapping[str, Any]: ...
+
+    def propose(
+        self, shapes: Mapping[str, tuple[int, ...]], model: Mapping[str, Any], names: Sequence[str]
+    ) -> tuple[Proposals, Collection[str]]:
+        """Return an array for each parameter that there is one for, and the names that none was made of.
+
+        Args:
+          shapes: of the model's variables by path, collection first.
+          model: fields of `config.model`.
+          names: of the classes, in label order.
+        """
+
+
+@dataclasses.dataclass(frozen=True)
+class FileWeights:
+    """A file of another code base."""
+
+    file: WeightFile
+    layout: Layout
+
+    @property
+    def origin(self) -> str:
+        return f"{self.file.path} ({self.layout.name})"
+
+    @property
+    def has_detector(self) -> bool:
+        """Whether there is more than a backbone."""
+        return any(re.match(r"rpn|proposal_generator|conv_rpn|roi_heads|cls_score", name) for name in self.file.arrays)
+
+    @property
+    def conventions(self) -> Mapping[str, Any]:
+        detector = self.layout.detector_conventions if self.has_detector else {}
+        return {**self.layout.backbone_conventions, **detector}
+
+    def propose(
+        self, shapes: Mapping[str, tuple[int, ...]], model: Mapping[str, Any], names: Sequence[str]
+    ) -> tuple[Proposals, Collection[str]]:
+        layout, arrays = self.layout, self.file.arrays
+        modules = layout.modules(model, arrays.keys())
+        proposals: Proposals = {}
+        used: set[str] = set()
+        for full_path, shape in shapes.items():
+            collection, _, path = full_path.partition("/")
+            module, _, leaf = path.rpartition("/")
+            if module not in modules:
+                continue
+            if collection == "frozen":
+                keys = [modules[module] + suffix for suffix in layout.norm_suffixes]
+                if all(key in arrays for key in keys):
+                    folded = fold_batch_norm([arrays[key] for key in keys], layout.epsilon)
+                    proposals[full_path] = folded[leaf]
+            else:
+                keys = [modules[module] + layout.suffixes[leaf == "bias"]]
+                if keys[0] in arrays:
+                    is_shared = module == "mask_weights" and shape[-1] == 1
+                    try:
+                        rows = arrays[keys[0]].astype(np.float32)
+                        if module in ROWS_OF_CLASS and not is_shared:
+                            rows = select_classes(module, rows, layout.background, names)
+                        proposals[full_path] = to_ours(path, rows, model)
+                    except ValueError as error:
+                        proposals[full_path] = str(error)
+            used |= set(keys)
+        ignored = {name for name in arrays for pattern in layout.ignored if re.fullmatch(pattern, name)}
+        return proposals, arrays.keys() - used - ignored
+
+
+@dataclasses.dataclass(frozen=True)
+class RunWeights:
+    """A run of ours."""
+
+    workdir: str
+    run: Loaded
+
+    @property
+    def origin(self) -> str:
+        return f"run {self.workdir} at step {self.run.step}"
+
+    @property
+    def conventions(self) -> Mapping[str, Any]:
+        fields = {field for layout in LAYOUTS.values() for field in layout.backbone_conventions}
+        fields |= {field for layout in LAYOUTS.values() for field in layout.detector_conventions}
+        return {field: _get(self.run.config.model, field) for field in sorted(fields)}
+
+    def propose(
+        self, shapes: Mapping[str, tuple[int, ...]], model: Mapping[str, Any], names: Sequence[str]
+    ) -> tuple[Proposals, Collection[str]]:
+        arrays = traverse_util.flatten_dict(self.run.variables, sep="/")
+        proposals: Proposals = {path: arrays[path] for path in shapes if path in arrays}
+        if tuple(category["name"] for category in self.run.categories) != tuple(names):
+            for path in proposals:
+                module = path.partition("/")[2].rpartition("/")[0]
+                if module in ROWS_OF_CLASS and not (module == "mask_weights" and shapes[path][-1] == 1):
+                    proposals[path] = f"the run has {len(self.run.categories)} classes, other than the data's"
+        return proposals, arrays.keys() - shapes.keys()
+
+
+def open_weights(path: str | pathlib.Path, preset: str = "auto") -> Weights:
+    """Open the weights at a path: a file of another code base, or the work directory of a run.
+
+    Args:
+      path: see `weight_files.read_weight_file` and `checkpoints.load`.
+      preset: of a file, a name in `weight_layouts.LAYOUTS`; "auto" recognises it by the names of its arrays.
+
+    Raises:
+      FileNotFoundError: there is nothing at the path.
+      ValueError: the preset is unknown, or the file cannot be read or is of no known network.
+    """
+    if pathlib.Path(path).is_dir():
+        return RunWeights(str(path), load(path))
+    if preset != "auto" and preset not in LAYOUTS:
+        raise ValueError(f"got preset {preset!r}; expected 'auto' or one of {', '.join(LAYOUTS)}")
+    file = read_weight_file(path)
+    return FileWeights(file, recognize(file) if preset == "auto" else LAYOUTS[preset])
+
+
+def apply_conventions(model: Any, conventions: Mapping[str, Any], say: Callable[[str], None] = print) -> None:
+    """Set the fields of `config.model` that weights were trained with, and say what changed."""
+    for field, value in conventions.items():
+        current = _get(model, field)
+        if current != value:
+            say(f"the weights set model.{field} to {value} (was {current})")
+            *parents, leaf = field.split(".")
+            section = model
+            for parent in parents:
+                section = section[parent]
+            section[leaf] = value
+
+
+def take_over(
+    variables: PyTree,
+    weights: Weights,
+    model: Mapping[str, Any],
+    names: Sequence[str],
+    *,
+    new: Sequence[str] = (),
+    unused: Sequence[str] = (),
+    say: Callable[[str], None] = print,
+) -> PyTree:
+    """Return the variables with the values that the weights have for them, and say key by key what happened.
+
+    Weights of a backbone alone leave the other modules as they are. Everything else must fit, or be named.
+
+    Args:
+      variables: freshly initialised.
+      weights: to take.
+      model: fields of `config.model`.
+      names: of the classes, in label order.
+      new: regular expressions over whole parameter paths ("box_head/boxes/.*"): these keep their fresh values.
+      unused: regular expressions over whole names of the source: these are not asked for.
+      say: receives the report.
+
+    Raises:
+      ValueError: parameters are missing in the source or have another shape there, or the source has others, and they
+        are not named; or a pattern of `new` matches no parameter.
+    """
+    own = traverse_util.flatten_dict(variables, sep="/")
+    paths = {path: path.partition("/")[2] for path in own}
+    for pattern in new:
+        if not any(re.fullmatch(pattern, path) for path in paths.values()):
+            raise ValueError(f"pattern {pattern!r} of the new parameters matches none of the model's")
+    kept = {path for path in own if any(re.fullmatch(pattern, paths[path]) for pattern in new)}
+    proposals, leftover = weights.propose({path: value.shape for path, value in own.items()}, model, names)
+    loaded = {
+        path: value
+        for path, value in proposals.items()
+        if path not in kept and not isinstance(value, str) and value.shape == own[path].shape
+    }
+    mismatched = {
+        paths[path]: value if isinstance(value, str) else f"{value.shape} in the source, {own[path].shape} in the model"
+        for path, value in proposals.items()
+        if path not in kept and path not in loaded
+    }
+    if all(paths[path].startswith("backbone/") for path in proposals):
+        kept |= {path for path in own if not paths[path].startswith("backbone/")}
+    missing = sorted(paths[path] for path in own if path not in proposals and path not in kept)
+    unexpected = sorted(name for name in leftover if not any(re.fullmatch(pattern, name) for pattern in unused))
+
+    say(
+        f"{weights.origin}: loaded {len(loaded)} of {len(own)} arrays ({_modules(paths[path] for path in loaded)})\n"
+        f"  newly initialised: {_modules(paths[path] for path in kept)}\n"
+        f"  missing in the source: {_some(missing)}\n"
+        f"  unexpected in the source: {_some(unexpected)}\n"
+        f"  shape mismatch: {_some([f'{path} ({reason})' for path, reason in mismatched.items()])}"
+    )
+    problems = {"missing": missing, "unexpected": unexpected, "of another shape": list(mismatched)}
+    if any(problems.values()) or not loaded:
+        found = "; ".join(f"{len(which)} {what}, such as {which[0]}" for what, which in problems.items() if which)
+        raise ValueError(
+            f"{weights.origin} does not fit the model: {found or 'nothing in common'}. What may differ is named by "
+            "regular expressions: parameters that stay new in initialize.new, names of the source in initialize.unused"
+        )
+    return traverse_util.unflatten_dict(own | loaded, sep="/")
+
+
+def _modules(paths: Iterable[str]) -> str:
+    counts = collections.Counter(path.split("/")[0] for path in paths)
+    return ", ".join(f"{module} {count}" for module, count in sorted(counts.items())) or "none"
+
+
+def _some(items: Sequence[str], limit: int = 8) -> str:
+    more = f" and {len(items) - limit} more" if len(items) > limit else ""
+    return (", ".join(items[:limit]) or "none") + more
+
+
+def _get(model: Any, field: str) -> Any:
+    for part in field.split("."):
+        model = model[part]
+    return model
 
 
 def load_class_embeddings(path: str | pathlib.Path, names: Sequence[str], table: str) -> np.ndarray:
@@ -47,23 +287,3 @@ def with_class_embeddings(variables: PyTree, embeddings: np.ndarray) -> PyTree:
         raise ValueError(f"got embeddings of shape {embeddings.shape}; the model expects {current.shape}")
     mask_weights = {**frozen["mask_weights"], "embedding": embeddings}
     return {**variables, "frozen": {**frozen, "mask_weights": mask_weights}}
-
-
-def overlay(variables: PyTree, source: PyTree) -> PyTree:
-    """Return the variables with the values that `source` has under the same path; log what was taken and what kept.
-
-    Raises:
-      ValueError: a path has different shapes in the two, or they have no path in common.
-    """
-    own = traverse_util.flatten_dict(variables, sep="/")
-    other = traverse_util.flatten_dict(source, sep="/")
-    common = [path for path in own if path in other]
-    if not common:
-        raise ValueError(f"nothing to take over: the model has {sorted(own)[:3]}, the source {sorted(other)[:3]}")
-    for path in common:
-        if own[path].shape != other[path].shape:
-            raise ValueError(f"{path}: the source has shape {other[path].shape}; the model expects {own[path].shape}")
-    kept = sorted({path.rsplit("/", 1)[0] for path in own if path not in other})
-    unused = sorted({path.rsplit("/", 1)[0] for path in other if path not in own})
-    logging.info("took over %d of %d arrays; newly initialised: %s; not used: %s", len(common), len(own), kept, unused)
-    return traverse_util.unflatten_dict(own | {path: other[path] for path in common}, sep="/")

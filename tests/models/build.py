@@ -1,23 +1,25 @@
 """Tiny models, their parameters made by NumPy, and batches: what the tests of models and training share."""
 
 import zlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
+from ml_collections import ConfigDict
 
 from configs import maskx_rcnn
 from maskx_jax.data.shapes import ShapesSource
 from maskx_jax.data.transforms import Transform
 from maskx_jax.models import rcnn
-from maskx_jax.structures import Batch
+from maskx_jax.structures import Batch, PyTree
 from maskx_jax.training.steps import initialize
 
 NUM_CLASSES = 6
 
 
-def tiny_config(argument: str = "backbone=tiny,data=shapes,mlp=light", **model):
+def tiny_config(argument: str = "backbone=tiny,data=shapes,mlp=light", **model: Any) -> ConfigDict:
     """Return the tiny config with some fields of `model` changed, given as section__field."""
     config = maskx_rcnn.get_config(argument)
     config.data.mask_split = "all"
@@ -30,15 +32,15 @@ def tiny_config(argument: str = "backbone=tiny,data=shapes,mlp=light", **model):
     return config
 
 
-def tiny_model(num_classes: int = NUM_CLASSES, **model) -> rcnn.RCNN:
+def tiny_model(num_classes: int = NUM_CLASSES, **model: Any) -> rcnn.RCNN:
     return rcnn.build(num_classes, **tiny_config(**model).model.to_dict())
 
 
-def numpy_variables(model, scale: float = 1.0):
+def numpy_variables(model: rcnn.RCNN, scale: float = 1.0) -> PyTree:
     """Make variables from their shapes, each a function of its path: much faster than the real initialisers."""
     shapes = jax.eval_shape(lambda: initialize(model, jax.random.key(0)))
 
-    def make(path: str, shape) -> np.ndarray:
+    def make(path: str, shape: Any) -> np.ndarray:
         rng = np.random.RandomState(zlib.crc32(path.encode()))
         if path.startswith("frozen") and path.endswith("scale"):
             return np.full(shape.shape, 0.5, np.float32)
@@ -53,10 +55,13 @@ def numpy_variables(model, scale: float = 1.0):
     return traverse_util.unflatten_dict({path: make(path, shape) for path, shape in flat.items()}, sep="/")
 
 
-def shapes_batch(batch_size: int = 2, num_slots: int = 8, seed: int = 3, start: int = 0) -> Batch:
+def shapes_batch(
+    batch_size: int = 2, num_slots: int = 8, seed: int = 3, start: int = 0, image_size: int = 128
+) -> Batch:
     """Return the first images of a synthetic set of six categories, as a batch of JAX arrays."""
-    source = ShapesSource(start + batch_size, seed, image_size=128, num_hues=3, num_textures=2)
-    transform = Transform((128, 128), (128,), 128, flip_probability=0.0, num_slots=num_slots)
-    examples = [transform(source[i], (128, 128), np.random.default_rng(i))[0] for i in range(start, start + batch_size)]
+    source = ShapesSource(start + batch_size, seed, image_size=image_size, num_hues=3, num_textures=2)
+    canvas = (image_size, image_size)
+    transform = Transform(canvas, (image_size,), image_size, flip_probability=0.0, num_slots=num_slots)
+    examples = [transform(source[i], canvas, np.random.default_rng(i))[0] for i in range(start, start + batch_size)]
     stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *examples)
     return jax.tree.map(jnp.asarray, stacked.replace(image_ids=stacked.image_ids.astype(np.int32)))

@@ -1,9 +1,409 @@
+import functools
+import re
+
 import jax
 import numpy as np
 import pytest
+from flax import traverse_util
+from safetensors.numpy import save_file
 
-from maskx_jax.training.pretrained import load_class_embeddings, overlay, with_class_embeddings
+from configs import mask_rcnn
+from maskx_jax.models import rcnn
+from maskx_jax.training.export import to_torchvision
+from maskx_jax.training.pretrained import (
+    FileWeights,
+    apply_conventions,
+    load_class_embeddings,
+    open_weights,
+    take_over,
+    with_class_embeddings,
+)
+from maskx_jax.training.steps import initialize
+from maskx_jax.training.weight_arrays import to_ours
+from maskx_jax.training.weight_files import WeightFile
+from maskx_jax.training.weight_layouts import COCO_IDS, LAYOUTS, recognize
+from tests.golden.model_inputs import make_parameter, parameter_shapes
 from tests.models.build import numpy_variables, tiny_model
+
+CLASSES = ("cat", "dog", "tv")
+NUM_CLASSES = 3
+
+
+@functools.cache
+def torchvision_arrays(num_classes=NUM_CLASSES):
+    """Return torchvision's Mask R-CNN with one block a stage, by its names."""
+    shapes = parameter_shapes(num_classes, stage_sizes=(1, 1, 1, 1))
+    return {name: make_parameter(name, shape) for name, shape in shapes.items()}
+
+
+def detectron2_arrays(num_classes=NUM_CLASSES):
+    """Return the same network by detectron2's names: background comes last, and has no box and no mask."""
+    stem = "backbone.bottom_up."
+    names = {
+        r"backbone\.body\.conv1\.": f"{stem}stem.conv1.",
+        r"backbone\.body\.bn1\.": f"{stem}stem.conv1.norm.",
+        r"backbone\.body\.layer(\d)\.(\d+)\.conv(\d)\.": lambda m: f"{stem}res{int(m[1]) + 1}.{m[2]}.conv{m[3]}.",
+        r"backbone\.body\.layer(\d)\.(\d+)\.bn(\d)\.": lambda m: f"{stem}res{int(m[1]) + 1}.{m[2]}.conv{m[3]}.norm.",
+        r"backbone\.body\.layer(\d)\.(\d+)\.downsample\.0\.": lambda m: f"{stem}res{int(m[1]) + 1}.{m[2]}.shortcut.",
+        r"backbone\.body\.layer(\d)\.(\d+)\.downsample\.1\.": (
+            lambda m: f"{stem}res{int(m[1]) + 1}.{m[2]}.shortcut.norm."
+        ),
+        r"backbone\.fpn\.inner_blocks\.(\d)\.0\.": lambda m: f"backbone.fpn_lateral{int(m[1]) + 2}.",
+        r"backbone\.fpn\.layer_blocks\.(\d)\.0\.": lambda m: f"backbone.fpn_output{int(m[1]) + 2}.",
+        r"rpn\.head\.conv\.0\.0\.": "proposal_generator.rpn_head.conv.",
+        r"rpn\.head\.cls_logits\.": "proposal_generator.rpn_head.objectness_logits.",
+        r"rpn\.head\.bbox_pred\.": "proposal_generator.rpn_head.anchor_deltas.",
+        r"roi_heads\.box_head\.fc6\.": "roi_heads.box_head.fc1.",
+        r"roi_heads\.box_head\.fc7\.": "roi_heads.box_head.fc2.",
+        r"roi_heads\.mask_head\.(\d)\.0\.": lambda m: f"roi_heads.mask_head.mask_fcn{int(m[1]) + 1}.",
+        r"roi_heads\.mask_predictor\.conv5_mask\.": "roi_heads.mask_head.deconv.",
+        r"roi_heads\.mask_predictor\.mask_fcn_logits\.": "roi_heads.mask_head.predictor.",
+    }
+    arrays = renamed(torchvision_arrays(num_classes), names)
+    for field in ("weight", "bias"):
+        predictor = "roi_heads.box_predictor"
+        arrays[f"{predictor}.cls_score.{field}"] = np.roll(arrays[f"{predictor}.cls_score.{field}"], -1, axis=0)
+        arrays[f"{predictor}.bbox_pred.{field}"] = arrays[f"{predictor}.bbox_pred.{field}"][4:]
+        arrays[f"roi_heads.mask_head.predictor.{field}"] = arrays[f"roi_heads.mask_head.predictor.{field}"][1:]
+    return arrays | {"pixel_mean": np.zeros(3), "proposal_generator.anchor_generator.cell_anchors.0": np.zeros((3, 4))}
+
+
+def detectron_arrays(num_classes=NUM_CLASSES):
+    """Return the same network as Detectron's blobs: BatchNorm is folded, and momenta lie beside the weights."""
+    branch = {"conv1": "branch2a", "conv2": "branch2b", "conv3": "branch2c", "downsample.0": "branch1"}
+    norm = {"bn1": "branch2a", "bn2": "branch2b", "bn3": "branch2c", "downsample.1": "branch1"}
+    stage = r"backbone\.body\.layer(\d)\.(\d+)\."
+    names = {
+        r"backbone\.body\.conv1\.": "conv1.",
+        r"backbone\.body\.bn1\.": "res_conv1_bn.",
+        stage + r"(conv\d|downsample\.0)\.": lambda m: f"res{int(m[1]) + 1}_{m[2]}_{branch[m[3]]}.",
+        stage + r"(bn\d|downsample\.1)\.": lambda m: f"res{int(m[1]) + 1}_{m[2]}_{norm[m[3]]}_bn.",
+        r"backbone\.fpn\.inner_blocks\.3\.0\.": "fpn_inner_res5_0_sum.",
+        r"backbone\.fpn\.inner_blocks\.(\d)\.0\.": lambda m: f"fpn_inner_res{int(m[1]) + 2}_0_sum_lateral.",
+        r"backbone\.fpn\.layer_blocks\.(\d)\.0\.": lambda m: f"fpn_res{int(m[1]) + 2}_0_sum.",
+        r"rpn\.head\.conv\.0\.0\.": "conv_rpn_fpn2.",
+        r"rpn\.head\.cls_logits\.": "rpn_cls_logits_fpn2.",
+        r"rpn\.head\.bbox_pred\.": "rpn_bbox_pred_fpn2.",
+        r"roi_heads\.box_head\.(fc\d)\.": r"\1.",
+        r"roi_heads\.box_predictor\.(cls_score|bbox_pred)\.": r"\1.",
+        r"roi_heads\.mask_head\.(\d)\.0\.": lambda m: f"_[mask]_fcn{int(m[1]) + 1}.",
+        r"roi_heads\.mask_predictor\.(conv5_mask|mask_fcn_logits)\.": r"\1.",
+    }
+    theirs = renamed(torchvision_arrays(num_classes), names)
+    blobs = {}
+    for name, array in theirs.items():
+        module, _, field = name.rpartition(".")
+        if field == "running_var":
+            scale = theirs[f"{module}.weight"] / np.sqrt(array + 1e-5)
+            blobs[f"{module}_s"] = scale
+            blobs[f"{module}_b"] = theirs[f"{module}.bias"] - theirs[f"{module}.running_mean"] * scale
+        elif not module.endswith("_bn"):
+            blobs[f"{module}_{field[0]}"] = array
+            blobs[f"{module}_{field[0]}_momentum"] = array
+    return blobs
+
+
+def renamed(arrays, names):
+    result = {}
+    for name, array in arrays.items():
+        pattern = next((pattern for pattern in names if re.match(pattern, name)), None)
+        result[name if pattern is None else re.sub(pattern, names[pattern], name)] = array
+    assert len(result) == len(arrays)
+    return result
+
+
+def small_config(**model):
+    config = mask_rcnn.get_config()
+    config.model.backbone.stage_sizes = (1, 1, 1, 1)
+    for path, value in model.items():
+        section = config.model
+        *parents, field = path.split("__")
+        for parent in parents:
+            section = section[parent]
+        section[field] = value
+    return config
+
+
+def taken_over(tmp_path, arrays, preset="auto", names=CLASSES, config=None, **options):
+    """Take over the weights of a file with these arrays; return (variables by path, config.model, the model)."""
+    config = config or small_config()
+    file = WeightFile(tmp_path / "model.pth", arrays)
+    weights = FileWeights(file, recognize(file) if preset == "auto" else LAYOUTS[preset])
+    apply_conventions(config.model, weights.conventions)
+    model = rcnn.build(len(names), **config.model.to_dict())
+    shapes = jax.eval_shape(lambda: initialize(model, jax.random.key(0)))
+    fresh = jax.tree.map(lambda shape: np.broadcast_to(np.float32(np.nan), shape.shape), shapes)
+    variables = take_over(fresh, weights, config.model, names, **options)
+    return traverse_util.flatten_dict(variables, sep="/"), config.model, model
+
+
+def assert_equal_but_for_unused_rows(actual, expected):
+    """Compare variables; background has a box and a mask of its own in some code bases alone, and they are unused."""
+    assert sorted(actual) == sorted(expected)
+    for path, value in expected.items():
+        first = {"box_head/boxes": 4, "mask_weights": 1}.get(path.partition("/")[2].rpartition("/")[0], 0)
+        np.testing.assert_allclose(actual[path][..., first:], value[..., first:], rtol=1e-6, atol=1e-7, err_msg=path)
+
+
+# torchvision's own arrangement is checked by tests/models/test_torchvision_parity.py, through what the model computes.
+@pytest.mark.parametrize(("make", "preset"), [(detectron2_arrays, "detectron2"), (detectron_arrays, "detectron")])
+def test_one_network_under_the_names_of_three_code_bases_gives_the_same_parameters(tmp_path, make, preset):
+    expected, _, _ = taken_over(tmp_path, torchvision_arrays(), "torchvision_detector")
+    actual, _, _ = taken_over(tmp_path, make())
+    assert_equal_but_for_unused_rows(actual, expected)
+    assert recognize(WeightFile(tmp_path, make())) is LAYOUTS[preset]
+
+
+def backbone_of(arrays, pattern, replacement):
+    return {re.sub(pattern, replacement, name): array for name, array in arrays.items() if re.match(pattern, name)}
+
+
+@pytest.mark.parametrize(
+    ("arrays", "extra", "preset"),
+    [
+        (lambda: backbone_of(torchvision_arrays(), r"backbone\.body\.", ""), "fc.weight", "torchvision_classifier"),
+        (lambda: backbone_of(detectron2_arrays(), r"backbone\.bottom_up\.", ""), "stem.fc.weight", "detectron2"),
+        (lambda: backbone_of(detectron_arrays(), r"(?=res|conv1_w)", ""), "fc1000_w", "detectron"),
+    ],
+)
+def test_a_classifier_fills_the_backbone_and_leaves_the_rest_as_it_is(tmp_path, arrays, extra, preset, capsys):
+    expected, _, _ = taken_over(tmp_path, torchvision_arrays(), "torchvision_detector")
+    file = arrays() | {extra: np.zeros((1000, 2048), np.float32)}
+    actual, fields, _ = taken_over(tmp_path, file)
+    for path, value in actual.items():
+        if "/backbone/" in path:
+            np.testing.assert_allclose(value, expected[path], rtol=1e-6, atol=1e-7)
+        else:
+            assert np.isnan(value).all(), path
+    report = capsys.readouterr().out
+    assert f"({preset}): loaded 51 of 93 arrays (backbone 51)" in report
+    assert "newly initialised: box_head 8, fpn 16, mask_head 10, mask_weights 2, rpn 6" in report
+    # A classifier says nothing of anchors and boxes.
+    assert fields.rpn.anchor_convention == "torchvision" and fields.roi_align_convention == "torchvision"
+
+
+@pytest.mark.parametrize(
+    ("preset", "expected"),
+    [
+        ("torchvision_detector", ("rgb", 123.675, 58.395, False, "torchvision")),
+        ("detectron2", ("bgr", 103.53, 1.0, True, "detectron2")),
+        ("detectron2_torchvision", ("rgb", 123.675, 58.395, False, "detectron2")),
+        ("detectron", ("bgr", 102.9801, 1.0, True, "detectron")),
+    ],
+)
+def test_a_preset_sets_the_conventions_whatever_the_config_says(tmp_path, preset, expected):
+    make = {"torchvision_detector": torchvision_arrays, "detectron": detectron_arrays}.get(preset, detectron2_arrays)
+    wrong = {"torchvision": "detectron", "detectron": "torchvision", "detectron2": "torchvision"}[expected[4]]
+    config = small_config(
+        channel_order="rgb" if expected[0] == "bgr" else "bgr",
+        pixel_mean=(1.0, 2.0, 3.0),
+        pixel_std=(9.0, 9.0, 9.0),
+        backbone__stride_in_1x1=not expected[3],
+        backbone__norm="group",
+        rpn__anchor_convention=wrong,
+        rpn__anchor_sizes=(1.0, 2.0, 3.0, 4.0, 5.0),
+        roi_align_convention=wrong,
+        box_head__box_weights=(1.0, 1.0, 1.0, 1.0),
+    )
+    _, fields, _ = taken_over(tmp_path, make(), preset, config=config)
+    found = (fields.channel_order, fields.pixel_mean[0], fields.pixel_std[0], fields.backbone.stride_in_1x1)
+    assert (*found, fields.rpn.anchor_convention) == expected
+    assert fields.roi_align_convention == expected[4]
+    assert fields.box_head.box_weights == (10.0, 10.0, 5.0, 5.0)
+    assert fields.rpn.anchor_sizes == (32.0, 64.0, 128.0, 256.0, 512.0)
+    assert fields.backbone.norm == "frozen_batch"
+
+
+def test_files_are_recognised(tmp_path):
+    def preset_of(arrays):
+        save_file({name: np.zeros(size, np.float32) for name, size in arrays.items()}, tmp_path / "file.safetensors")
+        return open_weights(tmp_path / "file.safetensors").layout.name
+
+    detector = {"backbone.body.conv1.weight": 1, "roi_heads.box_predictor.cls_score.bias": 91}
+    # torchvision's published detectors were trained with an epsilon of 0.
+    assert preset_of(detector) == "torchvision_coco"
+    assert preset_of(detector | {"roi_heads.box_predictor.cls_score.bias": 4}) == "torchvision_detector"
+    assert preset_of({"conv1.weight": 1, "layer1.0.conv1.weight": 1}) == "torchvision_classifier"
+    assert preset_of({"stem.conv1.weight": 1}) == "detectron2"
+    assert preset_of({"backbone.bottom_up.stem.conv1.weight": 1}) == "detectron2"
+    assert preset_of({"conv1_w": 1}) == "detectron"
+    with pytest.raises(ValueError, match=r"file.safetensors: of no known network: .*'blocks.0.attn.qkv.weight'"):
+        preset_of({"blocks.0.attn.qkv.weight": 1})
+    with pytest.raises(ValueError, match=r"preset 'caffe'; expected 'auto' or one of torchvision_detector"):
+        open_weights(tmp_path / "file.safetensors", "caffe")
+
+
+def test_the_epsilon_of_batch_norm_belongs_to_the_preset(tmp_path):
+    arrays = dict(torchvision_arrays())
+    arrays["backbone.body.bn1.running_var"] = np.full(64, 1e-5, np.float32)
+    weight = arrays["backbone.body.bn1.weight"]
+    with_epsilon, _, _ = taken_over(tmp_path, arrays, "torchvision_detector")
+    without, _, _ = taken_over(tmp_path, arrays, "torchvision_coco")
+    path = "frozen/backbone/stem_norm/scale"
+    np.testing.assert_allclose(with_epsilon[path], weight / np.sqrt(2e-5), rtol=1e-5)
+    np.testing.assert_allclose(without[path], weight / np.sqrt(1e-5), rtol=1e-5)
+
+
+@pytest.mark.parametrize("names", [tuple(COCO_IDS), CLASSES, ("zebra", "person")])
+@pytest.mark.parametrize(("preset", "num_classes"), [("torchvision", 90), ("detectron2", 80), ("detectron", 80)])
+def test_classes_of_coco_are_found_by_name_whichever_rows_a_code_base_gives_them(tmp_path, preset, num_classes, names):
+    make = {"torchvision": torchvision_arrays, "detectron2": detectron2_arrays, "detectron": detectron_arrays}[preset]
+    arrays = dict(make(num_classes))
+    names_of_rows = {"detectron2": "roi_heads.box_predictor.cls_score.bias", "detectron": "cls_score_b"}
+    predictor = names_of_rows.get(preset, "roi_heads.box_predictor.cls_score.bias")
+    arrays[predictor] = np.arange(num_classes + 1, dtype=np.float32)
+    variables, _, _ = taken_over(tmp_path, arrays, names=names)
+    order = list(COCO_IDS)
+    expected = {
+        "torchvision": [0, *(COCO_IDS[name] for name in names)],
+        "detectron2": [80, *(order.index(name) for name in names)],
+        "detectron": [0, *(order.index(name) + 1 for name in names)],
+    }[preset]
+    np.testing.assert_array_equal(variables["params/box_head/classification/bias"], expected)
+    assert variables["params/box_head/boxes/kernel"].shape == (1024, 4 * (len(names) + 1))
+
+
+def test_box_rows_stay_with_their_class(tmp_path):
+    arrays = dict(torchvision_arrays(90))
+    arrays["roi_heads.box_predictor.bbox_pred.bias"] = np.arange(4 * 91, dtype=np.float32)
+    variables, _, _ = taken_over(tmp_path, arrays, names=("tv",))
+    np.testing.assert_array_equal(variables["params/box_head/boxes/bias"], [0, 1, 2, 3, 288, 289, 290, 291])
+
+
+def test_other_classes_are_a_mismatch_unless_their_rows_start_anew(tmp_path, capsys):
+    names = ("nut", "bolt")
+    with pytest.raises(ValueError, match=r"6 of another shape, such as box_head/boxes/bias"):
+        taken_over(tmp_path, torchvision_arrays(90), names=names)
+    assert "box_head/boxes/bias (90 classes in the file, 2 in the model)" in capsys.readouterr().out
+    new = ("box_head/(boxes|classification)/.*", "mask_weights/.*")
+    variables, _, _ = taken_over(tmp_path, torchvision_arrays(90), names=names, new=new)
+    assert np.isnan(variables["params/box_head/boxes/kernel"]).all()
+    assert not np.isnan(variables["params/box_head/fc6/kernel"]).any()
+    assert "newly initialised: box_head 4, mask_weights 2" in capsys.readouterr().out
+
+
+def without(arrays, *patterns):
+    return {name: a for name, a in arrays.items() if not any(re.search(pattern, name) for pattern in patterns)}
+
+
+def test_missing_and_unexpected_arrays_stop_the_import_unless_they_are_named(tmp_path, capsys):
+    faster = without(torchvision_arrays(), "mask")
+    with pytest.raises(ValueError, match=r"does not fit the model: 12 missing, such as mask_head/conv1/bias") as caught:
+        taken_over(tmp_path, faster)
+    assert "\n" not in str(caught.value)
+    assert "missing in the source: mask_head/conv1/bias" in capsys.readouterr().out
+    variables, _, _ = taken_over(tmp_path, faster, new=("(mask_head|mask_weights)/.*",))
+    assert np.isnan(variables["params/mask_head/conv1/kernel"]).all()
+
+    keypoints = torchvision_arrays() | {"roi_heads.keypoint_head.0.weight": np.zeros(3, np.float32)}
+    with pytest.raises(ValueError, match=r"1 unexpected, such as roi_heads.keypoint_head.0.weight"):
+        taken_over(tmp_path, keypoints)
+    taken_over(tmp_path, keypoints, unused=(r"roi_heads\.keypoint_head\..*",))
+
+    with pytest.raises(ValueError, match=r"pattern 'mask_heads/.\*' of the new parameters matches none"):
+        taken_over(tmp_path, faster, new=("mask_heads/.*",))
+
+
+def test_another_depth_is_no_fit(tmp_path):
+    with pytest.raises(ValueError, match=r"18 missing, such as backbone/res2_block1/conv1/kernel"):
+        taken_over(tmp_path, torchvision_arrays(), config=small_config(backbone__stage_sizes=(3, 1, 1, 1)))
+    # A ResNet of basic blocks under the same names.
+    basic = without(torchvision_arrays(), r"\.conv3\.", r"\.bn3\.")
+    with pytest.raises(ValueError, match=r"12 missing, such as backbone/res2_block0/conv3"):
+        taken_over(tmp_path, basic)
+
+
+def test_a_class_agnostic_mask_predictor_has_one_row(tmp_path):
+    arrays = dict(torchvision_arrays())
+    predictor = "roi_heads.mask_predictor.mask_fcn_logits"
+    arrays[f"{predictor}.weight"] = arrays[f"{predictor}.weight"][:1]
+    arrays[f"{predictor}.bias"] = arrays[f"{predictor}.bias"][:1]
+    variables, _, _ = taken_over(tmp_path, arrays, config=small_config(mask_predictor="class_agnostic"))
+    np.testing.assert_array_equal(
+        variables["params/mask_weights/kernel"][:, 0], arrays[f"{predictor}.weight"][0, :, 0, 0]
+    )
+
+
+@pytest.mark.parametrize("num_layers", [1, 2, 3])
+def test_the_blobs_of_the_mask_x_release_fill_t(tmp_path, num_layers):
+    rng = np.random.default_rng(num_layers)
+    layers = [*(f"bbox2mask_mlp_l{i}" for i in range(1, num_layers)), "mask_fcn_logits_w_flat"]
+    blobs = without(detectron_arrays(), "^mask_fcn_logits")
+    inputs = 5 * 1024
+    for layer in layers:
+        blobs |= {f"{layer}_w": rng.normal(size=(256, inputs)), f"{layer}_b": rng.normal(size=256)}
+        inputs = 256
+    blobs = {name: np.asarray(array, np.float32) for name, array in blobs.items()}
+    config = small_config(mask_predictor="transfer", weight_transfer__num_layers=num_layers)
+    variables, _, _ = taken_over(tmp_path, blobs, config=config)
+    for i, layer in enumerate(layers, 1):
+        np.testing.assert_array_equal(variables[f"params/mask_weights/fc{i}/kernel"], blobs[f"{layer}_w"].T)
+        np.testing.assert_array_equal(variables[f"params/mask_weights/fc{i}/bias"], blobs[f"{layer}_b"])
+
+
+def test_the_blobs_of_the_mask_x_release_fill_the_mlp_branch():
+    # Each logit of the branch sees all of the region's features, flattened by channel, row and column.
+    blob = np.zeros((784, 256 * 28 * 28), np.float32)
+    blob[5, (7 * 28 + 3) * 28 + 2] = 1  # channel 7, row 3, column 2
+    config = small_config(mask_head__mlp="paper")
+    modules = LAYOUTS["detectron"].modules(config.model, ())
+    assert modules["mask_head/mlp"] == "mask_mlp_logits_raw"
+    kernel = to_ours("mask_head/mlp/kernel", blob, config.model).reshape(28, 28, 256, 784)
+    assert kernel[3, 2, 7, 5] == 1 and kernel.sum() == 1
+
+
+@pytest.mark.parametrize("predictor", ["class_specific", "class_agnostic", "none"])
+def test_what_is_exported_to_torchvision_comes_back_unchanged(tmp_path, predictor):
+    config = small_config(mask_predictor=predictor)
+    model = rcnn.build(len(CLASSES), **config.model.to_dict())
+    variables = numpy_variables(model)
+    state = to_torchvision(variables, model, config.model)
+    assert ("roi_heads.mask_predictor.mask_fcn_logits.weight" in state) == (predictor != "none")
+    if predictor == "class_agnostic":
+        # torchvision has a row for each class; here they are all the same.
+        for field in ("weight", "bias"):
+            name = f"roi_heads.mask_predictor.mask_fcn_logits.{field}"
+            assert len(state[name]) == 4 and (state[name] == state[name][:1]).all()
+            state[name] = state[name][:1]
+    back, _, _ = taken_over(tmp_path, state, "torchvision_detector", config=config)
+    expected = traverse_util.flatten_dict(variables, sep="/")
+    assert sorted(back) == sorted(expected)
+    for path, value in expected.items():
+        np.testing.assert_allclose(back[path], value, rtol=1e-6, err_msg=path)
+
+
+def test_the_export_of_mask_x_writes_out_what_t_predicts():
+    config = small_config(mask_predictor="transfer")
+    model = rcnn.build(len(CLASSES), **config.model.to_dict())
+    variables = numpy_variables(model)
+    state = to_torchvision(variables, model, config.model)
+    params = variables["params"]
+    boxes = params["box_head"]["boxes"]["kernel"].T.reshape(4, -1)
+    w_det = np.concatenate([params["box_head"]["classification"]["kernel"].T, boxes], axis=1)
+    hidden = w_det @ params["mask_weights"]["fc1"]["kernel"] + params["mask_weights"]["fc1"]["bias"]
+    hidden = np.where(hidden > 0, hidden, 0.1 * hidden)
+    w_seg = hidden @ params["mask_weights"]["fc2"]["kernel"] + params["mask_weights"]["fc2"]["bias"]
+    name = "roi_heads.mask_predictor.mask_fcn_logits"
+    np.testing.assert_allclose(state[f"{name}.weight"][:, :, 0, 0], w_seg, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(state[f"{name}.bias"], 0)
+    assert not any(name.startswith("mask_weights") for name in state)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("backbone__stride_in_1x1", True),
+        ("channel_order", "bgr"),
+        ("rpn__anchor_convention", "detectron"),
+        ("roi_align_convention", "detectron2"),
+        ("mask_head__mlp", "light"),
+    ],
+)
+def test_what_torchvision_cannot_express_is_not_exported(field, value):
+    config = small_config(**{field: value})
+    model = rcnn.build(len(CLASSES), **config.model.to_dict())
+    with pytest.raises(ValueError, match=rf"cannot express model.{field.replace('__', '.')} = {value!r}"):
+        to_torchvision(numpy_variables(model), model, config.model)
 
 
 @pytest.fixture
@@ -45,16 +445,3 @@ def test_embeddings_go_into_the_frozen_constants_of_t():
         with_class_embeddings(variables, np.ones((5, 2)))
     with pytest.raises(ValueError, match="has no class embedding"):
         with_class_embeddings(numpy_variables(tiny_model(3)), table)
-
-
-def test_overlay_takes_what_both_have_and_keeps_the_rest():
-    boxes_alone = numpy_variables(tiny_model(3, mask_predictor="none"))
-    masks = jax.tree.map(lambda x: x + 1, numpy_variables(tiny_model(3)))
-    taken = overlay(masks, boxes_alone)
-    jax.tree.map(np.testing.assert_array_equal, taken["params"]["fpn"], boxes_alone["params"]["fpn"])
-    jax.tree.map(np.testing.assert_array_equal, taken["params"]["mask_head"], masks["params"]["mask_head"])
-
-
-def test_overlay_of_another_number_of_classes_names_the_parameter():
-    with pytest.raises(ValueError, match=r"params/box_head/.*shape \(20,\); the model expects \(16,"):
-        overlay(numpy_variables(tiny_model(3)), numpy_variables(tiny_model(4)))
