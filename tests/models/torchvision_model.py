@@ -1,0 +1,48 @@
+"""Our Mask R-CNN with the golden parameters, taken over from a file of torchvision's by the importer."""
+
+import functools
+import pathlib
+import tempfile
+from typing import Any, NamedTuple
+
+import jax
+from safetensors.numpy import save_file
+
+from configs import mask_rcnn
+from maskx_jax.models import rcnn
+from maskx_jax.structures import PyTree
+from maskx_jax.training.pretrained import apply_conventions, open_weights, take_over
+from maskx_jax.training.steps import initialize
+from tests.golden import model_inputs as inputs
+
+
+class Imported(NamedTuple):
+    model: rcnn.RCNN
+    variables: PyTree
+    fields: dict[str, Any]
+
+
+@functools.cache
+def imported_model(**changes: Any) -> Imported:
+    """Return the model, its variables and the fields of its config.
+
+    Args:
+      **changes: of fields of the model, as section__field.
+    """
+    config = mask_rcnn.get_config("backbone=r50")
+    # torchvision's training differs from Detectron's here; random weights make more candidates than trained ones.
+    config.model.rpn.boundary_threshold = -1.0
+    config.model.box_head.update(smooth_l1_beta=1 / 9, pre_nms_top_k=4000)
+    for change, value in changes.items():
+        section, field = change.split("__")
+        config.model[section][field] = value
+    names = [f"class {i + 1}" for i in range(inputs.NUM_CLASSES)]
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "model.safetensors"
+        save_file(inputs.make_parameters(), path)
+        weights = open_weights(path, "torchvision_detector")
+        apply_conventions(config.model, weights.conventions)
+        model = rcnn.build(len(names), **config.model.to_dict())
+        shapes = jax.eval_shape(lambda: initialize(model, jax.random.key(0)))
+        variables = take_over(shapes, weights, config.model, names)
+    return Imported(model, variables, config.model.to_dict())

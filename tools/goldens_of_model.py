@@ -1,0 +1,184 @@
+"""What torchvision's Mask R-CNN makes of the parameters and images of `tests/golden/model_inputs.py`.
+
+It also runs the way back: our parameters, exported, in torchvision, against our own detections.
+"""
+
+import os
+import pathlib
+import tempfile
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import torch
+import torchvision
+from safetensors.numpy import save_file
+from safetensors.torch import load_file
+from torchvision.models.detection import MaskRCNN, roi_heads
+from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
+from torchvision.models.detection.image_list import ImageList
+from torchvision.ops.misc import FrozenBatchNorm2d
+
+from maskx_jax.ops.mask_targets import sample_mask
+from maskx_jax.training.export import to_torchvision
+from tests.golden import model_inputs as inputs
+from tests.models.build import shapes_batch
+from tests.models.torchvision_model import imported_model
+
+_MEAN, _STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+
+
+def make_model_goldens(folder: pathlib.Path) -> None:
+    """Write one file an image with the outputs of every stage, one with losses and gradients; check the way back."""
+    state = {name: torch.from_numpy(value) for name, value in inputs.make_parameters().items()}
+    coco_mini = pathlib.Path(os.environ.get("MASKX_COCO_MINI", "../shared/data/coco_mini"))
+    for name in inputs.CANVASES:
+        canvas, size = inputs.make_canvas(name, coco_mini)
+        arrays = _stages(_torchvision_model(state).eval(), name, canvas, size)
+        arrays["canvas_crc32"] = np.array(zlib.crc32(canvas.tobytes()))
+        _save(folder / f"model_{name}.npz", arrays)
+        scores = arrays["detections/scores"]
+        print(f"{name}: {len(scores)} detections, scores {scores[0]:.4f} to {scores[-1]:.4f}")
+    _save(folder / "model_losses.npz", _losses(state))
+    _way_back()
+
+
+def _save(path: pathlib.Path, arrays: dict[str, Any]) -> None:
+    np.savez_compressed(path, allow_pickle=False, **arrays)
+
+
+def _torchvision_model(state: Mapping[str, torch.Tensor], **options: Any) -> MaskRCNN:
+    """Return `maskrcnn_resnet50_fpn` as it is with pretrained weights: frozen BatchNorm, stem and layer1."""
+    body = torchvision.models.resnet50(weights=None, norm_layer=FrozenBatchNorm2d)
+    model = MaskRCNN(_resnet_fpn_extractor(body, 3), inputs.NUM_CLASSES + 1, **options)
+    model.load_state_dict(state, strict=True)
+    return model
+
+
+def _image_list(canvas: np.ndarray, size: tuple[int, int]) -> ImageList:
+    pixels = ((canvas.astype(np.float32) - np.array(_MEAN)) / np.array(_STD)).astype(np.float32)
+    pixels[size[0] :] = 0
+    pixels[:, size[1] :] = 0
+    return ImageList(torch.from_numpy(pixels).permute(2, 0, 1)[None].contiguous(), [size])
+
+
+@torch.no_grad()
+def _stages(model: MaskRCNN, image: str, canvas: np.ndarray, size: tuple[int, int]) -> dict[str, np.ndarray]:
+    images = _image_list(canvas, size)
+    pyramid = model.backbone(images.tensors)
+    logits, deltas = model.rpn.head(list(pyramid.values()))
+    arrays: dict[str, np.ndarray] = {}
+
+    def sample(name: str, values: torch.Tensor) -> None:
+        """Keep some values of a map, channels last, and the largest."""
+        flat = values.permute(0, 2, 3, 1).reshape(-1).numpy()
+        arrays[name] = flat[inputs.sample_positions(name, flat.size)]
+        arrays[f"{name}/largest"] = np.abs(flat).max()
+
+    for level, (features, logit, delta) in enumerate(zip(pyramid.values(), logits, deltas, strict=True), 2):
+        sample(f"fpn/{level}", features)
+        sample(f"rpn_logits/{level}", logit)
+        sample(f"rpn_deltas/{level}", delta)
+    proposals, _ = model.rpn(images, pyramid)
+    arrays["proposals"] = proposals[0].numpy()
+
+    heads = model.roi_heads
+    rois = proposals[0][torch.from_numpy(inputs.BOX_ROIS[len(proposals[0]) > inputs.BOX_ROIS])]
+    box_logits, box_deltas = heads.box_predictor(heads.box_head(heads.box_roi_pool(pyramid, [rois], [size])))
+    arrays |= {"box_rois": rois.numpy(), "box_logits": box_logits.numpy(), "box_deltas": box_deltas.numpy()}
+    rois = proposals[0][torch.from_numpy(inputs.MASK_ROIS[len(proposals[0]) > inputs.MASK_ROIS])]
+    labels = torch.arange(len(rois)) * 7 % inputs.NUM_CLASSES + 1
+    mask_logits = heads.mask_predictor(heads.mask_head(heads.mask_roi_pool(pyramid, [rois], [size])))
+    arrays |= {"mask_rois": rois.numpy(), "mask_labels": labels.numpy().astype(np.int32)}
+    arrays["mask_logits"] = mask_logits[torch.arange(len(rois)), labels].numpy()
+
+    found = heads(pyramid, proposals, images.image_sizes)[0][0]
+    arrays |= {f"detections/{key}": found[key].numpy() for key in ("boxes", "scores", "labels")}
+    # In 16 bits: the masks are compared where they pass one half.
+    arrays["detections/masks"] = np.round(found["masks"][:, 0].numpy() * inputs.MASK_STEPS).astype(np.uint16)
+    return arrays
+
+
+def _losses(state: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
+    """Return the losses of a batch on which every anchor and region is trained, and some gradients of their sum."""
+    model = _torchvision_model(
+        state,
+        rpn_pre_nms_top_n_train=inputs.LOSS_PROPOSALS[0],
+        rpn_post_nms_top_n_train=inputs.LOSS_PROPOSALS[1],
+        rpn_batch_size_per_image=inputs.LOSS_SAMPLES["rpn"],
+        box_batch_size_per_image=inputs.LOSS_SAMPLES["box"],
+        box_positive_fraction=0.5,
+    ).train()
+    batch = shapes_batch(image_size=inputs.LOSS_IMAGE_SIZE)
+    gt = jax.tree.map(np.array, batch.ground_truth)
+    targets, stored = [], {}
+    for i in range(len(gt.valid)):
+        real = gt.valid[i] & ~gt.is_crowd[i]
+        masks = torch.from_numpy(gt.masks[i][real])
+        stored[masks.data_ptr()] = (gt.masks[i][real], gt.mask_frames[i][real])
+        targets.append(
+            {
+                "boxes": torch.from_numpy(gt.boxes[i][real]),
+                "labels": torch.from_numpy(gt.labels[i][real].astype(np.int64)),
+                "masks": masks,
+            }
+        )
+
+    # torchvision averages a bitmap of the image over each cell, half a pixel off; our targets are the bit at the cell's
+    # middle. The comparison is of the losses, so it is given our targets.
+    def our_targets(masks: torch.Tensor, boxes: torch.Tensor, index: torch.Tensor, size: int) -> torch.Tensor:
+        bits, frames = stored[masks.data_ptr()]
+        return torch.from_numpy(np.array(sample_mask(bits, frames, index.numpy(), boxes.numpy(), size), np.float32))
+
+    theirs = roi_heads.project_masks_on_boxes
+    roi_heads.project_masks_on_boxes = our_targets
+    try:
+        canvases = np.array(batch.images)
+        size = canvases.shape[1:3]
+        tensors = torch.cat([_image_list(canvas, size).tensors for canvas in canvases])
+        images = ImageList(tensors, [size] * len(canvases))
+        pyramid = model.backbone(images.tensors)
+        proposals, rpn_losses = model.rpn(images, pyramid, targets)
+        _, roi_losses = model.roi_heads(pyramid, proposals, images.image_sizes, targets)
+    finally:
+        roi_heads.project_masks_on_boxes = theirs
+    losses = rpn_losses | roi_losses
+    torch.stack(list(losses.values())).sum().backward()
+    arrays = {f"loss/{name}": value.detach().numpy() for name, value in losses.items()}
+    arrays["proposals"] = np.stack([boxes.numpy() for boxes in proposals])
+    parameters = dict(model.named_parameters())
+    for name in inputs.GRADIENTS:
+        gradient = parameters[name].grad
+        assert gradient is not None
+        flat = gradient.numpy().reshape(-1)
+        arrays[f"gradient/{name}"] = flat[inputs.sample_positions(name, flat.size)]
+        arrays[f"gradient/{name}/norm"] = np.linalg.norm(flat)
+    print("losses:", {name: float(value) for name, value in arrays.items() if name.startswith("loss/")})
+    return arrays
+
+
+@torch.no_grad()
+def _way_back() -> None:
+    """Export our parameters, run them in torchvision, and compare its detections with ours."""
+    imported = imported_model()
+    canvas, size = inputs.make_canvas("shapes_512", None)
+    ours = jax.jit(lambda variables, *image: imported.model.apply(variables, *image, method="detect"))(
+        imported.variables, canvas[None], np.array([size], np.float32)
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "model.safetensors"
+        save_file(to_torchvision(imported.variables, imported.model, imported.fields), path)
+        theirs = _stages(_torchvision_model(load_file(path)).eval(), "shapes_512", canvas, size)
+    count = len(theirs["detections/scores"])
+    kept = np.array(ours.valid[0])
+    masks = np.array(ours.masks[0])[kept] > 0.5, theirs["detections/masks"] > inputs.MASK_STEPS / 2
+    overlap = (masks[0] & masks[1]).sum((1, 2)) / np.maximum((masks[0] | masks[1]).sum((1, 2)), 1)
+    print(
+        f"way back: {kept.sum()} detections of ours, {count} of torchvision with our exported parameters; "
+        f"same labels: {(np.array(ours.labels[0])[kept] == theirs['detections/labels']).all()}, largest difference "
+        f"of boxes {np.abs(np.array(ours.boxes[0])[kept] - theirs['detections/boxes']).max():.2e} px, of scores "
+        f"{np.abs(np.array(ours.scores[0])[kept] - theirs['detections/scores']).max():.2e}, lowest mask IoU "
+        f"{overlap.min():.5f}"
+    )
