@@ -1,0 +1,75 @@
+"""Write a run's parameters as a state dict of torchvision's Mask R-CNN.
+
+    python -m tools.export_weights --workdir=RUN --output=model.safetensors
+
+It prints how to build the model there. Mask^X R-CNN without its MLP branch becomes an ordinary Mask R-CNN.
+"""
+
+import argparse
+import json
+
+from absl import logging
+from ml_collections import ConfigDict
+from safetensors.numpy import save_file
+
+import maskx_jax
+from maskx_jax.training.checkpoints import Loaded
+from maskx_jax.training.export import to_torchvision
+
+_RECIPE = """\
+import torchvision
+from safetensors.torch import load_file
+from torchvision.models.detection import {model}, anchor_utils
+from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
+from torchvision.models.resnet import Bottleneck, ResNet
+
+body = ResNet(Bottleneck, {stage_sizes})  # [3, 4, 6, 3] is resnet50, [3, 4, 23, 3] is resnet101
+model = {model}(
+    _resnet_fpn_extractor(body, 0),
+    num_classes={num_classes},  # label i + 1 is {first!r} for i = 0; all names are in the file's metadata
+    rpn_anchor_generator=anchor_utils.AnchorGenerator({anchor_sizes}, {ratios}),
+    image_mean={mean},
+    image_std={std},
+    min_size={min_size},
+    max_size={max_size},
+)
+model.load_state_dict(load_file("{output}"))
+model.eval()"""
+
+
+def main() -> None:
+    """Export as the arguments say."""
+    parser = argparse.ArgumentParser(prog="python -m tools.export_weights", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--workdir", required=True, help="work directory of a run")
+    parser.add_argument("--step", type=int, help="of the checkpoint; the latest by default")
+    parser.add_argument("--output", required=True, help="the .safetensors file to write")
+    options = parser.parse_args()
+    # Orbax writes a page for every checkpoint at the level below.
+    logging.set_verbosity(logging.WARNING)
+    run = maskx_jax.load(options.workdir, options.step)
+    state = to_torchvision(run.variables, run.model, run.config.model)
+    save_file(state, options.output, metadata={"categories": json.dumps(run.categories)})
+    print(f"wrote {len(state)} arrays to {options.output}; in PyTorch:\n\n{recipe(run, options.output)}")
+
+
+def recipe(run: Loaded, output: str) -> str:
+    """Return the lines that load an exported file in PyTorch."""
+    model: ConfigDict = run.config.model
+    transform = run.config.data.transform
+    return _RECIPE.format(
+        model="FasterRCNN" if model.mask_predictor == "none" else "MaskRCNN",
+        stage_sizes=list(model.backbone.stage_sizes),
+        num_classes=len(run.categories) + 1,
+        first=run.categories[0]["name"],
+        anchor_sizes=tuple((size,) for size in model.rpn.anchor_sizes),
+        ratios=(tuple(model.rpn.aspect_ratios),) * len(model.rpn.anchor_sizes),
+        mean=[round(value / 255, 6) for value in model.pixel_mean],
+        std=[round(value / 255, 6) for value in model.pixel_std],
+        min_size=max(transform.short_sides),
+        max_size=transform.max_long_side,
+        output=output,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""Turn a file of weights into a work directory, which eval.py, maskx_jax.load and config.initialize.path read.
+
+    python -m tools.import_weights --config=configs/mask_rcnn.py:backbone=r50 --config.data.directory=DATA \\
+        --config.initialize.path=maskrcnn_resnet50_fpn_coco.pth --workdir=RUN
+
+The classes are those of the dataset; the conventions of the weights replace those of the config.
+"""
+
+import contextlib
+
+import jax
+import jax.numpy as jnp
+from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
+
+from maskx_jax.data.sources import open_source
+from maskx_jax.models import rcnn
+from maskx_jax.structures import TrainState
+from maskx_jax.training import pretrained
+from maskx_jax.training.checkpoints import Checkpoints, write_config
+from maskx_jax.training.steps import initialize
+
+_CONFIG = config_flags.DEFINE_config_file("config", lock_config=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Where the run is made.", required=True)
+
+
+def main(_: list[str]) -> None:
+    """Import as the flags say."""
+    logging.set_verbosity(logging.WARNING)
+    import_weights(_CONFIG.value, _WORKDIR.value)
+
+
+def import_weights(config: ConfigDict, workdir: str) -> None:
+    """Write config.initialize.path as step 0 of a run.
+
+    Raises:
+      ValueError: no path is given, the directory holds a run already, or the weights do not fit.
+    """
+    options, data = config.initialize, config.data
+    if not options.path:
+        raise ValueError("expected --config.initialize.path, the file of weights")
+    weights = pretrained.open_weights(options.path, options.preset)
+    pretrained.apply_conventions(config.model, weights.conventions)
+    source = open_source(data.source, data.directory, data.eval_split, data.shapes, training=False, seed=config.seed)
+    categories = source.categories
+    model = rcnn.build(len(categories), **config.model.to_dict())
+    fresh = jax.jit(lambda key: initialize(model, key))(jax.random.key(config.seed))
+    variables = pretrained.take_over(
+        fresh, weights, config.model, categories.names, new=options.new, unused=options.unused
+    )
+    # An imported run has no average of its parameters, and no optimizer that could go on.
+    config.optimizer.ema_decay = 0.0
+    state = TrainState(jnp.zeros((), jnp.int32), variables["params"], variables["frozen"], {}, None)
+    with contextlib.closing(Checkpoints(workdir)) as checkpoints:
+        if checkpoints.latest_step() is not None:
+            raise ValueError(f"{workdir} holds a run already, at step {checkpoints.latest_step()}")
+        write_config(workdir, config)
+        checkpoints.save(state, categories.to_coco())
+    print(f"wrote {workdir}")
+
+
+if __name__ == "__main__":
+    app.run(main)
