@@ -17,7 +17,6 @@ from maskx_jax.training.checkpoints import Loaded
 from maskx_jax.training.export import to_torchvision
 
 _RECIPE = """\
-import torchvision
 from safetensors.torch import load_file
 from torchvision.models.detection import {model}, anchor_utils
 from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
