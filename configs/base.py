@@ -70,9 +70,11 @@ def get_config() -> ConfigDict:
             "mask_head": {
                 "channels": 256,
                 "num_convs": 4,
+                "body": "plain",
                 "resolution": 14,
                 "mlp": "none",
                 "mlp_channels": 8,
+                "train_on": "proposals",
                 "num_samples": 128,
             },
             "weight_transfer": {

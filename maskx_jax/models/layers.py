@@ -19,6 +19,12 @@ def conv(features: int, kernel_size: int, stride: int = 1, **options: Any) -> nn
     return nn.Conv(features, (kernel_size, kernel_size), (stride, stride), padding, **options)
 
 
+def group_norm(x: Array, dtype: Any, name: str, scale_init: Any = nn.initializers.ones) -> Array:
+    """Normalise groups of channels (Wu and He 2018), 32 of them or fewer with at least four channels each."""
+    groups = min(32, x.shape[-1] // 4)
+    return nn.GroupNorm(groups, epsilon=1e-5, dtype=dtype, scale_init=scale_init, name=name)(x)
+
+
 class FrozenBatchNorm(nn.Module):
     """BatchNorm folded into a constant scale and bias per channel, kept in the collection "frozen".
 

@@ -8,13 +8,15 @@ import optax
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
-from maskx_jax.models.layers import Deconvolution2x2, conv, msra_fill
+from maskx_jax.models.layers import Deconvolution2x2, conv, group_norm, msra_fill
 from maskx_jax.models.weight_transfer import MaskWeights
 from maskx_jax.ops.losses import masked_mean
 from maskx_jax.ops.mask_targets import sample_mask
 from maskx_jax.structures import GroundTruth, RoiTargets
 
 MLP_BRANCHES = ("none", "paper", "light")
+BODIES = ("plain", "residual")
+REGIONS = ("proposals", "gt_boxes")
 
 
 class MaskHead(nn.Module):
@@ -23,19 +25,26 @@ class MaskHead(nn.Module):
     Attributes:
       channels: of the convolutions.
       num_convs: before the upsampling.
+      body: "plain" convolutions (Mask R-CNN), or "residual": a convolution, then pairs of them with GroupNorm around a
+        shortcut, which stay trainable when there are many. Deeper heads segment unseen classes better (DeepMAC,
+        Birodkar et al. 2021).
       resolution: of the pooled features.
       mlp: a class-agnostic prediction added to the logits (Mask^X R-CNN, section 3.4). "paper" is the released code's:
         one layer from all 200,704 features of a region to its 784 logits, 157 million weights. "light" first reduces
         the channels to `mlp_channels`. "none" leaves it out.
       mlp_channels: of the light branch.
-      num_samples: at most so many foreground regions an image are trained on.
+      train_on: "proposals": the sampled foreground regions (Mask R-CNN). "gt_boxes": the objects' own boxes alone
+        (DeepMAC): tight regions, and fewer.
+      num_samples: at most so many regions an image are trained on.
     """
 
     channels: int = 256
     num_convs: int = 4
+    body: str = "plain"
     resolution: int = 14
     mlp: str = "none"
     mlp_channels: int = 8
+    train_on: str = "proposals"
     num_samples: int = 128
     dtype: Any = jnp.float32
 
@@ -48,14 +57,13 @@ class MaskHead(nn.Module):
         Only the rows of the labels at hand are used: 3,000 classes cost what 80 cost.
 
         Raises:
-          ValueError: `mlp` is unknown.
+          ValueError: `mlp` or `body` is unknown, or a residual body has an even number of convolutions.
         """
         if self.mlp not in MLP_BRANCHES:
             raise ValueError(f"got mlp {self.mlp!r}; expected one of {MLP_BRANCHES}")
-        x = pooled
-        for index in range(self.num_convs):
-            name = f"conv{index + 1}"
-            x = nn.relu(conv(self.channels, 3, kernel_init=msra_fill, dtype=self.dtype, name=name)(x))
+        if self.body not in BODIES:
+            raise ValueError(f"got body {self.body!r} of the mask head; expected one of {BODIES}")
+        x = self._residual_body(pooled) if self.body == "residual" else self._plain_body(pooled)
         x = nn.relu(Deconvolution2x2(self.channels, self.dtype, name="deconvolution")(x))
         weights = mask_weights.weights[labels].astype(self.dtype)
         logits = jnp.einsum("rhwc,rc->rhw", x, weights, preferred_element_type=jnp.float32)
@@ -63,6 +71,25 @@ class MaskHead(nn.Module):
         if self.mlp != "none":
             logits += self._mlp(x)
         return logits
+
+    def _conv(self, index: int) -> nn.Conv:
+        return conv(self.channels, 3, kernel_init=msra_fill, dtype=self.dtype, name=f"conv{index}")
+
+    def _plain_body(self, x: Float[Array, "r s s c"]) -> Float[Array, "r s s channels"]:
+        for index in range(1, self.num_convs + 1):
+            x = nn.relu(self._conv(index)(x))
+        return x
+
+    def _residual_body(self, x: Float[Array, "r s s c"]) -> Float[Array, "r s s channels"]:
+        if self.num_convs % 2 == 0:
+            raise ValueError(f"got num_convs {self.num_convs}; a residual body has one convolution and then pairs")
+        x = nn.relu(self._conv(1)(x))
+        for index in range(2, self.num_convs, 2):
+            y = nn.relu(group_norm(self._conv(index)(x), self.dtype, f"conv{index}_norm"))
+            # Each pair begins as the identity, however deep the head is.
+            zeros = nn.initializers.zeros
+            x = nn.relu(x + group_norm(self._conv(index + 1)(y), self.dtype, f"conv{index + 1}_norm", zeros))
+        return x
 
     def _mlp(self, x: Float[Array, "r m m c"]) -> Float[Array, "r m m"]:
         r, m, _, _ = x.shape
@@ -76,7 +103,16 @@ class MaskHead(nn.Module):
         """Choose the regions to train masks on, and say which of them are supervised.
 
         A region is supervised if it is foreground and its own matched object has a mask. Those come first.
+
+        Raises:
+          ValueError: `train_on` is unknown.
         """
+        if self.train_on not in REGIONS:
+            raise ValueError(f"got train_on {self.train_on!r}; expected one of {REGIONS}")
+        if self.train_on == "gt_boxes":
+            slots = jnp.broadcast_to(jnp.arange(ground_truth.valid.shape[1]), ground_truth.valid.shape)
+            objects = ground_truth.valid & ~ground_truth.is_crowd
+            rois = RoiTargets(ground_truth.boxes, ground_truth.labels, slots, objects, objects)
         has_mask = jnp.take_along_axis(ground_truth.has_mask, rois.gt_index, axis=1)
         supervised = rois.foreground & has_mask
         count = min(self.num_samples, supervised.shape[1])

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from maskx_jax.models.layers import FrozenBatchNorm, conv
+from maskx_jax.models.layers import FrozenBatchNorm, conv, group_norm
 
 _he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
@@ -85,6 +85,5 @@ def _normalize(x: Array, norm: str, scale: float, dtype: Any, name: str) -> Arra
     if norm == "frozen_batch":
         return FrozenBatchNorm(scale, dtype=dtype, name=name)(x)
     if norm == "group":
-        groups = min(32, x.shape[-1] // 4)
-        return nn.GroupNorm(groups, epsilon=1e-5, dtype=dtype, name=name)(x)
+        return group_norm(x, dtype, name)
     raise ValueError(f"got norm {norm!r}; expected 'frozen_batch' or 'group'")

@@ -10,7 +10,7 @@ from flax import traverse_util
 from configs import base, mask_rcnn, maskx_rcnn
 from maskx_jax.models import rcnn
 from maskx_jax.models.mask_head import MaskHead
-from maskx_jax.structures import Batch, GroundTruth
+from maskx_jax.structures import Batch, GroundTruth, RoiTargets
 from maskx_jax.training.optimizer import num_parameters
 from maskx_jax.training.steps import initialize
 from tests.models.build import NUM_CLASSES, numpy_variables, shapes_batch, tiny_model
@@ -240,9 +240,55 @@ def test_mask_head_uses_the_row_of_each_regions_own_class(predictor):
     assert difference[1] > 0 and difference[0] == difference[2] == 0
 
 
+def test_masks_trained_on_ground_truth_boxes_see_each_object_once_and_no_proposal(batch):
+    gt = batch.ground_truth
+    gt = gt.replace(is_crowd=gt.is_crowd.at[0, 0].set(True), has_mask=gt.has_mask.at[1, 0].set(False))
+    head = MaskHead(train_on="gt_boxes", num_samples=8)
+    nothing = RoiTargets(*[jnp.zeros((2, 0))] * 2, jnp.zeros((2, 0), int), *[jnp.zeros((2, 0), bool)] * 2)
+    rois, supervised = head.select(nothing, gt)
+    allowed = gt.valid & ~gt.is_crowd & gt.has_mask
+    np.testing.assert_array_equal(supervised.sum(axis=1), allowed.sum(axis=1))
+    for i in range(2):
+        chosen = rois.gt_index[i][supervised[i]]
+        np.testing.assert_array_equal(chosen, np.flatnonzero(allowed[i]))
+        np.testing.assert_array_equal(rois.boxes[i][supervised[i]], gt.boxes[i][chosen])
+        np.testing.assert_array_equal(rois.labels[i][supervised[i]], gt.labels[i][chosen])
+
+
+@pytest.mark.parametrize("train_on", ["proposals", "gt_boxes"])
+def test_a_residual_mask_head_begins_as_its_first_convolution_and_learns_in_all(batch, train_on):
+    deep = tiny_model(mask_head__body="residual", mask_head__num_convs=5, mask_head__train_on=train_on)
+    variables = numpy_variables(deep)
+    gradient = gradient_of(deep, variables, batch, "mask")["mask_head"]
+    assert all(jnp.abs(gradient[f"conv{i}"]["kernel"]).max() > 0 for i in range(1, 6))
+
+    head = MaskHead(channels=4, num_convs=5, body="residual")
+    x = jnp.asarray(np.random.RandomState(0).randn(3, 14, 14, 4), jnp.float32)
+    weights = rcnn.MaskWeights(jnp.ones((2, 4)), jnp.zeros(2))
+    labels = jnp.ones(3, int)
+    variables = head.init(KEY, x, labels, weights)
+    params = variables["params"]
+    first = {"params": {name: params[name] for name in ("conv1", "deconvolution")}}
+    plain = MaskHead(channels=4, num_convs=1)
+    np.testing.assert_allclose(
+        head.apply(variables, x, labels, weights), plain.apply(first, x, labels, weights), atol=1e-5
+    )
+
+
+def test_a_residual_mask_head_has_an_odd_number_of_convolutions():
+    with pytest.raises(ValueError, match=r"num_convs 4; a residual body has one convolution and then pairs"):
+        jax.eval_shape(lambda: initialize(tiny_model(mask_head__body="residual", mask_head__num_convs=4), KEY))
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("mask_predictor", "transfers"), ("weight_transfer__input", "boxes"), ("mask_head__mlp", "heavy")],
+    [
+        ("mask_predictor", "transfers"),
+        ("weight_transfer__input", "boxes"),
+        ("mask_head__mlp", "heavy"),
+        ("mask_head__body", "hourglass"),
+        ("mask_head__train_on", "anchors"),
+    ],
 )
 def test_an_unknown_choice_is_named_with_what_exists(field, value, batch):
     with pytest.raises(ValueError, match=f"{value}.*expected one of"):
