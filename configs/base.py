@@ -177,6 +177,9 @@ def get_config() -> ConfigDict:
     config.evaluation = ConfigDict(
         {
             "batch_size": 16,
+            # The split whose A and B are scored apart, where it is not data.mask_split: a model that learned all masks
+            # is compared on the classes that others learned without.
+            "split": "",
             "mask_threshold": 0.5,
             # "faster_coco_eval" or "pycocotools": the same numbers, the second more slowly.
             "backend": "faster_coco_eval",

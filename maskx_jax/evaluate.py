@@ -82,8 +82,12 @@ def _gather(batch: Batch, detections: Detections) -> tuple[Batch, Detections]:
 def score(results: list[dict[str, Any]], source: Source, config: ConfigDict) -> dict[str, Any]:
     """Return the metrics of results on a source, for all classes and for those with (A) and without masks (B)."""
     kinds = ("bbox",) if config.model.mask_predictor == "none" else ("bbox", "segm")
-    groups = mask_groups(source.categories, splits.mask_labels(config.data.mask_split, source.categories))
+    groups = _scored_groups(source.categories, config)
     return coco_metrics.evaluate(source.coco_ground_truth(), results, kinds, groups, config.evaluation.backend)
+
+
+def _scored_groups(categories: Categories, config: ConfigDict) -> dict[str, list[int]]:
+    return mask_groups(categories, splits.mask_labels(config.evaluation.split or config.data.mask_split, categories))
 
 
 def mask_groups(categories: Categories, allowed: np.ndarray) -> dict[str, list[int]]:
@@ -125,7 +129,7 @@ def draw(results: list[dict[str, Any]], source: Source, config: ConfigDict, fold
     folder.mkdir(parents=True, exist_ok=True)
     ground_truth = source.coco_ground_truth()
     names = {category["id"]: category["name"] for category in ground_truth["categories"]}
-    groups = mask_groups(source.categories, splits.mask_labels(config.data.mask_split, source.categories))
+    groups = _scored_groups(source.categories, config)
     group_of_id = {category_id: group for group, members in groups.items() for category_id in members}
     for index in range(min(config.evaluation.num_pictures, len(source))):
         record = source[index]

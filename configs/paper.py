@@ -1,0 +1,174 @@
+"""The experiments of "Learning to Segment Every Thing" (Hu et al., CVPR 2018), and some beyond, row by row.
+
+    python train.py --config=configs/paper.py:row=2/r50_maskx,split=voc --config.data.directory=DATA \\
+        --config.initialize.path=R-50.pkl --workdir=RUN
+    python -m tools.sweep --table=1a --split=voc --output=SWEEP -- --config.data.directory=DATA
+
+A row is `table/name`; `ROWS` lists them with the paper's mask AP on B, recalled rather than verified, and no row has
+been run on the whole of COCO here. The paper trained on COCO 2014 trainval35k with 8 GPUs and 16 images a step.
+
+Variants: row; split (voc, nonvoc: which classes have masks); size (full, tiny: the small network, synthetic images).
+Stage-wise rows (tables 1a to 1c and fig3) train the mask branch on a frozen detector: config.initialize.path is a run
+of the row `detector`. The row with GloVe vectors needs config.embedding.path.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from configs import base, variants
+
+DETECTOR = "detector"
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One experiment.
+
+    Attributes:
+      predictor: "transfer", "class_agnostic", or "class_specific" with the masks of all classes (the oracle).
+      stage_wise: whether the mask branch alone is trained, on a frozen detector.
+      mlp: whether the MLP branch is fused.
+      transfer: fields of T.
+      mask_head: fields of the mask head.
+      deep: an 11-convolution residual mask head.
+      backbone: "r50" or "r101"; the tiny size has one of its own.
+      paper: the paper's mask AP on B by split.
+    """
+
+    predictor: str = "transfer"
+    stage_wise: bool = True
+    mlp: bool = False
+    transfer: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    gt_boxes: bool = False
+    deep: bool = False
+    backbone: str = "r50"
+    paper: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+
+def _paper(voc: float, nonvoc: float) -> dict[str, float]:
+    """Return AP on B where VOC's classes have masks, and where the others have."""
+    return {"voc": voc, "nonvoc": nonvoc}
+
+
+def _end_to_end(predictor: str, voc: float, nonvoc: float, backbone: str = "r50", **fields: Any) -> Row:
+    return Row(predictor, stage_wise=False, backbone=backbone, paper=_paper(voc, nonvoc), **fields)
+
+
+_AGNOSTIC = Row("class_agnostic", paper=_paper(14.2, 21.5))
+_TRANSFER = Row(paper=_paper(20.2, 26.0))
+
+ROWS: dict[str, Row] = {
+    # What T sees.
+    "1a/class_agnostic": _AGNOSTIC,
+    "1a/random": Row(transfer={"input": "embedding"}, paper=_paper(15.4, 19.9)),
+    "1a/glove": Row(transfer={"input": "embedding"}, paper=_paper(17.3, 21.9)),
+    "1a/cls": Row(transfer={"input": "cls"}, paper=_paper(18.1, 25.2)),
+    "1a/box": Row(transfer={"input": "box"}, paper=_paper(19.8, 25.7)),
+    "1a/cls+box": _TRANSFER,
+    "1a/oracle": Row("class_specific", paper=_paper(30.7, 35.0)),
+    # The structure of T.
+    "1b/1_layer": Row(transfer={"num_layers": 1, "activation": "none"}, paper=_paper(19.2, 24.8)),
+    "1b/2_layer_relu": Row(transfer={"activation": "relu"}, paper=_paper(19.7, 25.1)),
+    "1b/2_layer_leaky_relu": _TRANSFER,
+    "1b/3_layer_relu": Row(transfer={"num_layers": 3, "activation": "relu"}, paper=_paper(19.3, 25.2)),
+    "1b/3_layer_leaky_relu": Row(transfer={"num_layers": 3}, paper=_paper(18.9, 25.0)),
+    # The MLP branch.
+    "1c/class_agnostic": _AGNOSTIC,
+    "1c/class_agnostic_mlp": Row("class_agnostic", mlp=True, paper=_paper(17.1, 22.8)),
+    "1c/transfer": _TRANSFER,
+    "1c/transfer_mlp": Row(mlp=True, paper=_paper(21.3, 26.6)),
+    # Stage-wise or end to end, and the stopped gradient.
+    "1d/stage_wise_class_agnostic": _AGNOSTIC,
+    "1d/stage_wise_transfer": _TRANSFER,
+    "1d/end_to_end_class_agnostic": _end_to_end("class_agnostic", 19.2, 23.9),
+    "1d/end_to_end_transfer_flowing": _end_to_end("transfer", 20.2, 24.8, transfer={"stop_gradient": False}),
+    "1d/end_to_end_transfer": _end_to_end("transfer", 22.2, 27.6),
+    # The systems.
+    "2/r50_class_agnostic": _end_to_end("class_agnostic", 19.2, 23.9),
+    "2/r50_maskx": _end_to_end("transfer", 23.7, 28.9, mlp=True),
+    "2/r50_oracle": _end_to_end("class_specific", 33.0, 37.5),
+    "2/r101_class_agnostic": _end_to_end("class_agnostic", 18.5, 24.7, "r101"),
+    "2/r101_maskx": _end_to_end("transfer", 23.8, 29.5, "r101", mlp=True),
+    "2/r101_oracle": _end_to_end("class_specific", 34.4, 39.1, "r101"),
+    # AP on B as A grows: with --splits="random(1,20);random(1,30)..." of tools.sweep.
+    "fig3/class_agnostic": Row("class_agnostic"),
+    "fig3/transfer": Row(),
+    # Beyond the paper.
+    "beyond/class_agnostic": Row("class_agnostic", stage_wise=False),
+    "beyond/class_agnostic_gt_boxes": Row("class_agnostic", stage_wise=False, gt_boxes=True),
+    "beyond/class_agnostic_deep": Row("class_agnostic", stage_wise=False, deep=True),
+    "beyond/class_agnostic_gt_boxes_deep": Row("class_agnostic", stage_wise=False, gt_boxes=True, deep=True),
+    "beyond/transfer": Row(stage_wise=False),
+    "beyond/transfer_gt_boxes": Row(stage_wise=False, gt_boxes=True),
+    "beyond/transfer_deep": Row(stage_wise=False, deep=True),
+    "beyond/transfer_gt_boxes_deep": Row(stage_wise=False, gt_boxes=True, deep=True),
+    "beyond/oracle": Row("class_specific", stage_wise=False),
+}
+
+
+def tables() -> dict[str, list[str]]:
+    """Return the names of the rows of each table."""
+    result: dict[str, list[str]] = {}
+    for name in ROWS:
+        result.setdefault(name.partition("/")[0], []).append(name)
+    return result
+
+
+def get_config(argument: str | None = None) -> ConfigDict:
+    """Return the config of a row."""
+    config = base.get_config()
+    config.data.mask_split = "voc"
+    config.evaluation.split = "voc"
+    config.train.best_metric = "segm/B/AP"
+
+    def detector(config: ConfigDict) -> None:
+        config.model.mask_predictor = "none"
+        config.train.best_metric = "bbox/all/AP"
+
+    rows = {name: _change(row) for name, row in ROWS.items()} | {DETECTOR: detector}
+    sizes = {"full": lambda config: None, "tiny": tiny}
+    split = {name: _split(name) for name in ("voc", "nonvoc")}
+    # A split is set before a row, because the oracle's masks are those of all classes.
+    return base.apply_variants(config, argument, {"size": sizes, "split": split, "row": rows})
+
+
+def tiny(config: ConfigDict) -> None:
+    """The small network on synthetic images of 60 categories, 50 of them with masks."""
+    variants.tiny(config)
+    variants.shapes(config)
+    config.data.shapes.update(num_hues=10, num_textures=6, num_train=4000, num_eval=200)
+    config.data.mask_split = config.evaluation.split = "random(1,50)"
+    config.train.update(num_steps=1600, eval_every=1600, checkpoint_every=400)
+
+
+def _split(name: str) -> variants.Change:
+    def change(config: ConfigDict) -> None:
+        config.data.mask_split = config.evaluation.split = name
+
+    return change
+
+
+def _change(row: Row) -> variants.Change:
+    def change(config: ConfigDict) -> None:
+        model = config.model
+        is_tiny = model.backbone.norm == "group"
+        if row.backbone == "r101" and not is_tiny:
+            variants.resnet101(config)
+        model.mask_predictor = row.predictor
+        model.weight_transfer.update(row.transfer)
+        if row.mlp:
+            model.mask_head.mlp = "light" if is_tiny else "paper"
+        if row.gt_boxes:
+            model.mask_head.train_on = "gt_boxes"
+        if row.deep:
+            model.mask_head.update(body="residual", num_convs=11)
+        if row.predictor == "class_specific":
+            config.data.mask_split = "all"
+        if row.stage_wise:
+            config.optimizer.frozen = ("(backbone|fpn|rpn|box_head)/.*",)
+            config.initialize.new = ("(mask_head|mask_weights)/.*",)
+
+    return change

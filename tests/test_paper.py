@@ -1,0 +1,141 @@
+"""The experiments of the paper by name, and the tool that runs them."""
+
+import csv
+import json
+import textwrap
+
+import jax
+import pytest
+
+from configs import paper
+from maskx_jax.models import rcnn
+from maskx_jax.training.optimizer import split_params
+from maskx_jax.training.steps import initialize
+from tests.models.build import shapes_batch
+from tools import sweep
+
+# Rows that stand in several tables are one experiment.
+DISTINCT = list({str(row): name for name, row in reversed(paper.ROWS.items())}.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", DISTINCT)
+def test_every_row_traces_at_full_size(row):
+    config = paper.get_config(f"row={row}")
+    model = rcnn.build(80, **config.model.to_dict())
+    batch = shapes_batch(1)
+    variables = jax.eval_shape(lambda: initialize(model, jax.random.key(0)))
+    trained, _ = split_params(variables["params"], config.optimizer.frozen)
+    total, losses = jax.eval_shape(lambda v: model.apply(v, batch, jax.random.key(0), method="losses"), variables)
+    assert total.shape == () and "mask" in losses
+    modules = set(trained)
+    assert modules == {"mask_head", "mask_weights"} if paper.ROWS[row].stage_wise else modules > {"mask_head", "rpn"}
+
+
+def test_rows_are_what_their_names_say():
+    def model(row, *more):
+        return paper.get_config(",".join([f"row={row}", *more])).model
+
+    assert model("1a/box").weight_transfer.input == "box"
+    transfer = model("1b/3_layer_relu").weight_transfer
+    assert (transfer.num_layers, transfer.activation) == (3, "relu")
+    assert model("1c/class_agnostic_mlp").mask_head.mlp == "paper"
+    assert model("1c/class_agnostic_mlp", "size=tiny").mask_head.mlp == "light"
+    assert not model("1d/end_to_end_transfer_flowing").weight_transfer.stop_gradient
+    assert model("1d/end_to_end_transfer").weight_transfer.stop_gradient
+    assert model("2/r101_maskx").backbone.stage_sizes == (3, 4, 23, 3)
+    assert model("beyond/transfer_gt_boxes_deep").mask_head.train_on == "gt_boxes"
+    assert model("beyond/transfer_gt_boxes_deep").mask_head.body == "residual"
+    assert model("detector").mask_predictor == "none"
+
+
+def test_the_oracle_learns_all_masks_and_is_scored_on_the_split():
+    config = paper.get_config("row=2/r50_oracle,split=nonvoc")
+    assert (config.data.mask_split, config.evaluation.split) == ("all", "nonvoc")
+    config = paper.get_config("row=2/r50_maskx,split=nonvoc")
+    assert (config.data.mask_split, config.evaluation.split) == ("nonvoc", "nonvoc")
+
+
+def test_r101_is_trained_with_8_images_a_step_for_twice_as_long():
+    config = paper.get_config("row=2/r101_maskx")
+    assert (config.train.batch_size, config.train.num_steps, config.optimizer.learning_rate) == (8, 180_000, 0.01)
+
+
+FAKE_TRAIN = """
+    import json, pathlib, sys
+    options = dict(argument.lstrip("-").split("=", 1) for argument in sys.argv[1:])
+    workdir = pathlib.Path(options["workdir"])
+    with (workdir.parent / "calls").open("a") as calls:
+        calls.write(json.dumps(options) + "\\n")
+    if (workdir.parent / "fail").exists():
+        sys.exit(3)
+    value = float(options["config.seed"]) / 10
+    metrics = {"step": 7, "bbox/all/AP": 0.5, "segm/all/AP": 0.3, "segm/A/AP": 0.4, "segm/B/AP": 0.2 + value}
+    (workdir / "config.json").write_text(json.dumps({"train": {"num_steps": 7}}))
+    lines = [json.dumps({"step": 4, "train/total": 1}), json.dumps(metrics)]
+    (workdir / "metrics.jsonl").write_text("\\n".join(lines) + "\\n")
+"""
+
+
+@pytest.fixture
+def output(tmp_path, monkeypatch):
+    """Return the folder of a sweep whose train.py writes metrics and trains nothing."""
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code/train.py").write_text(textwrap.dedent(FAKE_TRAIN))
+    monkeypatch.setattr(sweep, "TRAIN", tmp_path / "code/train.py")
+    (tmp_path / "sweep").mkdir()
+    return tmp_path / "sweep"
+
+
+def calls(output):
+    file = output / "calls"
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def test_a_sweep_runs_every_row_and_seed_once_and_tells_mean_and_deviation(output, capsys):
+    arguments = ["--row=1d/end_to_end_transfer", "--row=2/r50_oracle", "--seeds=0,2", f"--output={output}"]
+    assert sweep.main([*arguments, "--split=nonvoc", "--", "--config.train.num_steps=7"]) == 0
+    first = calls(output)
+    assert [call["config.seed"] for call in first] == ["0", "2", "0", "2"]
+    assert all(call["config.train.num_steps"] == "7" and call["config.evaluation.split"] == "nonvoc" for call in first)
+    # The oracle keeps all masks.
+    assert [call.get("config.data.mask_split") for call in first] == ["nonvoc", "nonvoc", None, None]
+    table = (output / "table.md").read_text()
+    assert table in capsys.readouterr().out
+    row = next(line for line in table.splitlines() if "end_to_end" in line)
+    cells = [cell.strip() for cell in row.split("|")[1:-1]]
+    assert cells[:3] == ["1d/end_to_end_transfer", "nonvoc", "2"]
+    assert cells[3:] == ["50.0 ± 0.0", "30.0 ± 0.0", "40.0 ± 0.0", "30.0 ± 14.1", "-", "100 %", "27.6"]
+    with (output / "table.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["row"], row["seed"], row["segm/B/AP"]) for row in rows[:2]] == [
+        ("1d/end_to_end_transfer", "0", "0.2"),
+        ("1d/end_to_end_transfer", "2", "0.4"),
+    ]
+    # Given again, it runs nothing.
+    assert sweep.main([*arguments, "--split=nonvoc"]) == 0
+    assert calls(output) == first
+
+
+def test_stage_wise_rows_start_from_a_detector_of_their_seed(output):
+    sweep.main(["--row=1a/cls", "--row=1a/box", "--seeds=5", "--size=tiny", f"--output={output}"])
+    configs = [call["config"].split("row=")[1] for call in calls(output)]
+    assert configs == ["detector,size=tiny", "1a/cls,size=tiny", "1a/box,size=tiny"]
+    detector = calls(output)[0]["workdir"]
+    assert [call.get("config.initialize.path") for call in calls(output)] == [None, detector, detector]
+
+
+def test_a_run_that_fails_is_told_and_tried_again(output, capsys):
+    (output / "fail").touch()
+    arguments = ["--row=2/r50_maskx", f"--output={output}"]
+    assert sweep.main(arguments) == 1
+    assert "failed: Run(row='2/r50_maskx'" in capsys.readouterr().err
+    (output / "fail").unlink()
+    assert sweep.main(arguments) == 0
+    assert len(calls(output)) == 2
+
+
+def test_a_run_that_stopped_before_its_last_step_is_not_finished(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"train": {"num_steps": 9}}))
+    (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 7, "bbox/all/AP": 0.5}) + "\n")
+    assert sweep.final_metrics(tmp_path) is None

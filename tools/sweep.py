@@ -1,0 +1,160 @@
+"""Run the rows of a table of configs/paper.py over seeds and splits, and write one table of what came out.
+
+    python -m tools.sweep --table=1a --size=tiny --seeds=0,1,2 --output=SWEEP
+    python -m tools.sweep --table=2 --split=voc --split=nonvoc --output=SWEEP -- --config.data.directory=DATA \\
+        --config.initialize.path=R-50.pkl
+
+Every run is a work directory of train.py in the output folder. What is finished is skipped and what is broken is
+resumed, so that the same command can be given again. What stands after `--` goes to train.py. Frozen detectors that
+stage-wise rows need are trained first, one for each seed.
+"""
+
+import argparse
+import csv
+import dataclasses
+import json
+import pathlib
+import re
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from configs import paper
+
+TRAIN = pathlib.Path(__file__).resolve().parents[1] / "train.py"
+# Columns of the table: title, name of the metric.
+METRICS = (
+    ("box AP", "bbox/all/AP"),
+    ("mask AP", "segm/all/AP"),
+    ("mask AP on A", "segm/A/AP"),
+    ("mask AP on B", "segm/B/AP"),
+    ("harmonic mean", "segm/harmonic_mean"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One training run: a row, on a split ("" is the row's own), from a seed."""
+
+    row: str
+    split: str
+    seed: int
+
+    def workdir(self, output: pathlib.Path) -> pathlib.Path:
+        """Return where the run lies in the output folder."""
+        return output / "-".join(filter(None, (_slug(self.row), _slug(self.split), f"seed{self.seed}")))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run what the arguments say; return 1 if a run failed."""
+    parser = argparse.ArgumentParser(prog="python -m tools.sweep", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--table", action="append", choices=paper.tables(), help="repeat it for several")
+    parser.add_argument("--row", action="append", choices=list(paper.ROWS), help="single rows")
+    parser.add_argument("--size", choices=("full", "tiny"), default="full")
+    parser.add_argument("--split", action="append", help="voc, nonvoc, random(trial,number)...; repeat it for several")
+    parser.add_argument("--seeds", default="0", help="such as 0,1,2")
+    parser.add_argument("--output", required=True, type=pathlib.Path, help="folder for runs and table")
+    parser.add_argument("train", nargs="*", help="after --: options of train.py")
+    options = parser.parse_args(arguments)
+    rows = [row for table in options.table or () for row in paper.tables()[table]] + (options.row or [])
+    if not rows:
+        parser.error("expected --table or --row")
+    seeds = [int(seed) for seed in options.seeds.split(",")]
+    runs = [Run(row, split, seed) for split in options.split or [""] for row in rows for seed in seeds]
+    failed = [run for run in runs if not complete(run, options.size, options.output, options.train)]
+    write_tables(runs, options.output, options.size)
+    print((options.output / "table.md").read_text())
+    for run in failed:
+        print(f"failed: {run}: see {run.workdir(options.output) / 'log.txt'}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def complete(run: Run, size: str, output: pathlib.Path, extra: Sequence[str]) -> bool:
+    """Train a run to its end if it has not got there; return whether it has now."""
+    detector = Run(paper.DETECTOR, "", run.seed)
+    options = list(extra)
+    if run.row != paper.DETECTOR and paper.ROWS[run.row].stage_wise:
+        if not complete(detector, size, output, extra):
+            return False
+        options.append(f"--config.initialize.path={detector.workdir(output)}")
+    workdir = run.workdir(output)
+    if final_metrics(workdir) is not None:
+        return True
+    workdir.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, str(TRAIN), f"--config={TRAIN.parent / 'configs/paper.py'}:row={run.row},size={size}"]
+    command += [f"--config.seed={run.seed}", f"--workdir={workdir}", *split_options(run), *options]
+    print(f"training {workdir}", flush=True)
+    with (workdir / "log.txt").open("a") as log:
+        return subprocess.run(command, cwd=TRAIN.parent, stdout=log, stderr=log, check=False).returncode == 0
+
+
+def split_options(run: Run) -> list[str]:
+    """Return the options of train.py that set a split; the oracle is scored on it, but keeps all masks."""
+    if not run.split:
+        return []
+    scored = [f"--config.evaluation.split={run.split}"]
+    if run.row != paper.DETECTOR and paper.ROWS[run.row].predictor == "class_specific":
+        return scored
+    return [*scored, f"--config.data.mask_split={run.split}"]
+
+
+def final_metrics(workdir: pathlib.Path) -> dict[str, Any] | None:
+    """Return the metrics of a run's last step, or None if it has not got there."""
+    config, log = workdir / "config.json", workdir / "metrics.jsonl"
+    if not (config.exists() and log.exists()):
+        return None
+    num_steps = json.loads(config.read_text())["train"]["num_steps"]
+    for line in reversed(log.read_text().splitlines()):
+        values = json.loads(line)
+        if values["step"] == num_steps and "bbox/all/AP" in values:
+            return values
+    return None
+
+
+def write_tables(runs: Sequence[Run], output: pathlib.Path, size: str) -> None:
+    """Write table.md (mean and standard deviation over the seeds, in percent) and table.csv (every run)."""
+    finished = {run: metrics for run in runs if (metrics := final_metrics(run.workdir(output))) is not None}
+    with (output / "table.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["row", "split", "seed", *(name for _, name in METRICS)])
+        for run, metrics in finished.items():
+            writer.writerow([run.row, run.split, run.seed, *(metrics.get(name) for _, name in METRICS)])
+
+    titles = [title for title, _ in METRICS]
+    lines = [
+        "| " + " | ".join(["row", "split", "seeds", *titles, "B, of the oracle", "paper, on B"]) + " |",
+        "|" + "---|" * (len(titles) + 5),
+    ]
+    for row, split in dict.fromkeys((run.row, run.split) for run in runs):
+        of_row = [metrics for run, metrics in finished.items() if (run.row, run.split) == (row, split)]
+        oracle = [
+            metrics["segm/B/AP"]
+            for run, metrics in finished.items()
+            if run.split == split and paper.ROWS[run.row].predictor == "class_specific"
+        ]
+        own = [metrics["segm/B/AP"] for metrics in of_row]
+        fraction = f"{100 * statistics.mean(own) / statistics.mean(oracle):.0f} %" if own and any(oracle) else "-"
+        # The paper's numbers are of COCO: the tiny size has none.
+        reference = paper.ROWS[row].paper.get(split or "voc") if size == "full" else None
+        cells = [_mean(of_row, name) for _, name in METRICS]
+        lines.append(
+            f"| {' | '.join([row, split or 'own', str(len(of_row)), *cells, fraction, str(reference or '-')])} |"
+        )
+    (output / "table.md").write_text("\n".join(lines) + "\n")
+
+
+def _mean(of_row: Sequence[dict[str, Any]], name: str) -> str:
+    values = [100 * metrics[name] for metrics in of_row if metrics.get(name) is not None]
+    if not values:
+        return "-"
+    return f"{statistics.mean(values):.1f}" + (f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else "")
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9+_]+", "_", text).strip("_")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
