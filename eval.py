@@ -33,6 +33,7 @@ _OUTPUT = flags.DEFINE_string("output", None, "Folder for the results; RUN/evalu
 _RESULTS = flags.DEFINE_string("results", None, "Stored COCO results to score instead of running a model.")
 _ANNOTATIONS = flags.DEFINE_string("annotations", None, "COCO annotations to score --results against.")
 _MASK_SPLIT = flags.DEFINE_string("mask_split", "all", "With --results: the split that says which classes are A.")
+_BOUNDARY = flags.DEFINE_bool("boundary", False, "Score the borders of masks too (Boundary AP).")
 _BACKEND = flags.DEFINE_enum(
     "backend", "faster_coco_eval", ["faster_coco_eval", "pycocotools"], "With --results: who matches detections."
 )
@@ -49,7 +50,7 @@ def main(_: list[str]) -> None:
         results = coco_results.read_results(_RESULTS.value)
         categories = Categories.from_coco(ground_truth["categories"])
         groups = mask_groups(categories, splits.mask_labels(_MASK_SPLIT.value, categories))
-        metrics = coco_metrics.evaluate(ground_truth, results, _kinds(results), groups, _BACKEND.value)  # type: ignore[arg-type]
+        metrics = coco_metrics.evaluate(ground_truth, results, _kinds(results, _BOUNDARY.value), groups, _BACKEND.value)  # type: ignore[arg-type]
         report(metrics, _OUTPUT.value)
         return
     if not _WORKDIR.value:
@@ -65,6 +66,7 @@ def main(_: list[str]) -> None:
         seed=loaded.config.seed,
     )
     check_categories(source.categories, loaded.categories)
+    loaded.config.evaluation.boundary |= _BOUNDARY.value
     mesh = make_mesh()
     variables = jax.device_put(loaded.variables, replicated(mesh))
     results = detect(make_detect_step(loaded.model, mesh), variables, source, loaded.config, mesh)
@@ -88,8 +90,10 @@ def report(metrics: Mapping[str, Any], output: str | pathlib.Path | None) -> Non
         print(f"wrote {folder}")
 
 
-def _kinds(results: list[dict[str, Any]]) -> tuple[str, ...]:
-    return ("bbox", "segm") if any("segmentation" in result for result in results) else ("bbox",)
+def _kinds(results: list[dict[str, Any]], boundary: bool) -> tuple[str, ...]:
+    if not any("segmentation" in result for result in results):
+        return ("bbox",)
+    return ("bbox", "segm", "boundary") if boundary else ("bbox", "segm")
 
 
 if __name__ == "__main__":

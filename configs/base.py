@@ -181,6 +181,8 @@ def get_config() -> ConfigDict:
             # is compared on the classes that others learned without.
             "split": "",
             "mask_threshold": 0.5,
+            # Whether to score the borders of masks too (Boundary AP); takes longer.
+            "boundary": False,
             # "faster_coco_eval" or "pycocotools": the same numbers, the second more slowly.
             "backend": "faster_coco_eval",
             # Pictures of predictions beside ground truth.

@@ -82,6 +82,8 @@ def _gather(batch: Batch, detections: Detections) -> tuple[Batch, Detections]:
 def score(results: list[dict[str, Any]], source: Source, config: ConfigDict) -> dict[str, Any]:
     """Return the metrics of results on a source, for all classes and for those with (A) and without masks (B)."""
     kinds = ("bbox",) if config.model.mask_predictor == "none" else ("bbox", "segm")
+    if config.evaluation.boundary and "segm" in kinds:
+        kinds = (*kinds, "boundary")
     groups = _scored_groups(source.categories, config)
     return coco_metrics.evaluate(source.coco_ground_truth(), results, kinds, groups, config.evaluation.backend)
 
@@ -116,7 +118,7 @@ def flatten(metrics: Mapping[str, Any]) -> dict[str, float | None]:
     """Return the numbers of `coco_metrics.evaluate` under names such as "segm/A/AP", without those per class."""
     flat = {
         f"{kind}/{group}/{name}": value
-        for kind in ("bbox", "segm")
+        for kind in ("bbox", "segm", "boundary")
         for group, values in metrics.get(kind, {}).items()
         for name, value in values.items()
     }

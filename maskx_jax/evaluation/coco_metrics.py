@@ -38,7 +38,7 @@ _BACKENDS = {
 }
 
 # The twelve numbers in COCO's order: array, IoU threshold (None: mean over all), area, most detections an image.
-_TITLES = {"bbox": "box", "segm": "mask"}
+_TITLES = {"bbox": "box", "segm": "mask", "boundary": "edge"}
 _METRICS: dict[str, tuple[str, float | None, str, int]] = {
     "AP": ("precision", None, "all", 100),
     "AP50": ("precision", 0.5, "all", 100),
@@ -67,7 +67,8 @@ def evaluate(
     Args:
       ground_truth: a COCO instances dict. It is not changed.
       results: COCO results entries. They are not changed.
-      kinds: what to compare, of "bbox" and "segm".
+      kinds: what to compare, of "bbox", "segm" and "boundary": masks again, with the smaller of their IoU and the IoU
+        of their borders, bands of 2 % of the image's diagonal (Boundary IoU, Cheng et al. 2021). pycocotools lacks it.
       groups: category ids by the name of the group, such as `{"A": [...], "B": [...]}`.
       backend: who matches detections with ground truth.
 
@@ -88,8 +89,10 @@ def evaluate(
     if backend not in _BACKENDS:
         raise ValueError(f"unknown backend {backend!r}; expected one of {sorted(_BACKENDS)}")
     if not kinds:
-        raise ValueError(f"got no kinds; expected some of {list(KINDS)}")
-    check_results(results, ground_truth, kinds)
+        raise ValueError(f"got no kinds; expected some of {list(_TITLES)}")
+    if "boundary" in kinds and backend == "pycocotools":
+        raise ValueError("pycocotools has no boundary AP; expected backend 'faster_coco_eval'")
+    check_results(results, ground_truth, list(dict.fromkeys("segm" if kind == "boundary" else kind for kind in kinds)))
     name_of_id = _category_names(ground_truth)
     category_ids = sorted(name_of_id)
     _check_groups(groups, name_of_id)
@@ -122,7 +125,7 @@ def evaluate(
 
 def format_table(metrics: Mapping) -> str:
     """Return what `evaluate` found as plain text, in percent: a row per kind and group."""
-    kinds = [kind for kind in KINDS if kind in metrics]
+    kinds = [kind for kind in _TITLES if kind in metrics]
     group_width = max(5, *(len(group) for kind in kinds for group in metrics[kind]))
     lines = [f"{'':5}{'':{group_width}}" + "".join(f"{name:>7}" for name in _METRICS)]
     for kind in kinds:
@@ -140,7 +143,7 @@ def format_table(metrics: Mapping) -> str:
 
 def format_class_table(metrics: Mapping) -> str:
     """Return the AP of every class as plain text, in percent, with the groups it is in."""
-    kinds = [kind for kind in KINDS if kind in metrics]
+    kinds = [kind for kind in _TITLES if kind in metrics]
     per_class = metrics["per_class"]
     groups = {name: ",".join(row["groups"]) or "-" for name, row in per_class.items()}
     group_width = max(5, *map(len, groups.values())) if groups else 5
@@ -196,7 +199,7 @@ def _ground_truth_objects(ground_truth: Mapping, kind: str) -> tuple[list[dict],
             raise ValueError(
                 f"{where}: image_id {entry['image_id']} or category_id {entry['category_id']} is unknown to the file"
             )
-        if kind == "segm":
+        if kind != "bbox":
             height, width = size_of_image[entry["image_id"]]
             segmentation = _usable_mask(annotation)
             if segmentation is None:
@@ -233,7 +236,7 @@ def _detected_objects(results: Sequence[dict], kind: str) -> list[dict]:
         else:
             entry["segmentation"] = result["segmentation"]
         detected.append(entry)
-    if kind == "segm":
+    if kind != "bbox":
         # Not by pycocotools 2.0.11: with NumPy 2 its `area` fails on lists of more than 255 masks.
         areas = mask_coder.area([entry["segmentation"] for entry in detected])
         for entry, area in zip(detected, areas.tolist(), strict=True):

@@ -300,3 +300,45 @@ def test_table(tiny):
     assert lines[8] == "ground-truth objects without a mask, ignored for mask AP: 1"
     rows = [line.split() for line in coco_metrics.format_class_table(metrics).splitlines()]
     assert rows[1:] == [["dog", "A", "100.0", "100.0"], ["cat", "B", "0.0", "0.0"], ["cow", "B", "-", "-"]]
+
+
+def border(bitmap, width):
+    """Return the pixels of a mask that are within `width` pixels (rows or columns) of one outside of it."""
+    padded = np.pad(bitmap, width)
+    eroded = np.ones_like(bitmap)
+    for dy in range(2 * width + 1):
+        for dx in range(2 * width + 1):
+            eroded &= padded[dy : dy + bitmap.shape[0], dx : dx + bitmap.shape[1]]
+    return bitmap & ~eroded
+
+
+@pytest.mark.parametrize("margin", [0, 1, 2, 4])
+def test_boundary_ap_counts_the_smaller_of_mask_iou_and_border_iou(margin):
+    truth, found = np.zeros((2, 100, 100), bool)
+    truth[20:80, 20:80] = True
+    found[20 + margin : 80 - margin, 20 + margin : 80 - margin] = True
+    ground_truth = {
+        "images": [{"id": 1, "height": 100, "width": 100}],
+        "categories": [{"id": 1, "name": "square"}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, **square(20, 20, 60)}],
+    }
+    mask = mask_coder.encode(np.asfortranarray(found, np.uint8))
+    result = {"image_id": 1, "category_id": 1, "score": 0.9, "bbox": [20, 20, 60, 60], "segmentation": mask}
+
+    def iou(first, second):
+        return (first & second).sum() / (first | second).sum()
+
+    # 2 % of the diagonal of 100 x 100 pixels is 2.8: three pixels.
+    overlaps = {"segm": iou(truth, found)}
+    overlaps["boundary"] = min(overlaps["segm"], iou(border(truth, 3), border(found, 3)))
+    metrics = coco_metrics.evaluate(ground_truth, [result], kinds=("segm", "boundary"))
+    for kind, overlap in overlaps.items():
+        thresholds = np.arange(0.5, 0.96, 0.05)
+        assert metrics[kind]["all"]["AP"] == pytest.approx((overlap >= thresholds - 1e-9).mean()), kind
+    assert "edge all" in coco_metrics.format_table(metrics)
+
+
+def test_pycocotools_has_no_boundary_ap():
+    ground_truth = {"images": [], "categories": [], "annotations": []}
+    with pytest.raises(ValueError, match=r"pycocotools has no boundary AP"):
+        coco_metrics.evaluate(ground_truth, [], kinds=("boundary",), backend="pycocotools")
