@@ -3,6 +3,7 @@ import collections
 import io
 import os
 import pickle
+import resource
 import struct
 import zipfile
 
@@ -188,7 +189,7 @@ TENSORS = {"a": Tensor(np.arange(1000, dtype=np.float32))}
         ("model.pth", truncated(zip_archive(TENSORS)), "zip"),
         ("model.pth", truncated(legacy_pickles(TENSORS)), "ends early: expected 4000 bytes"),
         ("model.pkl", truncated(pickle.dumps(ARRAYS)), "(truncated|EOF|Ran out|exhausted)"),
-        ("model.pkl", b"", "Ran out of input"),
+        ("model.pkl", b"", "empty file"),
         ("model.pth", with_entry("../../etc/passwd"), r"entry '\.\./\.\./etc/passwd' points out of the archive"),
         ("model.pth", with_entry("/etc/passwd"), "points out of the archive"),
         ("model.pth", with_entry("..\\boot.ini"), "points out of the archive"),
@@ -210,6 +211,105 @@ def test_a_bad_file_is_refused_with_one_line_that_names_it(tmp_path, name, conte
         read_weight_file(tmp_path / name)
     assert str(caught.value).startswith(str(tmp_path / name))
     assert "\n" not in str(caught.value)
+
+
+def number(value):
+    """Return the instruction that puts a whole number on the stack."""
+    encoded = pickle.encode_long(value)
+    return b"\x8a" + bytes([len(encoded)]) + encoded
+
+
+def text(value):
+    return b"X" + struct.pack("<I", len(value)) + value.encode()
+
+
+def name(module, attribute):
+    return f"c{module}\n{attribute}\n".encode()
+
+
+EMPTY_ORDERED_DICT = name("collections", "OrderedDict") + b")R"
+# Tells NumPy that an array lies at an address.
+INTERFACE = (
+    b"}" + text("data") + number(4096) + b"\x89\x86s" + text("shape") + b"K\x04\x85s" + text("typestr") + text("<f8")
+    + b"s" + text("version") + b"K\x03s"
+)  # fmt: skip
+STORAGE = b"(" + text("storage") + name("torch", "DoubleStorage") + text("0") + text("cpu") + b"K\x00tQ"
+
+
+# Programs that name nothing but what is admitted.
+@pytest.mark.parametrize(
+    ("program", "message"),
+    [
+        (name("torch", "DoubleStorage") + EMPTY_ORDERED_DICT + b"}" + text("__array_interface__") + INTERFACE
+         + b"sb\x85R", "calls what is no function"),
+        (STORAGE + b"}" + text("values") + b"(\x88\x88lsb", "sets attributes of Storage"),
+        (name("_codecs", "encode") + b"N}" + text("__defaults__") + b"K\x05\x85s\x86b", "sets attributes of _Function"),
+        (name("numpy", "dtype") + text("O8") + b"\x85R", "dtype 'O8'; only plain numbers"),
+        (name("torch._utils", "_rebuild_tensor_v2") + b"(" + STORAGE + b"K\x00K\x02\x85K\x01\x85\x89}"
+         + b"}" + text("neg") + b"\x88stR", "lazy negative"),
+        (b"})" + b"\x85" * 100_000 + b"Ns", "key of type tuple"),
+        (b"}\x8b" + struct.pack("<i", 300) + b"\x7f" * 300 + b"Ns", "key of type int"),
+        (b"\x82\x01", "instruction EXT1"),
+        (name("numpy", "dtype") + b")\x81", "instruction NEWOBJ"),
+        (b"\x8f", "instruction EMPTY_SET"),
+        (b"(K\x01" + name("numpy", "dtype") + b"o", "instruction OBJ"),
+        (b"K\x01K\x02a", "appends to int"),
+        (b"K\x01K\x02K\x03s", "sets items of int"),
+        (b"\x96" + struct.pack("<Q", 2**40), "cannot be read"),
+        (b"\x8e" + struct.pack("<Q", 2**40), "cannot be read"),
+    ],
+)  # fmt: skip
+def test_a_program_that_abuses_admitted_names_is_refused(tmp_path, program, message):
+    (tmp_path / "model.pkl").write_bytes(b"\x80\x04}" + text("a") + program + b"s.")
+    with pytest.raises(ValueError, match=message):
+        read_weight_file(tmp_path / "model.pkl")
+
+
+def test_a_file_changes_nothing_for_the_next_one(tmp_path):
+    poison = b"\x80\x04" + name("_codecs", "encode") + b"N}" + text("__defaults__") + b"K\x05\x85s\x86b."
+    (tmp_path / "poison.pkl").write_bytes(poison)
+    with pytest.raises(ValueError, match=r"poison.pkl"):
+        read_weight_file(tmp_path / "poison.pkl")
+    (tmp_path / "good.pkl").write_bytes(pickle.dumps(ARRAYS, protocol=2))
+    assert_same(read_weight_file(tmp_path / "good.pkl").arrays, ARRAYS)
+
+
+def test_a_few_bytes_do_not_become_gigabytes(tmp_path):
+    # A memo of 2^27 places, lists of lists 40 deep of which each holds the one below twice, and a file in itself.
+    for program in (
+        b"]r" + struct.pack("<I", 2**27) + b".",
+        b"}" + text("x") + b"]q\x00" + b"".join(b"]q%c(h%ch%ce" % (i + 1, i, i) for i in range(40)) + b"s.",
+        b"}q\x00" + text("model") + b"h\x00s.",
+    ):
+        (tmp_path / "model.pkl").write_bytes(b"\x80\x04" + program)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        with pytest.raises(ValueError, match=r"model.pkl"):
+            read_weight_file(tmp_path / "model.pkl")
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KiB
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", bytes(2**27))
+    (tmp_path / "model.pth").write_bytes(content.getvalue())
+    with pytest.raises(ValueError, match=r"unpacks from \d+ to 134217728 bytes"):
+        read_weight_file(tmp_path / "model.pth")
+    (tmp_path / "model.pth").write_bytes(zip_archive({"a": Tensor(np.ones(1), shape=(10**9,), strides=(0,))}))
+    with pytest.raises(ValueError, match=r"shape \(1000000000,\), strides \(0,\) over 1 elements"):
+        read_weight_file(tmp_path / "model.pth")
+
+
+@pytest.mark.parametrize("values", [["1.5", "2"], [1j, 2j], np.array(["2020-01-01"], "M8[D]")])
+def test_arrays_of_something_else_than_numbers_are_refused_in_every_format(tmp_path, values):
+    np.savez(tmp_path / "model.npz", a=np.array(values))
+    with pytest.raises(ValueError, match=r"model.npz: .*'a' is of dtype .*; only plain numbers are read"):
+        read_weight_file(tmp_path / "model.npz")
+
+
+def test_a_name_in_a_message_can_neither_break_the_line_nor_command_a_terminal(tmp_path):
+    program = text("os\nall is fine \x1b[31m") + text("x") + b"\x93."
+    (tmp_path / "model.pkl").write_bytes(b"\x80\x04" + program)
+    with pytest.raises(ValueError, match=r"asks for os\\nall is fine \\x1b\[31m.x") as caught:
+        read_weight_file(tmp_path / "model.pkl")
+    assert str(caught.value).isprintable()
 
 
 def test_a_truncated_safetensors_file_is_refused(tmp_path):
