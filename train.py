@@ -30,7 +30,7 @@ from maskx_jax.evaluation.coco_metrics import format_table
 from maskx_jax.models import rcnn
 from maskx_jax.structures import PyTree, TrainState
 from maskx_jax.training import pretrained
-from maskx_jax.training.checkpoints import Checkpoints, write_config
+from maskx_jax.training.checkpoints import Checkpoints, has_checkpoint, read_config, write_config
 from maskx_jax.training.logging import ENVIRONMENT_FILE, MetricLog, describe_environment
 from maskx_jax.training.optimizer import learning_rate_schedule, make_optimizer, num_parameters
 from maskx_jax.training.sharding import global_batch, make_mesh, replicated
@@ -57,16 +57,15 @@ def train(config: ConfigDict, workdir: str) -> dict[str, Any]:
         if is_first_process:
             tqdm.write(text)
 
+    # Where the parameters come from: the run itself, if it has begun, or weights from elsewhere. Either brings the
+    # conventions that they were trained with.
     weights = None
-    if config.initialize.path:
+    resumes = has_checkpoint(workdir)
+    if resumes:
+        pretrained.apply_conventions(config.model, pretrained.conventions_of(read_config(workdir).model), say=say)
+    elif config.initialize.path:
         weights = pretrained.open_weights(config.initialize.path, config.initialize.preset)
-        pretrained.apply_conventions(config.model, weights.conventions, say)
-
-    pathlib.Path(workdir).mkdir(parents=True, exist_ok=True)
-    if is_first_process:
-        write_config(workdir, config)
-        environment = json.dumps(describe_environment(), indent=2)
-        (pathlib.Path(workdir) / ENVIRONMENT_FILE).write_text(environment + "\n")
+        pretrained.apply_conventions(config.model, weights.conventions, config.initialize.keep, say)
 
     # Data: which examples, in which order, and whose masks may be used.
     data = config.data
@@ -90,7 +89,14 @@ def train(config: ConfigDict, workdir: str) -> dict[str, Any]:
     mesh = make_mesh()
     model = rcnn.build(len(categories), **config.model.to_dict())
     learning_rate, optimizer = _make_optimizer(config)
-    variables = _initial_variables(config, model, weights, categories.names, say)
+    variables = jax.jit(lambda key: initialize(model, key))(jax.random.key(config.seed))
+    if not resumes:
+        variables = _with_weights(variables, config, weights, categories.names, say)
+    pathlib.Path(workdir).mkdir(parents=True, exist_ok=True)
+    if is_first_process:
+        write_config(workdir, config)
+        environment = json.dumps(describe_environment(), indent=2)
+        (pathlib.Path(workdir) / ENVIRONMENT_FILE).write_text(environment + "\n")
     ema_decay = config.optimizer.ema_decay or None
     state = make_state(variables, optimizer, config.optimizer.frozen, ema=ema_decay is not None)
     state = jax.device_put(state, replicated(mesh))
@@ -218,15 +224,14 @@ def _make_optimizer(config: ConfigDict) -> tuple[Any, Any]:
     return learning_rate, optimizer
 
 
-def _initial_variables(
+def _with_weights(
+    variables: PyTree,
     config: ConfigDict,
-    model: rcnn.RCNN,
     weights: pretrained.Weights | None,
     names: tuple[str, ...],
     say: Callable[[str], None],
 ) -> PyTree:
-    """Return random variables, with weights from elsewhere and class embeddings where the config names them."""
-    variables = jax.jit(lambda key: initialize(model, key))(jax.random.key(config.seed))
+    """Return the variables with weights from elsewhere and class embeddings, where the config names them."""
     if weights is not None:
         new, unused = config.initialize.new, config.initialize.unused
         variables = pretrained.take_over(variables, weights, config.model, names, new=new, unused=unused, say=say)

@@ -28,6 +28,8 @@ def get_config() -> ConfigDict:
             "new": (),
             # Regular expressions over whole names in the source: these are left there.
             "unused": (),
+            # Fields of `model` that keep their value here although the weights come with another.
+            "keep": (),
         }
     )
 

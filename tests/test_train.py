@@ -140,11 +140,21 @@ def test_training_starts_from_a_file_of_weights_and_their_conventions(tmp_path):
     assert run.model.pixel_mean == (123.675, 116.28, 103.53)
     kernel = run.variables["params"]["backbone"]["stem"]["kernel"]
     np.testing.assert_array_equal(kernel, classifier["conv1.weight"].transpose(2, 3, 1, 0))
+    # The run goes on from its own checkpoint, whatever has become of the file and of the flag.
+    (tmp_path / "resnet.safetensors").unlink()
+    config = small_config(num_steps=2)
+    config.optimizer.frozen = ("backbone/.*",)
+    train.train(config, str(tmp_path / "run"))
+    run = maskx_jax.load(tmp_path / "run")
+    assert run.step == 2 and run.model.pixel_mean == (123.675, 116.28, 103.53)
+    assert run.config.model.backbone.norm == "frozen_batch"
     # Missing parts are named before the work directory is begun.
+    config.initialize.path = str(tmp_path / "resnet.safetensors")
     del classifier["layer3.0.conv2.weight"]
     save_file(classifier, tmp_path / "resnet.safetensors")
     with pytest.raises(ValueError, match=r"1 missing, such as backbone/res4_block0/conv2/kernel"):
         train.train(config, str(tmp_path / "other"))
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.slow
@@ -152,7 +162,7 @@ def test_a_run_with_other_classes_gives_its_trunk_alone(run, tmp_path):
     config = small_config(num_steps=1)
     config.data.shapes.update(num_hues=2, num_textures=3)
     config.initialize.path = str(run[0])
-    with pytest.raises(ValueError, match=r"4 of another shape, such as box_head/boxes/bias"):
+    with pytest.raises(ValueError, match=r"4 that do not fit, such as box_head/boxes/bias"):
         train.train(config, str(tmp_path / "run"))
     config.initialize.new = ("box_head/(boxes|classification)/.*",)
     train.train(config, str(tmp_path / "run"))

@@ -31,6 +31,13 @@ model = {model}(
     image_std={std},
     min_size={min_size},
     max_size={max_size},
+    rpn_pre_nms_top_n_test={rpn.pre_nms_top_k[1]},
+    rpn_post_nms_top_n_test={rpn.post_nms_top_k[1]},
+    rpn_nms_thresh={rpn.nms_threshold},
+    bbox_reg_weights={box_head.box_weights},
+    box_score_thresh={box_head.score_threshold},
+    box_nms_thresh={box_head.nms_threshold},
+    box_detections_per_img={box_head.max_detections},
 )
 model.load_state_dict(load_file("{output}"))
 model.eval()"""
@@ -66,6 +73,8 @@ def recipe(run: Loaded, output: str) -> str:
         std=[round(value / 255, 6) for value in model.pixel_std],
         min_size=max(transform.short_sides),
         max_size=transform.max_long_side,
+        rpn=model.rpn,
+        box_head=model.box_head,
         output=output,
     )
 

@@ -20,15 +20,6 @@ from maskx_jax.training import pretrained
 from maskx_jax.training.checkpoints import Checkpoints, write_config
 from maskx_jax.training.steps import initialize
 
-_CONFIG = config_flags.DEFINE_config_file("config", lock_config=True)
-_WORKDIR = flags.DEFINE_string("workdir", None, "Where the run is made.", required=True)
-
-
-def main(_: list[str]) -> None:
-    """Import as the flags say."""
-    logging.set_verbosity(logging.WARNING)
-    import_weights(_CONFIG.value, _WORKDIR.value)
-
 
 def import_weights(config: ConfigDict, workdir: str) -> None:
     """Write config.initialize.path as step 0 of a run.
@@ -40,7 +31,7 @@ def import_weights(config: ConfigDict, workdir: str) -> None:
     if not options.path:
         raise ValueError("expected --config.initialize.path, the file of weights")
     weights = pretrained.open_weights(options.path, options.preset)
-    pretrained.apply_conventions(config.model, weights.conventions)
+    pretrained.apply_conventions(config.model, weights.conventions, options.keep)
     source = open_source(data.source, data.directory, data.eval_split, data.shapes, training=False, seed=config.seed)
     categories = source.categories
     model = rcnn.build(len(categories), **config.model.to_dict())
@@ -60,4 +51,8 @@ def import_weights(config: ConfigDict, workdir: str) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    # Defined here, because train.py has flags of these names and may be imported beside this module.
+    _CONFIG = config_flags.DEFINE_config_file("config", lock_config=True)
+    _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run is made.", required=True)
+    logging.set_verbosity(logging.WARNING)
+    app.run(lambda _: import_weights(_CONFIG.value, _WORKDIR.value))

@@ -5,6 +5,7 @@ A step's checkpoint has two parts: `model` (params, ema_params, frozen: what fol
 its outputs mean.
 """
 
+import contextlib
 import dataclasses
 import json
 import pathlib
@@ -24,6 +25,7 @@ from maskx_jax.structures import PyTree, TrainState
 from maskx_jax.training.steps import initialize
 
 CONFIG_FILE = "config.json"
+CHECKPOINTS_FOLDER = "checkpoints"
 
 
 class Checkpoints:
@@ -40,7 +42,7 @@ class Checkpoints:
         if best_metric is not None:
             policies.append(BestN(get_metric_fn=lambda m: m[best_metric], n=1, keep_checkpoints_without_metrics=False))
         self._best_metric = best_metric
-        self._directory = epath.Path(workdir).absolute() / "checkpoints"
+        self._directory = epath.Path(workdir).absolute() / CHECKPOINTS_FOLDER
         self._manager = ocp.CheckpointManager(
             self._directory,
             options=ocp.CheckpointManagerOptions(preservation_policy=AnyPreservationPolicy(policies)),
@@ -137,6 +139,14 @@ class Checkpoints:
             wanted = "any checkpoint" if step is None else f"a checkpoint of step {step}"
             raise FileNotFoundError(f"expected {wanted} in {self._directory}; found steps {sorted(steps)}")
         return chosen
+
+
+def has_checkpoint(workdir: str | pathlib.Path) -> bool:
+    """Return whether a run in this work directory has saved a step."""
+    if not (epath.Path(workdir) / CHECKPOINTS_FOLDER).exists():
+        return False
+    with contextlib.closing(Checkpoints(workdir)) as checkpoints:
+        return checkpoints.latest_step() is not None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,12 +18,18 @@ _REQUIRED = {
     **{field: value for field, value in _LAYOUT.backbone_conventions.items() if not field.startswith("pixel_")},
     "rpn.anchor_convention": "torchvision",
     "roi_align_convention": "torchvision",
+    "box_head.resolution": 7,
+    "mask_head.resolution": 14,
+    "mask_head.body": "plain",
     "mask_head.mlp": "none",
 }
 
 
 def to_torchvision(variables: PyTree, model: RCNN, fields: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Return the state dict of a `torchvision.models.detection.MaskRCNN` (or `FasterRCNN`) with the same function.
+
+    What is no parameter (anchors, thresholds, box weights, pixel statistics) is given to its constructor; the recipe of
+    `tools.export_weights` does so.
 
     The mask predictor is written out class by class, also where it is shared by all classes or predicted from the
     detection weights: Mask^X R-CNN without its MLP branch becomes an ordinary Mask R-CNN.

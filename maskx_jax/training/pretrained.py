@@ -20,7 +20,7 @@ from maskx_jax.structures import PyTree
 from maskx_jax.training.checkpoints import Loaded, load
 from maskx_jax.training.weight_arrays import ROWS_OF_CLASS, fold_batch_norm, select_classes, to_ours
 from maskx_jax.training.weight_files import WeightFile, read_weight_file
-from maskx_jax.training.weight_layouts import LAYOUTS, Layout, recognize
+from maskx_jax.training.weight_layouts import LAYOUTS, Layout, check_evidence, recognize
 
 # What a source offers for each parameter: the array, or the reason why it has none that fits.
 Proposals = dict[str, np.ndarray | str]
@@ -42,8 +42,8 @@ class Weights(Protocol):
 
     def propose(
         self, shapes: Mapping[str, tuple[int, ...]], model: Mapping[str, Any], names: Sequence[str]
-    ) -> tuple[Proposals, Collection[str]]:
-        """Return an array for each parameter that there is one for, and the names that none was made of.
+    ) -> tuple[Proposals, Collection[str], str]:
+        """Return an array for each parameter that there is one for, the names that none was made of, and a note.
 
         Args:
           shapes: of the model's variables by path, collection first.
@@ -61,7 +61,9 @@ class FileWeights:
 
     @property
     def origin(self) -> str:
-        return f"{self.file.path} ({self.layout.name})"
+        has_statistics = len(self.layout.norm_suffixes) > 2
+        epsilon = f", BatchNorm epsilon {self.layout.epsilon:g}" if has_statistics else ""
+        return f"{self.file.path} ({self.layout.name}{epsilon})"
 
     @property
     def has_detector(self) -> bool:
@@ -75,35 +77,35 @@ class FileWeights:
 
     def propose(
         self, shapes: Mapping[str, tuple[int, ...]], model: Mapping[str, Any], names: Sequence[str]
-    ) -> tuple[Proposals, Collection[str]]:
+    ) -> tuple[Proposals, Collection[str], str]:
         layout, arrays = self.layout, self.file.arrays
         modules = layout.modules(model, arrays.keys())
         proposals: Proposals = {}
         used: set[str] = set()
+        note = ""
         for full_path, shape in shapes.items():
             collection, _, path = full_path.partition("/")
             module, _, leaf = path.rpartition("/")
             if module not in modules:
                 continue
-            if collection == "frozen":
-                keys = [modules[module] + suffix for suffix in layout.norm_suffixes]
-                if all(key in arrays for key in keys):
-                    folded = fold_batch_norm([arrays[key] for key in keys], layout.epsilon)
-                    proposals[full_path] = folded[leaf]
-            else:
-                keys = [modules[module] + layout.suffixes[leaf == "bias"]]
-                if keys[0] in arrays:
-                    is_shared = module == "mask_weights" and shape[-1] == 1
-                    try:
-                        rows = arrays[keys[0]].astype(np.float32)
-                        if module in ROWS_OF_CLASS and not is_shared:
-                            rows = select_classes(module, rows, layout.background, names)
-                        proposals[full_path] = to_ours(path, rows, model)
-                    except ValueError as error:
-                        proposals[full_path] = str(error)
+            suffixes = layout.norm_suffixes if collection == "frozen" else (layout.suffixes[leaf == "bias"],)
+            keys = [modules[module] + suffix for suffix in suffixes]
             used |= set(keys)
+            if not all(key in arrays for key in keys):
+                continue
+            try:
+                if collection == "frozen":
+                    proposals[full_path] = fold_batch_norm([arrays[key] for key in keys], layout.epsilon)[leaf]
+                    continue
+                rows = arrays[keys[0]].astype(np.float32)
+                if module in ROWS_OF_CLASS and not _is_shared(module, shape):
+                    rows, found = select_classes(module, rows, layout.background, names, self.file.categories)
+                    note = f"classes are matched {found}"
+                proposals[full_path] = to_ours(path, rows, model)
+            except ValueError as error:
+                proposals[full_path] = str(error)
         ignored = {name for name in arrays for pattern in layout.ignored if re.fullmatch(pattern, name)}
-        return proposals, arrays.keys() - used - ignored
+        return proposals, arrays.keys() - used - ignored, note
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,21 +121,26 @@ class RunWeights:
 
     @property
     def conventions(self) -> Mapping[str, Any]:
-        fields = {field for layout in LAYOUTS.values() for field in layout.backbone_conventions}
-        fields |= {field for layout in LAYOUTS.values() for field in layout.detector_conventions}
-        return {field: _get(self.run.config.model, field) for field in sorted(fields)}
+        return conventions_of(self.run.config.model)
 
     def propose(
         self, shapes: Mapping[str, tuple[int, ...]], model: Mapping[str, Any], names: Sequence[str]
-    ) -> tuple[Proposals, Collection[str]]:
+    ) -> tuple[Proposals, Collection[str], str]:
         arrays = traverse_util.flatten_dict(self.run.variables, sep="/")
         proposals: Proposals = {path: arrays[path] for path in shapes if path in arrays}
         if tuple(category["name"] for category in self.run.categories) != tuple(names):
             for path in proposals:
                 module = path.partition("/")[2].rpartition("/")[0]
-                if module in ROWS_OF_CLASS and not (module == "mask_weights" and shapes[path][-1] == 1):
+                if module in ROWS_OF_CLASS and not _is_shared(module, shapes[path]):
                     proposals[path] = f"the run has {len(self.run.categories)} classes, other than the data's"
-        return proposals, arrays.keys() - shapes.keys()
+        return proposals, arrays.keys() - shapes.keys(), ""
+
+
+def conventions_of(model: Any) -> dict[str, Any]:
+    """Return the fields of `config.model` that belong to the weights of a run."""
+    layouts = LAYOUTS.values()
+    fields = {field for layout in layouts for field in (*layout.backbone_conventions, *layout.detector_conventions)}
+    return {field: _get(model, field) for field in sorted(fields)}
 
 
 def open_weights(path: str | pathlib.Path, preset: str = "auto") -> Weights:
@@ -152,14 +159,30 @@ def open_weights(path: str | pathlib.Path, preset: str = "auto") -> Weights:
     if preset != "auto" and preset not in LAYOUTS:
         raise ValueError(f"got preset {preset!r}; expected 'auto' or one of {', '.join(LAYOUTS)}")
     file = read_weight_file(path)
-    return FileWeights(file, recognize(file) if preset == "auto" else LAYOUTS[preset])
+    layout = recognize(file) if preset == "auto" else LAYOUTS[preset]
+    check_evidence(file, layout)
+    return FileWeights(file, layout)
 
 
-def apply_conventions(model: Any, conventions: Mapping[str, Any], say: Callable[[str], None] = print) -> None:
-    """Set the fields of `config.model` that weights were trained with, and say what changed."""
+def apply_conventions(
+    model: Any, conventions: Mapping[str, Any], keep: Sequence[str] = (), say: Callable[[str], None] = print
+) -> None:
+    """Set the fields of `config.model` that weights were trained with, and say what changed.
+
+    Args:
+      model: fields of `config.model`; changed in place.
+      conventions: see `Weights.conventions`.
+      keep: fields that stay as they are, by dotted name: for weights that were trained with something else after all.
+      say: receives a line for each change.
+
+    Raises:
+      ValueError: a field to keep is none of the conventions.
+    """
+    if unknown := [field for field in keep if field not in conventions]:
+        raise ValueError(f"got {unknown} to keep; the conventions of these weights are {sorted(conventions)}")
     for field, value in conventions.items():
         current = _get(model, field)
-        if current != value:
+        if current != value and field not in keep:
             say(f"the weights set model.{field} to {value} (was {current})")
             *parents, leaf = field.split(".")
             section = model
@@ -201,30 +224,35 @@ def take_over(
         if not any(re.fullmatch(pattern, path) for path in paths.values()):
             raise ValueError(f"pattern {pattern!r} of the new parameters matches none of the model's")
     kept = {path for path in own if any(re.fullmatch(pattern, paths[path]) for pattern in new)}
-    proposals, leftover = weights.propose({path: value.shape for path, value in own.items()}, model, names)
-    loaded = {
-        path: value
-        for path, value in proposals.items()
-        if path not in kept and not isinstance(value, str) and value.shape == own[path].shape
-    }
-    mismatched = {
-        paths[path]: value if isinstance(value, str) else f"{value.shape} in the source, {own[path].shape} in the model"
-        for path, value in proposals.items()
-        if path not in kept and path not in loaded
-    }
+    proposals, leftover, note = weights.propose({path: value.shape for path, value in own.items()}, model, names)
+    loaded: dict[str, np.ndarray] = {}
+    mismatched: dict[str, str] = {}
+    for path, value in proposals.items():
+        if path in kept:
+            continue
+        if isinstance(value, str):
+            mismatched[paths[path]] = value
+        elif value.shape != own[path].shape:
+            mismatched[paths[path]] = f"{value.shape} in the source, {own[path].shape} in the model"
+        elif not np.isfinite(value).all():
+            mismatched[paths[path]] = "not finite"
+        else:
+            loaded[path] = value
     if all(paths[path].startswith("backbone/") for path in proposals):
         kept |= {path for path in own if not paths[path].startswith("backbone/")}
     missing = sorted(paths[path] for path in own if path not in proposals and path not in kept)
     unexpected = sorted(name for name in leftover if not any(re.fullmatch(pattern, name) for pattern in unused))
 
-    say(
-        f"{weights.origin}: loaded {len(loaded)} of {len(own)} arrays ({_modules(paths[path] for path in loaded)})\n"
-        f"  newly initialised: {_modules(paths[path] for path in kept)}\n"
-        f"  missing in the source: {_some(missing)}\n"
-        f"  unexpected in the source: {_some(unexpected)}\n"
-        f"  shape mismatch: {_some([f'{path} ({reason})' for path, reason in mismatched.items()])}"
-    )
-    problems = {"missing": missing, "unexpected": unexpected, "of another shape": list(mismatched)}
+    lines = [
+        f"{weights.origin}: loaded {len(loaded)} of {len(own)} arrays ({_modules(paths[path] for path in loaded)})",
+        *([note] if note else []),
+        f"newly initialised: {_modules(paths[path] for path in kept)}",
+        f"missing in the source: {_some(missing)}",
+        f"unexpected in the source: {_some(unexpected)}",
+        f"of another shape, or unusable: {_some([f'{path} ({reason})' for path, reason in mismatched.items()])}",
+    ]
+    say("\n  ".join(lines))
+    problems = {"missing": missing, "unexpected": unexpected, "that do not fit": list(mismatched)}
     if any(problems.values()) or not loaded:
         found = "; ".join(f"{len(which)} {what}, such as {which[0]}" for what, which in problems.items() if which)
         raise ValueError(
@@ -232,6 +260,11 @@ def take_over(
             "regular expressions: parameters that stay new in initialize.new, names of the source in initialize.unused"
         )
     return traverse_util.unflatten_dict(own | loaded, sep="/")
+
+
+def _is_shared(module: str, shape: Sequence[int]) -> bool:
+    """Return whether a predictor has one row for all classes."""
+    return module == "mask_weights" and shape[-1] == 1
 
 
 def _modules(paths: Iterable[str]) -> str:

@@ -9,6 +9,9 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+import numpy as np
+
+from maskx_jax.ops.anchors import cell_anchors
 from maskx_jax.training.weight_files import WeightFile
 
 # Category ids of COCO's 80 classes among the 90 that torchvision's predictors have rows for.
@@ -95,13 +98,15 @@ def _torch_backbone(model: Mapping[str, Any], names: Collection[str], root: str 
 
 def _torchvision_detector(model: Mapping[str, Any], names: Collection[str]) -> dict[str, str]:
     modules = _torch_backbone(model, names, "backbone.body.")
+    # Files from before torchvision 0.14, among them the published detectors, have the layers without their block.
+    is_old = "rpn.head.conv.weight" in names
     for i in range(4):
-        modules[f"fpn/lateral{i + 2}"] = f"backbone.fpn.inner_blocks.{i}.0"
-        modules[f"fpn/output{i + 2}"] = f"backbone.fpn.layer_blocks.{i}.0"
+        modules[f"fpn/lateral{i + 2}"] = f"backbone.fpn.inner_blocks.{i}" + ("" if is_old else ".0")
+        modules[f"fpn/output{i + 2}"] = f"backbone.fpn.layer_blocks.{i}" + ("" if is_old else ".0")
     for i in range(model["mask_head"]["num_convs"]):
-        modules[f"mask_head/conv{i + 1}"] = f"roi_heads.mask_head.{i}.0"
+        modules[f"mask_head/conv{i + 1}"] = f"roi_heads.mask_head.{f'mask_fcn{i + 1}' if is_old else f'{i}.0'}"
     return modules | {
-        "rpn/conv": "rpn.head.conv.0.0",
+        "rpn/conv": "rpn.head.conv" + ("" if is_old else ".0.0"),
         "rpn/objectness": "rpn.head.cls_logits",
         "rpn/deltas": "rpn.head.bbox_pred",
         "box_head/fc6": "roi_heads.box_head.fc6",
@@ -237,6 +242,29 @@ LAYOUTS = {
 }
 
 
+def check_evidence(file: WeightFile, layout: Layout) -> None:
+    """Check that what a file says of its pixels and anchors is what its layout takes for granted.
+
+    Raises:
+      ValueError: it is something else.
+    """
+    for field in ("pixel_mean", "pixel_std"):
+        if field in file.arrays:
+            stored, expected = np.ravel(file.arrays[field]), layout.backbone_conventions[field]
+            if stored.shape != (3,) or not np.allclose(stored, expected, atol=1e-2):
+                raise ValueError(f"{file.path}: {field} is {stored.tolist()}; with preset {layout.name} {expected}")
+    for i, size in enumerate(layout.detector_conventions.get("rpn.anchor_sizes", ())):
+        name = f"proposal_generator.anchor_generator.cell_anchors.{i}"
+        ratios = layout.detector_conventions["rpn.aspect_ratios"]
+        if name in file.arrays:
+            expected = cell_anchors(size, ratios, 4 * 2**i, layout.detector_conventions["rpn.anchor_convention"])
+            stored = file.arrays[name]
+            if stored.shape != expected.shape or not np.allclose(stored, expected, atol=0.1):
+                raise ValueError(
+                    f"{file.path}: {name} is {stored.tolist()}; with preset {layout.name} {expected.tolist()}"
+                )
+
+
 def recognize(file: WeightFile) -> Layout:
     """Return the layout of a file.
 
@@ -245,10 +273,12 @@ def recognize(file: WeightFile) -> Layout:
     """
     for layout in LAYOUTS.values():
         if any(re.fullmatch(layout.signature, name) for name in file.arrays):
-            predictor = file.arrays.get("roi_heads.box_predictor.cls_score.bias")
-            if layout is _TORCHVISION_DETECTOR and predictor is not None and len(predictor) == 91:
+            predictor = file.arrays.get("roi_heads.box_predictor.cls_score.bias", np.zeros(0))
+            if layout is _TORCHVISION_DETECTOR and predictor.shape == (91,):
                 return LAYOUTS["torchvision_coco"]
-            if layout is _DETECTRON2 and file.author == "torchvision":
+            # Only the ResNet made from torchvision's has pixels divided by their deviation.
+            deviation = file.arrays.get("pixel_std", np.ones(3))
+            if layout is _DETECTRON2 and (file.author == "torchvision" or not np.allclose(deviation, 1)):
                 return LAYOUTS["detectron2_torchvision"]
             return layout
     raise ValueError(
