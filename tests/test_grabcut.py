@@ -1,0 +1,100 @@
+import json
+
+import cv2
+import numpy as np
+import pytest
+from faster_coco_eval import mask as mask_coder
+
+from tools import grabcut
+
+
+@pytest.fixture
+def scene():
+    """Return a picture of a red disc on a green ground, with some noise, and the disc."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:120, :160]
+    disc = (x - 70) ** 2 + (y - 60) ** 2 < 30**2
+    image = np.where(disc[..., None], [40, 40, 200], [60, 160, 60]) + rng.integers(-15, 16, (120, 160, 3))
+    return image.clip(0, 255).astype(np.uint8), disc
+
+
+def iou(first, second):
+    return (first & second).sum() / (first | second).sum()
+
+
+def test_it_finds_the_object_of_a_box_that_is_a_little_too_large(scene):
+    image, disc = scene
+    mask = grabcut.grabcut_mask(image, (35, 25, 70, 70))
+    assert iou(mask, disc) > 0.97
+    # The box alone is no such mask.
+    box = np.zeros_like(disc)
+    box[25:95, 35:105] = True
+    assert iou(box, disc) < 0.7
+    np.testing.assert_array_equal(mask, grabcut.grabcut_mask(image, (35, 25, 70, 70)))
+
+
+@pytest.mark.parametrize("box", [(0, 0, 160, 120), (-5, -5, 300, 300), (10.2, 10.4, 0.1, 0.1)])
+def test_a_box_without_surroundings_or_object_is_all_object(scene, box):
+    image, _ = scene
+    mask = grabcut.grabcut_mask(image, box)
+    assert mask.any()
+    if box[2] > 100:
+        assert mask.all()
+
+
+def files(tmp_path, scene):
+    image, disc = scene
+    cv2.imwrite(str(tmp_path / "1.png"), image)
+    annotation = {
+        "image_id": 1,
+        "bbox": [35, 25, 70, 70],
+        "area": 4900,
+        "iscrowd": 0,
+        "segmentation": [[0, 0, 9, 0, 9, 9]],
+    }
+    content = {
+        "images": [{"id": 1, "file_name": "1.png", "height": 120, "width": 160}],
+        "categories": [{"id": 1, "name": "person"}, {"id": 2, "name": "kite"}],
+        "annotations": [{**annotation, "id": 1, "category_id": 1}, {**annotation, "id": 2, "category_id": 2}],
+    }
+    (tmp_path / "instances.json").write_text(json.dumps(content))
+    return content, disc
+
+
+def test_annotations_get_masks_but_for_the_classes_to_keep(tmp_path, scene):
+    content, disc = files(tmp_path, scene)
+    options = [
+        f"--annotations={tmp_path / 'instances.json'}",
+        f"--images={tmp_path}",
+        f"--output={tmp_path / 'out.json'}",
+    ]
+    grabcut.main([*options, "--keep=voc"])
+    person, kite = json.loads((tmp_path / "out.json").read_text())["annotations"]
+    assert person == content["annotations"][0]
+    assert iou(mask_coder.decode(kite["segmentation"]).astype(bool), disc) > 0.97
+    assert kite["area"] == mask_coder.area(kite["segmentation"])
+
+
+def test_detections_get_masks(tmp_path, scene):
+    _, disc = files(tmp_path, scene)
+    results = [{"image_id": 1, "category_id": 2, "score": 0.5, "bbox": [35, 25, 70, 70]}]
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    options = [
+        f"--annotations={tmp_path / 'instances.json'}",
+        f"--images={tmp_path}",
+        f"--output={tmp_path / 'out.json'}",
+    ]
+    grabcut.main([*options, f"--results={tmp_path / 'results.json'}"])
+    (found,) = json.loads((tmp_path / "out.json").read_text())
+    assert found["score"] == 0.5 and "area" not in found
+    assert iou(mask_coder.decode(found["segmentation"]).astype(bool), disc) > 0.97
+
+
+def test_unknown_and_unreadable_images_are_named(tmp_path, scene):
+    content, _ = files(tmp_path, scene)
+    images = {image["id"]: image for image in content["images"]}
+    with pytest.raises(ValueError, match=r"image 7 of an entry is not among the 1"):
+        grabcut.add_masks([{"image_id": 7, "bbox": [0, 0, 1, 1]}], images, tmp_path)
+    (tmp_path / "1.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"image 1: cannot read .*1.png"):
+        grabcut.add_masks(content["annotations"], images, tmp_path)
