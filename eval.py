@@ -30,6 +30,9 @@ _STEP = flags.DEFINE_integer("step", None, "Step of the checkpoint; the latest b
 _DIRECTORY = flags.DEFINE_string("directory", None, "Prepared dataset, where it is not the one of the run.")
 _SPLIT = flags.DEFINE_string("split", None, "Split to evaluate on, where it is not the one of the run.")
 _OUTPUT = flags.DEFINE_string("output", None, "Folder for the results; RUN/evaluation/<step> by default.")
+_COMPARE = flags.DEFINE_multi_string(
+    "compare", [], "title=results.json of another model on the same images: one more panel in the pictures."
+)
 _RESULTS = flags.DEFINE_string("results", None, "Stored COCO results to score instead of running a model.")
 _ANNOTATIONS = flags.DEFINE_string("annotations", None, "COCO annotations to score --results against.")
 _MASK_SPLIT = flags.DEFINE_string("mask_split", "all", "With --results: the split that says which classes are A.")
@@ -75,7 +78,8 @@ def main(_: list[str]) -> None:
         metrics = score(results, source, loaded.config)
         report(metrics, output)
         coco_results.write_results(pathlib.Path(output) / "results.json", results)
-        draw(results, source, loaded.config, pathlib.Path(output) / "pictures")
+        others = {title: coco_results.read_results(path) for title, path in map(_title_and_path, _COMPARE.value)}
+        draw({"predictions": results, **others}, source, loaded.config, pathlib.Path(output) / "pictures")
 
 
 def report(metrics: Mapping[str, Any], output: str | pathlib.Path | None) -> None:
@@ -88,6 +92,13 @@ def report(metrics: Mapping[str, Any], output: str | pathlib.Path | None) -> Non
         (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
         (folder / "table.txt").write_text(f"{table}\n\n{coco_metrics.format_class_table(metrics)}\n")
         print(f"wrote {folder}")
+
+
+def _title_and_path(text: str) -> tuple[str, str]:
+    title, separator, path = text.partition("=")
+    if not separator:
+        raise app.UsageError(f"--compare: got {text!r}; expected title=results.json")
+    return title, path
 
 
 def _kinds(results: list[dict[str, Any]], boundary: bool) -> tuple[str, ...]:

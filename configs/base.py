@@ -189,6 +189,7 @@ def get_config() -> ConfigDict:
             "backend": "faster_coco_eval",
             # Pictures of predictions beside ground truth.
             "num_pictures": 8,
+            "picture_score_threshold": 0.5,
         }
     )
     return config

@@ -126,8 +126,15 @@ def flatten(metrics: Mapping[str, Any]) -> dict[str, float | None]:
     return flat | {f"{kind}/harmonic_mean": value for kind, value in means.items()}
 
 
-def draw(results: list[dict[str, Any]], source: Source, config: ConfigDict, folder: pathlib.Path) -> None:
-    """Write pictures of the first images: ground truth left, predictions right, classes marked A or B."""
+def draw(results: Mapping[str, list[dict[str, Any]]], source: Source, config: ConfigDict, folder: pathlib.Path) -> None:
+    """Write pictures of the first images: ground truth, and what each model predicts; classes are marked A or B.
+
+    Args:
+      results: COCO results entries by the title of their panel.
+      source: of the images.
+      config: of a run on them.
+      folder: to write to.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     ground_truth = source.coco_ground_truth()
     names = {category["id"]: category["name"] for category in ground_truth["categories"]}
@@ -136,6 +143,10 @@ def draw(results: list[dict[str, Any]], source: Source, config: ConfigDict, fold
     for index in range(min(config.evaluation.num_pictures, len(source))):
         record = source[index]
         annotations = [a for a in ground_truth["annotations"] if a["image_id"] == record.image_id]
-        own = [result for result in results if result["image_id"] == record.image_id]
-        picture = draw_comparison(decode(record), annotations, own, names, group_of_id)
+        own = {
+            title: [entry for entry in entries if entry["image_id"] == record.image_id]
+            for title, entries in results.items()
+        }
+        threshold = config.evaluation.picture_score_threshold
+        picture = draw_comparison(decode(record), annotations, own, names, group_of_id, threshold)
         cv2.imwrite(str(folder / f"{record.image_id}.png"), picture[..., ::-1])

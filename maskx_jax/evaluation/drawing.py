@@ -18,12 +18,12 @@ _GAP = 8
 def draw_comparison(
     image: np.ndarray,
     annotations: Sequence[Mapping],
-    results: Sequence[Mapping],
+    results: Mapping[str, Sequence[Mapping]],
     names: Mapping[int, str],
     groups: Mapping[int, str] | None = None,
     score_threshold: float = 0.5,
 ) -> np.ndarray:
-    """Draw the ground truth of an image on the left and its predictions on the right.
+    """Draw the ground truth of an image on the left and what one or several models predict beside it.
 
     Masks are translucent, one color for each category; crowds and objects without a mask show as boxes, crowds with
     "(crowd)" after their name.
@@ -31,28 +31,27 @@ def draw_comparison(
     Args:
       image: `h w 3` uint8 RGB.
       annotations: COCO annotations of this image.
-      results: COCO results entries of this image.
+      results: COCO results entries of this image, by the title of their panel.
       names: category name by category id.
       groups: a mark such as "A" or "B" by category id, drawn after the name.
       score_threshold: predictions below are left out.
 
     Returns:
-      The picture, uint8 RGB, somewhat wider than two images.
+      The picture, uint8 RGB, somewhat wider than the images side by side.
 
     Raises:
       ValueError: the image is not `h w 3` uint8.
     """
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise ValueError(f"got an image of shape {image.shape} and type {image.dtype}; expected (h, w, 3) uint8")
-    shown = [result for result in results if result["score"] >= score_threshold]
-    # The best goes last, on top of the others.
-    shown.sort(key=lambda result: result["score"])
-    left = _draw_objects(image, annotations, names, groups or {})
-    right = _draw_objects(image, shown, names, groups or {})
-    titles = f"ground truth: {len(annotations)}", f"predictions with score >= {score_threshold:g}: {len(shown)}"
-    panels = [_add_title(panel, title) for panel, title in zip((left, right), titles, strict=True)]
+    panels = [_add_title(_draw_objects(image, annotations, names, groups or {}), f"ground truth: {len(annotations)}")]
     gap = np.full((panels[0].shape[0], _GAP, 3), 255, np.uint8)
-    return np.concatenate([panels[0], gap, panels[1]], axis=1)
+    for title, found in results.items():
+        # The best goes last, on top of the others.
+        shown = sorted((r for r in found if r["score"] >= score_threshold), key=lambda result: result["score"])
+        panel = _draw_objects(image, shown, names, groups or {})
+        panels += [gap, _add_title(panel, f"{title} with score >= {score_threshold:g}: {len(shown)}")]
+    return np.concatenate(panels, axis=1)
 
 
 def _draw_objects(

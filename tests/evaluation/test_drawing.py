@@ -43,7 +43,9 @@ def gray():
 
 
 def test_ground_truth_left_predictions_right(gray):
-    left, right = panels(drawing.draw_comparison(gray, [PERSON], [result_of((400, 100, 100, 100), 0.9)], NAMES))
+    left, right = panels(
+        drawing.draw_comparison(gray, [PERSON], {"found": [result_of((400, 100, 100, 100), 0.9)]}, NAMES)
+    )
     # Far from boxes and words: tinted inside the mask, untouched outside.
     assert (left[360:390, 120:280] != 128).any(-1).all() and (right[360:390, 120:280] == 128).all()
     assert (right[150:190, 420:480] != 128).any(-1).all() and (left[150:190, 420:480] == 128).all()
@@ -54,42 +56,42 @@ def test_ground_truth_left_predictions_right(gray):
 
 def test_predictions_below_the_threshold_are_left_out(gray):
     results = [result_of((400, 100, 100, 100), 0.4)]
-    _, right = panels(drawing.draw_comparison(gray, [], results, NAMES))
+    _, right = panels(drawing.draw_comparison(gray, [], {"found": results}, NAMES))
     assert (right == 128).all()
-    _, right = panels(drawing.draw_comparison(gray, [], results, NAMES, score_threshold=0.3))
+    _, right = panels(drawing.draw_comparison(gray, [], {"found": results}, NAMES, score_threshold=0.3))
     assert (right != 128).any()
 
 
 @pytest.mark.parametrize("change", [{"iscrowd": 1}, {"segmentation": []}, {"segmentation": None}])
 def test_crowds_and_objects_without_a_mask_are_boxes_alone(gray, change):
-    left, _ = panels(drawing.draw_comparison(gray, [PERSON | change], [], NAMES))
+    left, _ = panels(drawing.draw_comparison(gray, [PERSON | change], {"found": []}, NAMES))
     assert (left[360:390, 120:280] == 128).all()
     assert (left[399, 100:300] != 128).any(-1).all()
 
 
 def test_group_marks_and_unknown_categories_are_written(gray):
-    plain = drawing.draw_comparison(gray, [PERSON], [], NAMES)
-    marked = drawing.draw_comparison(gray, [PERSON], [], NAMES, {1: "A"})
-    nameless = drawing.draw_comparison(gray, [PERSON], [], {})
+    plain = drawing.draw_comparison(gray, [PERSON], {"found": []}, NAMES)
+    marked = drawing.draw_comparison(gray, [PERSON], {"found": []}, NAMES, {1: "A"})
+    nameless = drawing.draw_comparison(gray, [PERSON], {"found": []}, {})
     assert (plain != marked).any() and (plain != nameless).any()
 
 
 def test_small_images_are_enlarged():
     image = np.zeros((30, 64, 3), np.uint8)
-    picture = drawing.draw_comparison(image, [], [result_of((60, 20, 30, 30), 0.9, (30, 64))], NAMES)
+    picture = drawing.draw_comparison(image, [], {"found": [result_of((60, 20, 30, 30), 0.9, (30, 64))]}, NAMES)
     assert picture.shape[0] > 300 and picture.shape[1] == 2 * 640 + 8 and picture.dtype == np.uint8
 
 
 def test_results_of_masks_alone(gray):
     result = result_of((400, 100, 100, 100), 0.9)
     del result["bbox"]
-    _, right = panels(drawing.draw_comparison(gray, [], [result], NAMES))
+    _, right = panels(drawing.draw_comparison(gray, [], {"found": [result]}, NAMES))
     assert (right[100, 400:500] != 128).any(-1).all()
 
 
 def test_not_an_image():
     with pytest.raises(ValueError, match=r"shape \(5, 5\) and type float64; expected \(h, w, 3\) uint8"):
-        drawing.draw_comparison(np.zeros((5, 5)), [], [], {})
+        drawing.draw_comparison(np.zeros((5, 5)), [], {}, {})
 
 
 def test_real_annotations(coco_mini):
@@ -100,6 +102,16 @@ def test_real_annotations(coco_mini):
         with Image.open(coco_mini / "images/val2017" / entry["file_name"]) as file:
             image = np.asarray(file.convert("RGB"))
         annotations = [a for a in ground_truth["annotations"] if a["image_id"] == entry["id"]]
-        picture = drawing.draw_comparison(image, annotations, [], names)
+        picture = drawing.draw_comparison(image, annotations, {"found": []}, names)
         width = (picture.shape[1] - 8) // 2
         assert (picture[:, :width] != picture[:, -width:]).any(-1).mean() > 0.01
+
+
+def test_several_models_stand_side_by_side(gray):
+    first, second = result_of((100, 300, 200, 100), 0.9), result_of((400, 100, 100, 100), 0.9)
+    picture = drawing.draw_comparison(gray, [], {"one": [first], "two": [second], "none": []}, NAMES)
+    width = (picture.shape[1] - 3 * 8) // 4
+    panels = [picture[:, i * (width + 8) : i * (width + 8) + width] for i in range(4)]
+    marked = [(panel[30:] != 128).any() for panel in panels]
+    assert marked == [False, True, True, False]
+    assert (panels[1] != panels[2]).any()
