@@ -6,6 +6,7 @@ import pathlib
 import subprocess
 import sys
 
+import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -202,10 +203,14 @@ def test_programs_run_through_their_flags_and_stored_results_score_the_same(tmp_
     )
     assert done.returncode == 0, done.stderr
     assert "4 A, 2 B" in done.stdout + done.stderr
-    done = run_program("eval.py", f"--workdir={tmp_path}", f"--output={tmp_path}/scores")
+    (tmp_path / "none.json").write_text("[]")
+    others = ("--boundary", f"--compare=another={tmp_path}/none.json")
+    done = run_program("eval.py", f"--workdir={tmp_path}", f"--output={tmp_path}/scores", *others)
     assert done.returncode == 0, done.stderr
-    assert "mask B" in done.stdout
-    assert len(list((tmp_path / "scores/pictures").glob("*.png"))) == 1
+    assert "mask B" in done.stdout and "edge B" in done.stdout
+    (picture,) = (tmp_path / "scores/pictures").glob("*.png")
+    # Ground truth, predictions, and those of the other.
+    assert cv2.imread(str(picture)).shape[1] == 3 * 640 + 2 * 8
     results = json.loads((tmp_path / "scores/results.json").read_text())
     assert {"image_id", "category_id", "bbox", "score", "segmentation"} == set(results[0])
 
@@ -216,6 +221,7 @@ def test_programs_run_through_their_flags_and_stored_results_score_the_same(tmp_
         f"--results={tmp_path}/scores/results.json",
         f"--annotations={tmp_path}/gt.json",
         "--mask_split=random(1,4)",
+        "--boundary",
         f"--output={tmp_path}/again",
     )
     assert done.returncode == 0, done.stderr
