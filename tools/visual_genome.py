@@ -1,0 +1,206 @@
+"""Turn Visual Genome's objects into a COCO file of 3,000 classes with boxes, alone or together with COCO's masks.
+
+    python -m tools.visual_genome --objects=objects.json --image_data=image_data.json --output=FOLDER \\
+        --minival=instances_val2017.json --coco=instances_train2017.json --coco_prefix=train2017
+
+It writes train.json, val.json and test.json, which `prepare` reads like any COCO file; training with the split
+`annotated` then uses whatever has masks. The paper's large-scale experiment: the most frequent synsets are the classes,
+an object counts if exactly one of its synsets is among them, and the 80 classes of COCO come first, each as its synset,
+whether or not that is frequent enough.
+
+The images that COCO's minival has make val; the last `--num_test` images that are not COCO's make test; the rest is
+train. COCO's annotations, with their masks, join train: its categories are known by name. An image of COCO says nothing
+of the other classes, so their objects count as background there.
+"""
+
+import argparse
+import collections
+import json
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from maskx_jax.training.weight_layouts import COCO_IDS
+
+# COCO's names that are not a synset's lemma, or of which another sense is meant. "water_faucet.n.01" is no mistake
+# here: it is what Visual Genome calls hydrants.
+SYNSETS = {
+    "cell phone": "cellular_telephone.n.01",
+    "couch": "sofa.n.01",
+    "dining table": "dinner_table.n.01",
+    "donut": "doughnut.n.02",
+    "fire hydrant": "water_faucet.n.01",
+    "hair drier": "hand_blower.n.01",
+    "handbag": "bag.n.04",
+    "hot dog": "hotdog.n.01",
+    "orange": "orange.n.01",
+    "potted plant": "plant.n.01",
+    "remote": "remote_control.n.01",
+    "skis": "ski.n.01",
+    "sports ball": "ball.n.01",
+    "stop sign": "sign.n.02",
+    "suitcase": "bag.n.06",
+    "teddy bear": "teddy.n.01",
+    "tv": "television.n.01",
+    "wine glass": "wineglass.n.01",
+}
+
+
+def count_synsets(images: Iterable[Mapping[str, Any]]) -> collections.Counter[str]:
+    """Return how many objects name each synset."""
+    return collections.Counter(name for image in images for entry in image["objects"] for name in entry["synsets"])
+
+
+def synset_of_coco(counts: Mapping[str, int], names: Iterable[str]) -> dict[str, str]:
+    """Return the synset of each COCO class: the most frequent one of that lemma, or the one of `SYNSETS`.
+
+    Raises:
+      ValueError: there is none for a class.
+    """
+    of_lemma: dict[str, str] = {}
+    for synset in sorted(counts, key=lambda name: (-counts[name], name)):
+        of_lemma.setdefault(synset.rsplit(".", 2)[0].replace("_", " "), synset)
+    found = {name: SYNSETS.get(name) or of_lemma.get(name) for name in names}
+    if missing := [name for name, synset in found.items() if synset is None]:
+        raise ValueError(f"{len(missing)} classes of COCO have no synset among the objects, such as {missing[:3]}")
+    return {name: synset for name, synset in found.items() if synset is not None}
+
+
+def make_categories(counts: Mapping[str, int], num_synsets: int) -> tuple[list[dict[str, Any]], dict[str, int]]:
+    """Return the categories, COCO's first and the other frequent synsets sorted, and the id of each synset.
+
+    Args:
+      counts: see `count_synsets`.
+      num_synsets: so many of the most frequent; COCO's that are not among them are added.
+    """
+    coco = synset_of_coco(counts, COCO_IDS)
+    frequent = sorted(counts, key=lambda name: (-counts[name], name))[:num_synsets]
+    names = [*coco.values(), *sorted(set(frequent) - set(coco.values()))]
+    ids = {synset: i for i, synset in enumerate(names, 1)}
+    return [{"id": i, "name": synset} for synset, i in ids.items()], ids
+
+
+def convert_image(image: Mapping[str, Any], ids: Mapping[str, int], data: Mapping[str, Any]) -> tuple[dict, list[dict]]:
+    """Return COCO's image and annotations of an image of Visual Genome.
+
+    Args:
+      image: of objects.json.
+      ids: category by synset.
+      data: of image_data.json, or empty: then the size is found by `prepare`.
+    """
+    url = image.get("image_url") or data.get("url") or f"VG_100K/{image['image_id']}.jpg"
+    converted = {"id": image["image_id"], "file_name": "/".join(url.split("/")[-2:])}
+    if "width" in data:
+        converted |= {"width": data["width"], "height": data["height"]}
+    annotations = []
+    for entry in image["objects"]:
+        known = [name for name in entry["synsets"] if name in ids]
+        if len(known) != 1:
+            continue
+        annotations.append(
+            {
+                "id": entry["object_id"],
+                "image_id": image["image_id"],
+                "category_id": ids[known[0]],
+                "bbox": [entry["x"], entry["y"], entry["w"], entry["h"]],
+                "area": entry["w"] * entry["h"],
+                "segmentation": [],
+                "iscrowd": 0,
+            }
+        )
+    return converted, annotations
+
+
+def choose_splits(
+    image_ids: Sequence[int], coco_ids: Mapping[int, int | None], minival: set[int], num_test: int
+) -> dict[str, list[int]]:
+    """Return the image ids of val (those of COCO's minival), test (the last that are not COCO's) and train."""
+    val = [i for i in image_ids if coco_ids.get(i) in minival]
+    others = [i for i in image_ids if coco_ids.get(i) is None]
+    test = others[max(len(others) - num_test, 0) :] if num_test else []
+    taken = {*val, *test}
+    return {"train": [i for i in image_ids if i not in taken], "val": val, "test": test}
+
+
+def join_coco(
+    content: dict[str, Any], coco: Mapping[str, Any], ids: Mapping[str, int], prefix: str, first_id: int
+) -> None:
+    """Add COCO's images and annotations, with their masks, to a converted file, under ids of their own.
+
+    Args:
+      content: changed in place.
+      coco: an instances file.
+      ids: category by synset.
+      prefix: folder of COCO's images, beside those of Visual Genome.
+      first_id: from which on no image and no annotation of Visual Genome is numbered.
+
+    Raises:
+      ValueError: COCO's categories are others than its 80.
+    """
+    if unknown := [c["name"] for c in coco["categories"] if c["name"] not in COCO_IDS]:
+        raise ValueError(f"expected COCO's categories; found {unknown[:5]}")
+    synsets = {category["id"]: content["synset_of_coco"][category["name"]] for category in coco["categories"]}
+    new_id = {image["id"]: first_id + i for i, image in enumerate(coco["images"])}
+    for image in coco["images"]:
+        content["images"].append({**image, "id": new_id[image["id"]], "file_name": f"{prefix}/{image['file_name']}"})
+    for i, annotation in enumerate(coco["annotations"]):
+        content["annotations"].append(
+            {
+                **annotation,
+                "id": first_id + i,
+                "image_id": new_id[annotation["image_id"]],
+                "category_id": ids[synsets[annotation["category_id"]]],
+            }
+        )
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Convert what the arguments say."""
+    parser = argparse.ArgumentParser(prog="python -m tools.visual_genome", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--objects", required=True, type=pathlib.Path, help="objects.json of Visual Genome 1.4")
+    parser.add_argument(
+        "--image_data", type=pathlib.Path, help="its image_data.json: sizes, and which images are COCO's"
+    )
+    parser.add_argument("--minival", type=pathlib.Path, help="COCO instances file whose images make val")
+    parser.add_argument("--coco", type=pathlib.Path, help="COCO instances file that joins train with its masks")
+    parser.add_argument("--coco_prefix", default="coco", help="folder of COCO's images beside those of Visual Genome")
+    parser.add_argument("--num_synsets", type=int, default=3000)
+    parser.add_argument("--num_test", type=int, default=5000)
+    parser.add_argument("--output", required=True, type=pathlib.Path, help="folder for train.json, val.json, test.json")
+    options = parser.parse_args(arguments)
+
+    images = json.loads(options.objects.read_text())
+    data = {}
+    if options.image_data:
+        data = {entry["image_id"]: entry for entry in json.loads(options.image_data.read_text())}
+    minival = set()
+    if options.minival:
+        minival = {image["id"] for image in json.loads(options.minival.read_text())["images"]}
+    counts = count_synsets(images)
+    categories, ids = make_categories(counts, options.num_synsets)
+    coco_ids = {image_id: entry.get("coco_id") for image_id, entry in data.items()}
+    of_id = {image["image_id"]: image for image in images}
+    splits = choose_splits(list(of_id), coco_ids, minival, options.num_test)
+    first_id = 1 + max([*of_id, *(entry["object_id"] for image in images for entry in image["objects"])], default=0)
+    options.output.mkdir(parents=True, exist_ok=True)
+    for name, members in splits.items():
+        content: dict[str, Any] = {"categories": categories, "images": [], "annotations": []}
+        content["synset_of_coco"] = synset_of_coco(counts, COCO_IDS)
+        num_objects = 0
+        for image_id in members:
+            image, annotations = convert_image(of_id[image_id], ids, data.get(image_id, {}))
+            content["images"].append(image)
+            content["annotations"] += annotations
+            num_objects += len(of_id[image_id]["objects"])
+        kept = len(content["annotations"])
+        if name == "train" and options.coco:
+            join_coco(content, json.loads(options.coco.read_text()), ids, options.coco_prefix, first_id)
+        (options.output / f"{name}.json").write_text(json.dumps(content))
+        print(
+            f"{name}: {len(members)} images, {kept} of {num_objects} objects (the others have no synset, several, or a "
+            f"rare one), {len(categories)} classes; {len(content['annotations']) - kept} annotations of COCO joined"
+        )
+
+
+if __name__ == "__main__":
+    main()
