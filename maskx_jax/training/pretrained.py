@@ -1,9 +1,11 @@
 """Weights and constants from elsewhere: files of other code bases, runs of ours, and fixed class vectors.
 
-weights = open_weights("maskrcnn_resnet50_fpn_coco.pth")
-apply_conventions(config.model, weights.conventions)
-model = rcnn.build(len(names), **config.model.to_dict())
-variables = take_over(initialize(model, key), weights, config.model, names)
+In short, for a config and the names of the classes:
+
+    weights = open_weights("maskrcnn_resnet50_fpn_coco.pth")
+    apply_conventions(config.model, weights.conventions)
+    model = rcnn.build(len(names), **config.model.to_dict())
+    variables = take_over(initialize(model, key), weights, config.model, names)
 """
 
 import collections
