@@ -10,7 +10,7 @@ from maskx_jax.models.box_head import ClassWeights
 from maskx_jax.models.rcnn import RCNN
 from maskx_jax.structures import PyTree
 from maskx_jax.training.weight_arrays import to_theirs
-from maskx_jax.training.weight_layouts import LAYOUTS
+from maskx_jax.training.weight_layouts import LAYOUTS, field_of
 
 _LAYOUT = LAYOUTS["torchvision_detector"]
 # What torchvision's implementation has no argument for.
@@ -44,9 +44,7 @@ def to_torchvision(variables: PyTree, model: RCNN, fields: Mapping[str, Any]) ->
     """
     lacking = []
     for field, required in _REQUIRED.items():
-        value: Any = fields
-        for part in field.split("."):
-            value = value[part]
+        value = field_of(fields, field)
         if value != required and not (field.startswith("mask_head") and model.mask_head is None):
             lacking.append(f"{field} = {value!r} (expected {required!r})")
     if lacking:

@@ -22,7 +22,7 @@ from maskx_jax.structures import PyTree
 from maskx_jax.training.checkpoints import Loaded, load
 from maskx_jax.training.weight_arrays import ROWS_OF_CLASS, fold_batch_norm, select_classes, to_ours
 from maskx_jax.training.weight_files import WeightFile, read_weight_file
-from maskx_jax.training.weight_layouts import LAYOUTS, Layout, check_evidence, recognize
+from maskx_jax.training.weight_layouts import LAYOUTS, Layout, check_evidence, field_of, recognize
 
 # What a source offers for each parameter: the array, or the reason why it has none that fits.
 Proposals = dict[str, np.ndarray | str]
@@ -142,7 +142,7 @@ def conventions_of(model: Any) -> dict[str, Any]:
     """Return the fields of `config.model` that belong to the weights of a run."""
     layouts = LAYOUTS.values()
     fields = {field for layout in layouts for field in (*layout.backbone_conventions, *layout.detector_conventions)}
-    return {field: _get(model, field) for field in sorted(fields)}
+    return {field: field_of(model, field) for field in sorted(fields)}
 
 
 def open_weights(path: str | pathlib.Path, preset: str = "auto") -> Weights:
@@ -183,14 +183,11 @@ def apply_conventions(
     if unknown := [field for field in keep if field not in conventions]:
         raise ValueError(f"got {unknown} to keep; the conventions of these weights are {sorted(conventions)}")
     for field, value in conventions.items():
-        current = _get(model, field)
+        current = field_of(model, field)
         if current != value and field not in keep:
             say(f"the weights set model.{field} to {value} (was {current})")
-            *parents, leaf = field.split(".")
-            section = model
-            for parent in parents:
-                section = section[parent]
-            section[leaf] = value
+            section, _, leaf = field.rpartition(".")
+            (field_of(model, section) if section else model)[leaf] = value
 
 
 def take_over(
@@ -277,12 +274,6 @@ def _modules(paths: Iterable[str]) -> str:
 def _some(items: Sequence[str], limit: int = 8) -> str:
     more = f" and {len(items) - limit} more" if len(items) > limit else ""
     return (", ".join(items[:limit]) or "none") + more
-
-
-def _get(model: Any, field: str) -> Any:
-    for part in field.split("."):
-        model = model[part]
-    return model
 
 
 def load_class_embeddings(path: str | pathlib.Path, names: Sequence[str], table: str) -> np.ndarray:

@@ -50,6 +50,13 @@ def _conventions_of(parent: str) -> dict[str, Any]:
     return _HEADS | {"rpn.anchor_convention": parent, "roi_align_convention": parent}
 
 
+def field_of(model: Any, field: str) -> Any:
+    """Return a field of `config.model` by its dotted name."""
+    for part in field.split("."):
+        model = model[part]
+    return model
+
+
 @dataclasses.dataclass(frozen=True)
 class Layout:
     """The names, arrangement and conventions of one family of files.

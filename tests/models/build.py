@@ -19,16 +19,21 @@ from maskx_jax.training.steps import initialize
 NUM_CLASSES = 6
 
 
-def tiny_config(argument: str = "backbone=tiny,data=shapes,mlp=light", **model: Any) -> ConfigDict:
-    """Return the tiny config with some fields of `model` changed, given as section__field."""
-    config = maskx_rcnn.get_config(argument)
-    config.data.mask_split = "all"
+def set_fields(config: ConfigDict, **model: Any) -> None:
+    """Change some fields of `config.model`, given as section__field."""
     for path, value in model.items():
         section = config.model
         *parents, field = path.split("__")
         for parent in parents:
             section = section[parent]
         section[field] = value
+
+
+def tiny_config(argument: str = "backbone=tiny,data=shapes,mlp=light", **model: Any) -> ConfigDict:
+    """Return the tiny config with some fields of `model` changed, given as section__field."""
+    config = maskx_rcnn.get_config(argument)
+    config.data.mask_split = "all"
+    set_fields(config, **model)
     return config
 
 

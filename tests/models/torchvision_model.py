@@ -14,6 +14,7 @@ from maskx_jax.structures import PyTree
 from maskx_jax.training.pretrained import apply_conventions, open_weights, take_over
 from maskx_jax.training.steps import initialize
 from tests.golden import model_inputs as inputs
+from tests.models.build import set_fields
 
 
 class Imported(NamedTuple):
@@ -33,9 +34,7 @@ def imported_model(**changes: Any) -> Imported:
     # torchvision's training differs from Detectron's here; random weights make more candidates than trained ones.
     config.model.rpn.boundary_threshold = -1.0
     config.model.box_head.update(smooth_l1_beta=1 / 9, pre_nms_top_k=4000)
-    for change, value in changes.items():
-        section, field = change.split("__")
-        config.model[section][field] = value
+    set_fields(config, **changes)
     names = [f"class {i + 1}" for i in range(inputs.NUM_CLASSES)]
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "model.safetensors"

@@ -24,7 +24,7 @@ from maskx_jax.training.weight_arrays import to_ours
 from maskx_jax.training.weight_files import WeightFile
 from maskx_jax.training.weight_layouts import COCO_IDS, LAYOUTS, recognize
 from tests.golden.model_inputs import make_parameter, parameter_shapes
-from tests.models.build import numpy_variables, tiny_model
+from tests.models.build import numpy_variables, set_fields, tiny_model
 
 CLASSES = ("cat", "dog", "tv")
 NUM_CLASSES = 3
@@ -116,12 +116,7 @@ def renamed(arrays, names):
 def small_config(**model):
     config = mask_rcnn.get_config()
     config.model.backbone.stage_sizes = (1, 1, 1, 1)
-    for path, value in model.items():
-        section = config.model
-        *parents, field = path.split("__")
-        for parent in parents:
-            section = section[parent]
-        section[field] = value
+    set_fields(config, **model)
     return config
 
 
