@@ -125,6 +125,19 @@ def test_stage_wise_rows_start_from_a_detector_of_their_seed(output):
     assert [call.get("config.initialize.path") for call in calls(output)] == [None, detector, detector]
 
 
+def test_a_row_of_several_tables_is_one_experiment():
+    assert paper.same_experiment("1c/transfer", "full") == paper.same_experiment("beyond/transfer", "full")
+    assert paper.same_experiment("1c/transfer", "full") == "1a/cls+box"
+    # The tiny set's T sees the class weights alone.
+    assert paper.same_experiment("1c/transfer", "tiny") == "1a/cls"
+    assert paper.same_experiment("2/r50_maskx", "full") == "2/r50_maskx"
+
+
+def test_a_sweep_runs_a_row_of_several_tables_once(output):
+    sweep.main(["--row=1d/end_to_end_class_agnostic", "--row=2/r50_class_agnostic", f"--output={output}"])
+    assert len(calls(output)) == 1
+
+
 def test_a_run_that_fails_is_told_and_tried_again(output, capsys):
     (output / "fail").touch()
     arguments = ["--row=2/r50_maskx", f"--output={output}"]

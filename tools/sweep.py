@@ -4,7 +4,7 @@
     python -m tools.sweep --table=2 --split=voc --split=nonvoc --output=SWEEP -- --config.data.directory=DATA \\
         --config.initialize.path=R-50.pkl
 
-Every run is a work directory of train.py in the output folder. What is finished is skipped and what is broken is
+Every run is a work directory of train.py in the output folder. A row of several tables is run once. What is finished is skipped and what is broken is
 resumed, so that the same command can be given again. What stands after `--` goes to train.py. Frozen detectors that
 stage-wise rows need are trained first, one for each seed.
 """
@@ -62,6 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not rows:
         parser.error("expected --table or --row")
     seeds = [int(seed) for seed in options.seeds.split(",")]
+    rows = list(dict.fromkeys(paper.same_experiment(row, options.size) for row in rows))
     runs = [Run(row, split, seed) for split in options.split or [""] for row in rows for seed in seeds]
     failed = [run for run in runs if not complete(run, options.size, options.output, options.train)]
     write_tables(runs, options.output, options.size)
