@@ -8,8 +8,8 @@ A row is `table/name`; `ROWS` lists them with the paper's mask AP on B, recalled
 been run on the whole of COCO here. The paper trained on COCO 2014 trainval35k with 8 GPUs and 16 images a step.
 
 Variants: row; split (voc, nonvoc: which classes have masks); size (full, tiny: the small network, synthetic images).
-Stage-wise rows (tables 1a to 1c, fig3 and beyond) train the mask branch on a frozen detector: config.initialize.path is a run
-of the row `detector`. The row with GloVe vectors needs config.embedding.path.
+Stage-wise rows (tables 1a to 1c, fig3 and beyond) train the mask branch on a frozen detector: config.initialize.path is
+a run of the row `detector`. The row with GloVe vectors needs config.embedding.path.
 """
 
 import dataclasses
