@@ -6,9 +6,13 @@ import json
 import pytest
 
 import train
+from configs import paper
 from maskx_jax.data.coco_builder import prepare
 from maskx_jax.data.splits import VOC_NAMES
 from tests.models.build import tiny_config
+
+# Rows that are one experiment at the small size are trained once.
+EXPERIMENTS = list(dict.fromkeys(paper.same_experiment(row, "tiny") for row in paper.ROWS))
 
 # TensorFlow Datasets and what it imports.
 pytestmark = [
@@ -52,3 +56,48 @@ def test_tiny_model_learns_eight_real_images_by_heart(coco_mini, tmp_path):
     metrics = train.train(config, str(tmp_path / "run"))
     assert metrics["bbox"]["all"]["AP"] > 0.5
     assert metrics["segm"]["A"]["AP"] > 0.5
+
+
+def row_config(row, data):
+    """Return the config of a row of the paper at the small size, for two steps on prepared COCO images."""
+    config = paper.get_config(f"row={row},size=tiny,split=voc")
+    config.data.source, config.data.directory = "prepared", str(data)
+    config.train.update(num_steps=2, eval_every=0, log_every=1, checkpoint_every=2)
+    return config
+
+
+@pytest.fixture(scope="module")
+def prepared(coco_mini, tmp_path_factory):
+    """Return the prepared training images, whose masks and boxes are of all 80 classes."""
+    folder = tmp_path_factory.mktemp("coco_mini") / "data"
+    annotations = coco_mini / "annotations"
+    splits = {
+        "train": (annotations / "instances_train2017.json", coco_mini / "images/train2017"),
+        "val": (annotations / "instances_val2017.json", coco_mini / "images/val2017"),
+    }
+    prepare(folder, splits)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def detector(prepared, tmp_path_factory):
+    """Return the run of a detector without masks, which stage-wise rows begin with."""
+    workdir = tmp_path_factory.mktemp("detector")
+    train.train(row_config(paper.DETECTOR, prepared), str(workdir))
+    return workdir
+
+
+@pytest.mark.parametrize("row", EXPERIMENTS)
+def test_every_row_of_the_paper_trains_on_real_images(row, prepared, detector, coco_mini, tmp_path):
+    config = row_config(row, prepared)
+    if paper.ROWS[row].stage_wise:
+        config.initialize.path = str(detector)
+    if row == "1a/glove":
+        config.embedding.path = str(coco_mini.parent / "coco80_word_vectors.npz")
+    # A loss that is not finite raises.
+    train.train(config, str(tmp_path))
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2]
+    assert all(line["train/mask"] > 0 for line in lines)
+    # What is trained has changed: the mask loss is another one at the second step.
+    assert lines[0]["train/mask"] != lines[1]["train/mask"]

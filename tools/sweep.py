@@ -4,9 +4,9 @@
     python -m tools.sweep --table=2 --split=voc --split=nonvoc --output=SWEEP -- --config.data.directory=DATA \\
         --config.initialize.path=R-50.pkl
 
-Every run is a work directory of train.py in the output folder, and a row of several tables is run once. What is finished
-is skipped and what is broken is resumed, so that the same command can be given again. What stands after `--` goes to
-train.py. Frozen detectors that stage-wise rows need are trained first, one for each seed.
+Every run is a work directory of train.py in the output folder, and a row of several tables is run once. What is
+finished is skipped and what is broken is resumed, so that the same command can be given again. What stands after `--`
+goes to train.py. Frozen detectors that stage-wise rows need are trained first, one for each seed.
 """
 
 import argparse
