@@ -22,6 +22,7 @@ from maskx_jax.data.categories import Categories
 from maskx_jax.data.sources import open_source
 from maskx_jax.evaluate import check_categories, detect, draw, mask_groups, score
 from maskx_jax.evaluation import coco_metrics, coco_results
+from maskx_jax.training import distributed
 from maskx_jax.training.sharding import make_mesh, replicated
 from maskx_jax.training.steps import make_detect_step
 
@@ -37,6 +38,7 @@ _RESULTS = flags.DEFINE_string("results", None, "Stored COCO results to score in
 _ANNOTATIONS = flags.DEFINE_string("annotations", None, "COCO annotations to score --results against.")
 _MASK_SPLIT = flags.DEFINE_string("mask_split", "all", "With --results: the split that says which classes are A.")
 _BOUNDARY = flags.DEFINE_bool("boundary", False, "Score the borders of masks too (Boundary AP).")
+_DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join the other processes of a pod (docs/scaling.md).")
 _BACKEND = flags.DEFINE_enum(
     "backend", "faster_coco_eval", ["faster_coco_eval", "pycocotools"], "With --results: who matches detections."
 )
@@ -58,6 +60,7 @@ def main(_: list[str]) -> None:
         return
     if not _WORKDIR.value:
         raise app.UsageError("expected --workdir, or --results with --annotations")
+    distributed.join(enabled=_DISTRIBUTED.value)
     loaded = maskx_jax.load(_WORKDIR.value, _STEP.value)
     data = loaded.config.data
     source = open_source(

@@ -5,18 +5,20 @@
 Starting and resuming are the same command: a run continues from the latest checkpoint in its work directory, if there
 is one. The work directory holds checkpoints, config.json, environment.json, metrics.jsonl, TensorBoard logs and the
 evaluations.
+
+Exit codes: 0 done; 1 an error; 75 asked to leave (SIGTERM, SIGINT), saved, to be started again; 76 another process of
+the run is lost or stuck, to be started again.
 """
 
 import contextlib
 import json
-import math
 import pathlib
+import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
-import numpy as np
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 from tqdm import tqdm
@@ -28,29 +30,53 @@ from maskx_jax.data.sources import open_source
 from maskx_jax.data.transforms import Transform
 from maskx_jax.evaluation.coco_metrics import format_table
 from maskx_jax.models import rcnn
-from maskx_jax.structures import PyTree, TrainState
-from maskx_jax.training import pretrained
-from maskx_jax.training.checkpoints import Checkpoints, has_checkpoint, read_config, write_config
-from maskx_jax.training.logging import ENVIRONMENT_FILE, MetricLog, describe_environment
+from maskx_jax.structures import PyTree
+from maskx_jax.training import distributed, pretrained, runs
+from maskx_jax.training.checkpoints import Checkpoints, has_checkpoint
+from maskx_jax.training.interruption import EXIT_INTERRUPTED, InterruptedRun, Interruption
+from maskx_jax.training.logging import ENVIRONMENT_FILE, MetricLog, RecentLosses, describe_environment
 from maskx_jax.training.optimizer import learning_rate_schedule, make_optimizer, num_parameters
 from maskx_jax.training.sharding import global_batch, make_mesh, replicated
 from maskx_jax.training.steps import initialize, make_detect_step, make_state, make_train_step
+from maskx_jax.training.watchdog import Watchdog
 
 _CONFIG = config_flags.DEFINE_config_file("config", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints, logs and evaluations go.", required=True)
+_CHANGE_CONFIG = flags.DEFINE_bool("change_config", False, "Continue a run although its config has changed.")
 
 
 def main(_: list[str]) -> None:
     """Train as the flags say."""
     # Orbax and TensorFlow write a page for every checkpoint at the level below.
     logging.set_verbosity(logging.WARNING)
-    if _CONFIG.value.distributed:
-        jax.distributed.initialize()
-    train(_CONFIG.value, _WORKDIR.value)
+    distributed.join(**_CONFIG.value.distributed.to_dict())
+    try:
+        train(_CONFIG.value, _WORKDIR.value, _CHANGE_CONFIG.value)
+    except InterruptedRun as interrupted:
+        print(interrupted, file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
 
 
-def train(config: ConfigDict, workdir: str) -> dict[str, Any]:
-    """Train to the last step; return the metrics of the last evaluation, if there was one."""
+def train(config: ConfigDict, workdir: str, change_config: bool = False) -> dict[str, Any]:
+    """Train to the last step; return the metrics of the last evaluation, if there was one.
+
+    Args:
+      config: see configs/base.py.
+      workdir: of the run; created, or continued.
+      change_config: continue a run although fields of its config have changed that decide on what it learns.
+
+    Raises:
+      InterruptedRun: SIGTERM or SIGINT came, and the state is saved.
+      ValueError: the config does not fit the data, the weights or the run that it continues.
+      FloatingPointError: a loss is not finite.
+      OSError: the work directory cannot be written to.
+    """
+    watchdog = Watchdog(workdir, peer_timeout=config.distributed.peer_timeout, **config.watchdog.to_dict())
+    with contextlib.closing(runs.lock(workdir)), watchdog:
+        return _train(config, workdir, change_config, watchdog)
+
+
+def _train(config: ConfigDict, workdir: str, change_config: bool, watchdog: Watchdog) -> dict[str, Any]:
     is_first_process = jax.process_index() == 0
 
     def say(text: str) -> None:
@@ -62,7 +88,10 @@ def train(config: ConfigDict, workdir: str) -> dict[str, Any]:
     weights = None
     resumes = has_checkpoint(workdir)
     if resumes:
-        pretrained.apply_conventions(config.model, pretrained.conventions_of(read_config(workdir).model), say=say)
+        begun = runs.read_config(workdir)
+        pretrained.apply_conventions(config.model, pretrained.conventions_of(begun.model), say=say)
+        if not change_config:
+            runs.check_resumable(begun, config)
     elif config.initialize.path:
         weights = pretrained.open_weights(config.initialize.path, config.initialize.preset)
         pretrained.apply_conventions(config.model, weights.conventions, config.initialize.keep, say)
@@ -92,9 +121,8 @@ def train(config: ConfigDict, workdir: str) -> dict[str, Any]:
     variables = jax.jit(lambda key: initialize(model, key))(jax.random.key(config.seed))
     if not resumes:
         variables = _with_weights(variables, config, weights, categories.names, say)
-    pathlib.Path(workdir).mkdir(parents=True, exist_ok=True)
     if is_first_process:
-        write_config(workdir, config)
+        runs.write_config(workdir, config)
         environment = json.dumps(describe_environment(), indent=2)
         (pathlib.Path(workdir) / ENVIRONMENT_FILE).write_text(environment + "\n")
     ema_decay = config.optimizer.ema_decay or None
@@ -112,94 +140,112 @@ def train(config: ConfigDict, workdir: str) -> dict[str, Any]:
     detect_step = make_detect_step(model, mesh)
     say(f"{num_parameters(state.params):,} parameters on {mesh.size} devices")
 
-    def run_evaluation(state: TrainState) -> dict[str, Any]:
-        params = state.params if state.ema_params is None else state.ema_params
-        variables = {"params": params, "frozen": state.frozen}
-        results = evaluate.detect(detect_step, variables, eval_source, config, mesh)
-        return evaluate.score(results, eval_source, config)
-
-    with (
-        contextlib.closing(
-            Checkpoints(workdir, keep=config.train.keep_checkpoints, best_metric=config.train.best_metric or None)
-        ) as checkpoints,
-        contextlib.closing(MetricLog(workdir)) as log,
-    ):
-        if checkpoints.latest_step() is not None:
-            state = checkpoints.restore(state)
+    checkpoints = Checkpoints(
+        workdir, keep=config.train.keep_checkpoints, best_metric=config.train.best_metric or None, writes=True
+    )
+    with Interruption(mesh) as interruption, contextlib.closing(checkpoints):
+        if resumes:
+            watchdog.at("restore", 0)
+            state = checkpoints.restore_newest(state, say)
             say(f"resumed from step {int(state.step)}")
         start, num_steps = int(state.step), config.train.num_steps
-        statistics = pipeline.Statistics()
-        batches = pipeline.train_batches(
-            train_source,
-            order,
-            transform,
-            allowed_masks,
-            start_step=start,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-            loader=data.loader,
-            num_workers=data.num_workers,
-            prefetch=data.prefetch,
-            statistics=statistics,
-        )
         metrics: dict[str, Any] = {}
-        losses: dict[str, jax.Array] = {}
-        recent: list[dict[str, float]] = []
-        since = time.monotonic()
-        progress = tqdm(range(start + 1, num_steps + 1), initial=start, total=num_steps, disable=not is_first_process)
-        for step in progress:
-            previous = losses
-            state, losses = train_step(state, global_batch(mesh, next(batches)))
-            # The numbers of a step are read while the device works on the next one.
-            if previous:
-                recent.append(_read_losses(previous, step - 1))
 
-            is_last = step == num_steps
-            evaluates = config.train.eval_every > 0 and (is_last or step % config.train.eval_every == 0)
-            saves = evaluates or is_last or step % config.train.checkpoint_every == 0
-            logs = step % config.train.log_every == 0
-            # Before a save too: what is not finite must not become a checkpoint.
-            if logs or saves:
-                recent.append(_read_losses(losses, step))
-                losses = {}
-            if logs:
-                averages = {name: float(np.mean([one[name] for one in recent])) for name in recent[0]}
-                rates = {
-                    "learning_rate": float(learning_rate(step - 1)),
-                    "images_per_second": len(recent) * config.train.batch_size / (time.monotonic() - since),
-                    "epoch": order.epoch_of(step),
-                }
-                log.write(step, {f"train/{name}": value for name, value in (averages | rates).items()})
-                shown = averages | {"images/s": rates["images_per_second"]}
-                progress.set_postfix({name: f"{value:.3g}" for name, value in shown.items()})
-                recent, since = [], time.monotonic()
-            pause = time.monotonic()
-            if evaluates:
-                metrics = run_evaluation(state)
-                log.write(step, evaluate.flatten(metrics))
-                say(format_table(metrics))
-            if saves:
-                checkpoints.save(state, categories.to_coco(), evaluate.flatten(metrics) if evaluates else None)
-            # Evaluating and saving do not count as training time.
-            since += time.monotonic() - pause
+        def evaluates_at(step: int) -> bool:
+            return config.train.eval_every > 0 and (step == num_steps or step % config.train.eval_every == 0)
+
+        def evaluate_state() -> dict[str, Any]:
+            params = state.params if state.ema_params is None else state.ema_params
+            variables = {"params": params, "frozen": state.frozen}
+
+            def before_batch(number: int) -> None:
+                watchdog.at("evaluation", number)
+                if interruption.poll():
+                    leave()
+
+            results = evaluate.detect(detect_step, variables, eval_source, config, mesh, before_batch)
+            watchdog.at("scores", int(state.step))
+            metrics = evaluate.score(results, eval_source, config)
+            log.write(int(state.step), evaluate.flatten(metrics))
+            say(format_table(metrics))
+            return metrics
+
+        def save(metrics: dict[str, Any]) -> None:
+            watchdog.at("checkpoint", int(state.step))
+            checkpoints.save(state, categories.to_coco(), evaluate.flatten(metrics) if metrics else None)
+
+        def leave() -> NoReturn:
+            """Save, if this step is not saved already, and leave."""
+            step = int(state.step)
+            if step > 0 and checkpoints.latest_step() != step:
+                save({})
+            raise InterruptedRun(f"asked to leave after step {step}, which is saved; start the command again to go on")
+
+        with contextlib.closing(MetricLog(workdir, start)) as log:
+            if start > 0 and evaluates_at(start) and not checkpoints.was_evaluated(start):
+                # The run was asked to leave in the middle of this evaluation.
+                metrics = evaluate_state()
+                save(metrics)
+            statistics = pipeline.Statistics()
+            batches = pipeline.train_batches(
+                train_source,
+                order,
+                transform,
+                allowed_masks,
+                start_step=start,
+                process_index=jax.process_index(),
+                process_count=jax.process_count(),
+                loader=data.loader,
+                num_workers=data.num_workers,
+                prefetch=data.prefetch,
+                statistics=statistics,
+            )
+            recent = RecentLosses()
+            since = time.monotonic()
+            progress = tqdm(
+                range(start + 1, num_steps + 1), initial=start, total=num_steps, disable=not is_first_process
+            )
+            for step in progress:
+                if interruption.poll():
+                    recent.read()
+                    leave()
+                watchdog.at("data", step)
+                batch = next(batches)
+                watchdog.at("step", step)
+                state, losses = train_step(state, global_batch(mesh, batch))
+                recent.add(step, losses)
+                checkpoints.check()
+
+                evaluates = evaluates_at(step)
+                saves = evaluates or step == num_steps or step % config.train.checkpoint_every == 0
+                logs = step % config.train.log_every == 0
+                # Before a save too: what is not finite must not become a checkpoint.
+                if logs or saves:
+                    recent.read()
+                if logs:
+                    rates = {
+                        "learning_rate": float(learning_rate(step - 1)),
+                        "images_per_second": len(recent) * config.train.batch_size / (time.monotonic() - since),
+                        "epoch": order.epoch_of(step),
+                    }
+                    averages = recent.averages()
+                    log.write(step, {f"train/{name}": value for name, value in (averages | rates).items()})
+                    shown = averages | {"images/s": rates["images_per_second"]}
+                    progress.set_postfix({name: f"{value:.3g}" for name, value in shown.items()})
+                    since = time.monotonic()
+                pause = time.monotonic()
+                if evaluates:
+                    metrics = evaluate_state()
+                if saves:
+                    save(metrics if evaluates else {})
+                # Evaluating and saving do not count as training time.
+                since += time.monotonic() - pause
+            watchdog.at("last checkpoint", num_steps)
     say(
         f"{statistics.num_examples} examples made; objects left out: {statistics.overflow} for want of "
         f"ground-truth slots, {statistics.outside} cropped away or too small"
     )
     return metrics
-
-
-def _read_losses(on_device: dict[str, jax.Array], step: int) -> dict[str, float]:
-    """Bring the losses of a step to the host.
-
-    Raises:
-      FloatingPointError: one is not finite.
-    """
-    losses = {name: float(value) for name, value in jax.device_get(on_device).items()}
-    broken = {name: value for name, value in losses.items() if not math.isfinite(value)}
-    if broken:
-        raise FloatingPointError(f"step {step}: not finite: {broken}; all: {losses}. The last checkpoint is unharmed.")
-    return losses
 
 
 def _make_optimizer(config: ConfigDict) -> tuple[Any, Any]:

@@ -15,8 +15,27 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     # Order of examples, augmentation and sampling are functions of (seed, step); the initial weights of the seed.
     config.seed = 0
-    # Whether to join the other processes of a pod before anything else (jax.distributed.initialize).
-    config.distributed = False
+    # The other processes of a run on many hosts: see docs/scaling.md.
+    config.distributed = ConfigDict(
+        {
+            # Whether there are others; JAX finds them on Cloud TPUs, SLURM, Kubernetes and under MPI, and elsewhere
+            # through JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.
+            "enabled": False,
+            # Seconds to wait for all of them to join, and seconds without a sign of life after which one is lost.
+            "start_timeout": 300,
+            "peer_timeout": 100,
+        }
+    )
+    config.watchdog = ConfigDict(
+        {
+            # Seconds between the signs of life that every process writes into the work directory.
+            "sign_every": 10.0,
+            # A process that makes no step for so many seconds says where it stands (compilation counts).
+            "report_after": 600.0,
+            # And after so many it ends; 0 is never.
+            "leave_after": 0.0,
+        }
+    )
     # Weights to start from: the work directory of a run, or a file of torchvision, timm, detectron2 or Detectron. The
     # conventions that the weights were trained with replace those of `model` below.
     config.initialize = ConfigDict(

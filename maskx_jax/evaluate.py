@@ -1,7 +1,7 @@
 """Run a detector over a dataset, score what it found, and draw it: what train.py and eval.py have in common."""
 
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import cv2
@@ -22,8 +22,19 @@ from maskx_jax.training.sharding import global_batch
 from maskx_jax.training.steps import DetectStep
 
 
-def detect(step: DetectStep, variables: PyTree, source: Source, config: ConfigDict, mesh: Mesh) -> list[dict[str, Any]]:
-    """Detect on every image of a source; return COCO results entries in the pixels of the original images."""
+def detect(
+    step: DetectStep,
+    variables: PyTree,
+    source: Source,
+    config: ConfigDict,
+    mesh: Mesh,
+    before_batch: Callable[[int], None] | None = None,
+) -> list[dict[str, Any]]:
+    """Detect on every image of a source; return COCO results entries in the pixels of the original images.
+
+    `before_batch` is called with the number of each batch before it is worked on, on all processes; it may raise to
+    break off.
+    """
     batches = pipeline.evaluation_batches(
         source,
         Transform(**config.data.transform),
@@ -36,7 +47,9 @@ def detect(step: DetectStep, variables: PyTree, source: Source, config: ConfigDi
     size_of_image = {image["id"]: (image["height"], image["width"]) for image in source.coco_ground_truth()["images"]}
     id_of_label = source.categories.id_of_label()
     results = []
-    for batch, detections in _one_ahead(step, variables, batches, mesh):
+    for number, (batch, detections) in enumerate(_one_ahead(step, variables, batches, mesh)):
+        if before_batch is not None:
+            before_batch(number)
         for i in np.flatnonzero(batch.valid):
             found = jax.tree.map(lambda array, i=i: array[i], detections)
             results += coco_results.detections_to_results(

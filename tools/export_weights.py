@@ -13,8 +13,8 @@ from ml_collections import ConfigDict
 from safetensors.numpy import save_file
 
 import maskx_jax
-from maskx_jax.training.checkpoints import Loaded
 from maskx_jax.training.export import to_torchvision
+from maskx_jax.training.loading import Loaded
 
 _RECIPE = """\
 from safetensors.torch import load_file

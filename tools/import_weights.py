@@ -17,7 +17,8 @@ from maskx_jax.data.sources import open_source
 from maskx_jax.models import rcnn
 from maskx_jax.structures import TrainState
 from maskx_jax.training import pretrained
-from maskx_jax.training.checkpoints import Checkpoints, write_config
+from maskx_jax.training.checkpoints import Checkpoints
+from maskx_jax.training.runs import write_config
 from maskx_jax.training.steps import initialize
 
 
@@ -42,7 +43,7 @@ def import_weights(config: ConfigDict, workdir: str) -> None:
     # An imported run has no average of its parameters, and no optimizer that could go on.
     config.optimizer.ema_decay = 0.0
     state = TrainState(jnp.zeros((), jnp.int32), variables["params"], variables["frozen"], {}, None)
-    with contextlib.closing(Checkpoints(workdir)) as checkpoints:
+    with contextlib.closing(Checkpoints(workdir, writes=True)) as checkpoints:
         if checkpoints.latest_step() is not None:
             raise ValueError(f"{workdir} holds a run already, at step {checkpoints.latest_step()}")
         write_config(workdir, config)

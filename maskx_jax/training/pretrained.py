@@ -19,7 +19,7 @@ import numpy as np
 from flax import traverse_util
 
 from maskx_jax.structures import PyTree
-from maskx_jax.training.checkpoints import Loaded, load
+from maskx_jax.training.loading import Loaded, load
 from maskx_jax.training.weight_arrays import ROWS_OF_CLASS, fold_batch_norm, select_classes, to_ours
 from maskx_jax.training.weight_files import WeightFile, read_weight_file
 from maskx_jax.training.weight_layouts import LAYOUTS, Layout, check_evidence, field_of, recognize

@@ -1,4 +1,7 @@
 import json
+import resource
+import shutil
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +11,8 @@ import pytest
 
 import maskx_jax
 from maskx_jax.structures import TrainState
-from maskx_jax.training.checkpoints import Checkpoints, read_config, write_config
+from maskx_jax.training.checkpoints import Checkpoints
+from maskx_jax.training.runs import read_config, write_config
 from maskx_jax.training.sharding import make_mesh, replicated
 from tests.models.build import tiny_config
 
@@ -34,10 +38,10 @@ def save(checkpoints: Checkpoints, *steps: int, metrics=None) -> None:
 
 
 def test_restored_state_is_the_saved_one(tmp_path):
-    checkpoints = Checkpoints(tmp_path)
+    checkpoints = Checkpoints(tmp_path, writes=True)
     save(checkpoints, 3)
     checkpoints.close()
-    checkpoints = Checkpoints(tmp_path)
+    checkpoints = Checkpoints(tmp_path, writes=True)
     restored = checkpoints.restore(toy_state(0))
     assert checkpoints.categories() == CATEGORIES
     checkpoints.close()
@@ -47,7 +51,7 @@ def test_restored_state_is_the_saved_one(tmp_path):
 
 
 def test_state_of_one_device_is_restored_onto_eight(tmp_path):
-    checkpoints = Checkpoints(tmp_path)
+    checkpoints = Checkpoints(tmp_path, writes=True)
     save(checkpoints, 1)
     restored = checkpoints.restore(toy_state(0, jax.devices()))
     checkpoints.close()
@@ -56,7 +60,7 @@ def test_state_of_one_device_is_restored_onto_eight(tmp_path):
 
 
 def test_the_latest_checkpoints_and_the_best_are_kept(tmp_path):
-    checkpoints = Checkpoints(tmp_path, keep=2, best_metric="segm/B/AP")
+    checkpoints = Checkpoints(tmp_path, writes=True, keep=2, best_metric="segm/B/AP")
     for step, value in ((1, 0.1), (2, 0.9), (3, 0.3), (4, None), (5, 0.2)):
         save(checkpoints, step, metrics={"segm/B/AP": value, "bbox/all/AP": 1.0})
     checkpoints.close()
@@ -64,14 +68,14 @@ def test_the_latest_checkpoints_and_the_best_are_kept(tmp_path):
 
 
 def test_a_best_metric_that_nobody_measures_is_refused(tmp_path):
-    checkpoints = Checkpoints(tmp_path, best_metric="segm/B/APP")
+    checkpoints = Checkpoints(tmp_path, writes=True, best_metric="segm/B/APP")
     with pytest.raises(ValueError, match=r"'segm/B/APP' is not among the metrics \['segm/B/AP'\]"):
         save(checkpoints, 1, metrics={"segm/B/AP": 0.1})
     checkpoints.close()
 
 
 def test_a_missing_checkpoint_is_named_with_what_exists(tmp_path):
-    checkpoints = Checkpoints(tmp_path)
+    checkpoints = Checkpoints(tmp_path, writes=True)
     with pytest.raises(FileNotFoundError, match="expected any checkpoint"):
         checkpoints.restore(toy_state(0))
     save(checkpoints, 1)
@@ -93,3 +97,124 @@ def test_config_survives_the_work_directory(tmp_path):
         object_hook=lambda d: {k: tuple(v) if isinstance(v, list) else v for k, v in d.items()},
     )
     assert isinstance(read_config(tmp_path).model.rpn.anchor_sizes, tuple)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """Return a work directory with checkpoints of steps 1 and 2."""
+    checkpoints = Checkpoints(tmp_path, writes=True)
+    save(checkpoints, 1, 2)
+    checkpoints.close()
+    return tmp_path
+
+
+def arrays_file(workdir, step: int):
+    """Return the file with the model's values: the largest."""
+    return max((workdir / f"checkpoints/{step}/model").rglob("d/*"), key=lambda path: path.stat().st_size)
+
+
+def truncate(workdir) -> None:
+    path = arrays_file(workdir, 2)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def change_one_value(workdir) -> None:
+    """Write the checkpoint as Orbax would if memory had failed: only the fingerprint knows."""
+    path = workdir / "checkpoints/2/description/metadata"
+    text = path.read_text()
+    description = json.loads(text)
+    name = "model/params/fc/kernel"
+    description["arrays"][name]["fingerprint"] ^= 1
+    path.write_text(json.dumps(description))
+
+
+def remove_metadata(workdir) -> None:
+    (workdir / "checkpoints/2/model/manifest.ocdbt").unlink()
+
+
+def remove_description(workdir) -> None:
+    shutil.rmtree(workdir / "checkpoints/2/description")
+
+
+def empty(workdir) -> None:
+    shutil.rmtree(workdir / "checkpoints/2")
+    (workdir / "checkpoints/2").mkdir()
+
+
+@pytest.mark.parametrize("damage", [truncate, change_one_value, remove_metadata, remove_description, empty])
+def test_a_damaged_checkpoint_is_put_aside_and_the_one_before_is_used(saved, damage):
+    damage(saved)
+    said = []
+    checkpoints = Checkpoints(saved, writes=True)
+    restored = checkpoints.restore_newest(toy_state(0), said.append)
+    jax.tree.map(np.testing.assert_array_equal, restored, toy_state(1))
+    if said:  # Orbax itself does not see an empty directory as a checkpoint.
+        assert "the checkpoint of step 2 is damaged" in said[0] and "damaged_checkpoints/2" in said[0]
+        assert (saved / "damaged_checkpoints/2").is_dir()
+    assert said or damage is empty
+    # The step can be saved again.
+    save(checkpoints, 2)
+    checkpoints.close()
+    checkpoints = Checkpoints(saved)
+    assert int(checkpoints.restore(toy_state(0)).step) == 2
+    checkpoints.close()
+
+
+def test_when_every_checkpoint_is_damaged_the_run_does_not_begin_anew_by_itself(saved):
+    for step in (1, 2):
+        (saved / f"checkpoints/{step}/model/manifest.ocdbt").unlink()
+    checkpoints = Checkpoints(saved, writes=True)
+    with pytest.raises(RuntimeError, match=r"all checkpoints in .* were damaged \(steps \[2, 1\]\)"):
+        checkpoints.restore_newest(toy_state(0), lambda text: None)
+    checkpoints.close()
+
+
+def test_what_a_killed_run_left_half_written_is_removed(saved):
+    leftover = saved / "checkpoints/3.orbax-checkpoint-tmp"
+    leftover.mkdir()
+    (leftover / "part").write_text("half")
+    checkpoints = Checkpoints(saved, writes=True)
+    assert int(checkpoints.restore_newest(toy_state(0), print).step) == 2
+    checkpoints.close()
+    assert not leftover.exists()
+
+
+def test_a_checkpoint_of_another_model_is_refused_with_the_difference(saved):
+    other = toy_state(0)
+    other.params["fc"]["kernel"] = jnp.zeros((2, 4))
+    other.params["fc"]["extra"] = jnp.zeros(1)
+    checkpoints = Checkpoints(saved, writes=True)
+    with pytest.raises(ValueError, match=r"another model, number of classes or optimizer") as caught:
+        checkpoints.restore_newest(other, print)
+    checkpoints.close()
+    assert "model/params/fc/extra: only in the run" in str(caught.value)
+    assert "kernel: (2, 3) float32 in the checkpoint, (2, 4) float32 in the run" in str(caught.value)
+    # It is not damaged: it stays where it is.
+    assert (saved / "checkpoints/2").exists()
+
+
+def test_a_step_is_saved_again_with_its_metrics(tmp_path):
+    checkpoints = Checkpoints(tmp_path, writes=True, best_metric="segm/B/AP")
+    save(checkpoints, 1, 2)
+    assert not checkpoints.was_evaluated(2)
+    save(checkpoints, 2, metrics={"segm/B/AP": 0.5})
+    assert checkpoints.was_evaluated(2)
+    checkpoints.close()
+
+
+def test_a_full_disk_is_told_with_the_last_good_checkpoint(saved):
+    checkpoints = Checkpoints(saved, writes=True)
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        # No file may grow beyond some bytes: writing fails as on a full disk.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (40, limit[1]))
+        with pytest.raises(OSError, match=r"could not be written to .*; the last good one is of step 2"):
+            save(checkpoints, 3)
+            checkpoints.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, handler)
+    checkpoints = Checkpoints(saved, writes=True)
+    assert int(checkpoints.restore_newest(toy_state(0), print).step) == 2
+    checkpoints.close()
