@@ -178,13 +178,20 @@ def test_a_loss_that_is_not_finite_on_one_process_stops_both(tmp_path, capfd):
     assert maskx_jax.load(tmp_path).step == 2
 
 
-@pytest.mark.parametrize("dead", [0, 1])
-def test_a_process_that_dies_is_named_by_the_other(tmp_path, dead, capfd):
-    running = start(tmp_path, "distributed.peer_timeout=5", processes=2, fault=f"kill {dead} data 4")
-    codes = finish(running)
-    assert codes[dead] == -9 and codes[1 - dead] not in (0, -9), codes
+def test_a_process_that_dies_is_named_by_the_other(tmp_path, capfd):
+    codes = run(tmp_path, "distributed.peer_timeout=5", processes=2, fault="kill 1 data 4")
+    assert codes[0] not in (0, -9) and codes[1] == -9, codes
     error = capfd.readouterr().err
-    assert f"no sign of life for 5 s from process {dead}; process {1 - dead} leaves" in error
+    assert "no sign of life for 5 s from process 1; process 0 leaves" in error
+    assert "process 1 on " in error and ": data, step 4; last sign of life" in error
+
+
+def test_when_the_first_process_dies_jax_ends_the_others(tmp_path, capfd):
+    # It leads the others; they lose their connection at once, and the watchdog has nothing to wait for.
+    codes = run(tmp_path, processes=2, fault="kill 0 data 4")
+    assert codes[0] == -9 and codes[1] not in (0, -9), codes
+    error = capfd.readouterr().err
+    assert "the leader task was preempted/died" in error or "no sign of life for 15 s from process 0" in error
 
 
 def test_a_process_that_hangs_says_where_and_leaves(tmp_path, capfd):
