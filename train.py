@@ -140,6 +140,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, Any]:
             loader=data.loader,
             num_workers=data.num_workers,
             prefetch=data.prefetch,
+            max_broken_records=data.max_broken_records,
             statistics=statistics,
         )
         metrics: dict[str, Any] = {}
@@ -184,7 +185,8 @@ def train(config: ConfigDict, workdir: str) -> dict[str, Any]:
             since += time.monotonic() - pause
     say(
         f"{statistics.num_examples} examples made; objects left out: {statistics.overflow} for want of "
-        f"ground-truth slots, {statistics.outside} cropped away or too small"
+        f"ground-truth slots, {statistics.outside} cropped away or too small; broken records skipped: "
+        f"{len(statistics.broken)}"
     )
     return metrics
 
