@@ -18,6 +18,14 @@ from tests.models.build import numpy_variables, tiny_config, tiny_model
 from tests.processes import run_processes
 
 NUM_IMAGES = 10
+# So that a model that never learned finds something, and compiles soon.
+QUICK = {
+    "rpn__pre_nms_top_k": (20, 20),
+    "rpn__post_nms_top_k": (10, 10),
+    "box_head__pre_nms_top_k": 20,
+    "box_head__max_detections": 4,
+    "box_head__score_threshold": 0.0,
+}
 
 
 class Source(ShapesSource):
@@ -45,8 +53,7 @@ def detect_in_process(index: str, count: str, port: str, path: str) -> None:
         jax.distributed.initialize(f"localhost:{port}", int(count), int(index))
     mesh = make_mesh()
     assert mesh.size == 4 and jax.process_count() == int(count)
-    # So that a model that never learned finds something.
-    model = tiny_model(box_head__score_threshold=0.0)
+    model = tiny_model(**QUICK)
     variables = jax.device_put(numpy_variables(model), replicated(mesh))
     results = evaluate.detect(make_detect_step(model, mesh), variables, Source(), small_config(4), mesh)
     pathlib.Path(path).write_text(json.dumps(results))
