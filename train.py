@@ -198,6 +198,7 @@ def _train(config: ConfigDict, workdir: str, change_config: bool, watchdog: Watc
                 loader=data.loader,
                 num_workers=data.num_workers,
                 prefetch=data.prefetch,
+                max_broken_records=data.max_broken_records,
                 statistics=statistics,
             )
             recent = RecentLosses()
@@ -243,7 +244,8 @@ def _train(config: ConfigDict, workdir: str, change_config: bool, watchdog: Watc
             watchdog.at("last checkpoint", num_steps)
     say(
         f"{statistics.num_examples} examples made; objects left out: {statistics.overflow} for want of "
-        f"ground-truth slots, {statistics.outside} cropped away or too small"
+        f"ground-truth slots, {statistics.outside} cropped away or too small; broken records skipped: "
+        f"{len(statistics.broken)}"
     )
     return metrics
 

@@ -142,6 +142,9 @@ def get_config() -> ConfigDict:
             "loader": "tf_data",
             "num_workers": 8,
             "prefetch": 4,
+            # Broken records (an image that does not decode) that a process may skip in training; another example stands
+            # in for each. Evaluation skips none.
+            "max_broken_records": 0,
             # Of the synthetic set: `maskx_jax.data.shapes.ShapesSource`.
             "shapes": {
                 "num_train": 2000,

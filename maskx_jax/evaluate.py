@@ -1,13 +1,13 @@
 """Run a detector over a dataset, score what it found, and draw it: what train.py and eval.py have in common."""
 
+import collections
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import cv2
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -18,7 +18,8 @@ from maskx_jax.data.transforms import Transform, decode
 from maskx_jax.evaluation import coco_metrics, coco_results
 from maskx_jax.evaluation.drawing import draw_comparison
 from maskx_jax.structures import Batch, Detections, PyTree
-from maskx_jax.training.sharding import global_batch
+from maskx_jax.training.distributed import gather_objects
+from maskx_jax.training.sharding import global_batch, local_part
 from maskx_jax.training.steps import DetectStep
 
 
@@ -32,8 +33,11 @@ def detect(
 ) -> list[dict[str, Any]]:
     """Detect on every image of a source; return COCO results entries in the pixels of the original images.
 
-    `before_batch` is called with the number of each batch before it is worked on, on all processes; it may raise to
-    break off.
+    Each process makes the entries of its own images. All of them return the same list, in the same order on any number
+    of processes. `before_batch` is called with the number of each batch on all of them; it may raise to break off.
+
+    Raises:
+      RuntimeError: a record is broken, or an image was not detected on exactly once.
     """
     batches = pipeline.evaluation_batches(
         source,
@@ -46,50 +50,59 @@ def detect(
     )
     size_of_image = {image["id"]: (image["height"], image["width"]) for image in source.coco_ground_truth()["images"]}
     id_of_label = source.categories.id_of_label()
-    results = []
+    # For each batch its images, as pairs of id and entries.
+    own = []
     for number, (batch, detections) in enumerate(_one_ahead(step, variables, batches, mesh)):
         if before_batch is not None:
             before_batch(number)
+        images = []
         for i in np.flatnonzero(batch.valid):
             found = jax.tree.map(lambda array, i=i: array[i], detections)
-            results += coco_results.detections_to_results(
+            image_id = int(batch.image_ids[i])
+            results = coco_results.detections_to_results(
                 found.boxes,
                 found.scores,
                 found.labels,
                 found.valid,
                 found.masks,
-                image_id=int(batch.image_ids[i]),
-                image_size=size_of_image[int(batch.image_ids[i])],
+                image_id=image_id,
+                image_size=size_of_image[image_id],
                 scale=float(batch.scales[i]),
                 id_of_label=id_of_label,
                 mask_threshold=config.evaluation.mask_threshold,
             )
-    return results
+            images.append((image_id, results))
+        own.append(images)
+    # A batch lies on the processes in their order.
+    images = [image for parts in zip(*gather_objects(own), strict=True) for part in parts for image in part]
+    _check_each_once([image_id for image_id, _ in images], size_of_image)
+    return [entry for _, results in images for entry in results]
 
 
 def _one_ahead(
     step: DetectStep, variables: PyTree, batches: Iterator[Batch], mesh: Mesh
 ) -> Iterator[tuple[Batch, Detections]]:
-    """Yield each batch with its detections on the host, while the device works on the next one."""
+    """Yield each batch of this process with its detections on the host, while the device works on the next one."""
     waiting: list[tuple[Batch, Detections]] = []
     for batch in batches:
         on_device = global_batch(mesh, (batch.images, batch.image_sizes))
         waiting.append((batch, step(variables, *on_device)))
         if len(waiting) > 1:
-            yield _gather(*waiting.pop(0))
-    for pair in waiting:
-        yield _gather(*pair)
+            batch, detections = waiting.pop(0)
+            yield batch, local_part(detections)
+    for batch, detections in waiting:
+        yield batch, local_part(detections)
 
 
-def _gather(batch: Batch, detections: Detections) -> tuple[Batch, Detections]:
-    """Bring the detections of all processes to this one, with what is known of their images."""
-    known = (batch.image_ids, batch.scales, batch.valid)
-    if jax.process_count() > 1:
-        detections = multihost_utils.process_allgather(detections, tiled=True)
-        known = multihost_utils.process_allgather(known, tiled=True)
-    image_ids, scales, valid = known
-    host = jax.tree.map(np.asarray, detections)
-    return batch.replace(image_ids=image_ids, scales=scales, valid=valid), host  # type: ignore[attr-defined]
+def _check_each_once(found: Sequence[int], expected: Collection[int]) -> None:
+    counts = collections.Counter(found)
+    missing = sorted(set(expected) - set(counts))
+    doubled = sorted(image_id for image_id, count in counts.items() if count > 1)
+    if missing or doubled:
+        raise RuntimeError(
+            f"detected on {len(found)} images, expected each of the source's {len(expected)} once: "
+            f"{len(missing)} missing, image ids {missing[:10]}; {len(doubled)} doubled, {doubled[:10]}"
+        )
 
 
 def score(results: list[dict[str, Any]], source: Source, config: ConfigDict) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The two programs end to end, on the synthetic set."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -178,6 +179,20 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_is_named(tmp_path):
     # Nothing broken was saved.
     with pytest.raises(FileNotFoundError, match=r"expected any checkpoint"):
         maskx_jax.load(tmp_path)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_past_broken_records_and_says_how_many(tmp_path, monkeypatch, capsys):
+    config = small_config()
+    config.data.max_broken_records = 1
+    whole = ShapesSource.__getitem__
+    monkeypatch.setattr(
+        ShapesSource,
+        "__getitem__",
+        lambda source, i: dataclasses.replace(whole(source, i), image=b"") if i == 3 else whole(source, i),
+    )
+    train.train(config, str(tmp_path))
+    assert "broken records skipped: 1\n" in capsys.readouterr().out
 
 
 def run_program(*arguments: str) -> subprocess.CompletedProcess:

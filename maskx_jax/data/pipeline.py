@@ -16,7 +16,7 @@ import numpy as np
 from absl import logging
 
 from maskx_jax.data.records import Source
-from maskx_jax.data.schedule import Schedule, evaluation_order
+from maskx_jax.data.schedule import ORIENTATION_NAMES, Schedule, evaluation_order
 from maskx_jax.data.transforms import Counts, Transform, remove_masks
 from maskx_jax.structures import Batch, GroundTruth
 
@@ -27,18 +27,20 @@ MakeExample = Callable[[int], Batch]
 
 
 class Statistics:
-    """What became of the objects, counted over every example that was made (some ahead of their use).
+    """What this process made of records and their objects, counted as examples are made (some ahead of their use).
 
     Attributes:
       num_examples: examples made.
       overflow: objects without a slot, for want of slots.
       outside: objects cropped away, or too small after resizing.
+      broken: index and cause of every broken record that is skipped.
     """
 
     def __init__(self) -> None:
         self.num_examples = 0
         self.overflow = 0
         self.outside = 0
+        self.broken: dict[int, str] = {}
         self._lock = threading.Lock()
 
     def add(self, counts: Counts, image_id: int, num_slots: int) -> None:
@@ -57,6 +59,24 @@ class Statistics:
                 num_slots,
             )
 
+    def add_broken(self, index: int, error: RuntimeError, limit: int) -> None:
+        """Count a record that cannot be read, once however often it is met; the first time is logged.
+
+        Raises:
+          RuntimeError: with it there are more than `limit`; the message names them all.
+        """
+        with self._lock:
+            if index in self.broken:
+                return
+            count = len(self.broken) + 1
+            if count > limit:
+                causes = "; ".join([*self.broken.values(), str(error)])
+                raise RuntimeError(
+                    f"got {count} broken records, expected at most {limit} (data.max_broken_records): {causes}"
+                ) from error
+            self.broken[index] = str(error)
+        logging.warning("broken record %d of at most %d, another takes its place: %s", count, limit, error)
+
 
 def train_batches(
     source: Source,
@@ -69,6 +89,7 @@ def train_batches(
     loader: str = "tf_data",
     num_workers: int = 4,
     prefetch: int = 2,
+    max_broken_records: int = 0,
     statistics: Statistics | None = None,
 ) -> Iterator[Batch]:
     """Yield this process's part of every global batch, from `start_step` on, without end.
@@ -85,11 +106,14 @@ def train_batches(
       loader: one of `LOADERS`.
       num_workers: examples made at the same time.
       prefetch: batches made ahead.
-      statistics: counts what becomes of the objects.
+      max_broken_records: how many records this process may find that no example can be made of. Wherever the order has
+        one of them, the next good one stands in; see `Schedule.candidates`.
+      statistics: counts what becomes of records and objects.
 
     Raises:
       ValueError: an argument is out of range, or the batch cannot be cut into equal parts.
-      RuntimeError: while iterating, where an example cannot be made; the message names the image.
+      RuntimeError: while iterating, where there are more broken records, or none to stand in; the message names the
+        images and the causes.
     """
     if allowed_masks.shape != (len(source.categories) + 1,):
         raise ValueError(
@@ -98,6 +122,8 @@ def train_batches(
         )
     if start_step < 0:
         raise ValueError(f"start_step is {start_step}; expected 0 or more")
+    if max_broken_records < 0:
+        raise ValueError(f"max_broken_records is {max_broken_records}; expected 0 or more")
     local_size = _local_size(schedule.batch_size, process_index, process_count)
     statistics = statistics or Statistics()
     step_of = functools.lru_cache(maxsize=64)(schedule.step)
@@ -105,10 +131,18 @@ def train_batches(
     def make_example(number: int) -> Batch:
         step, slot = divmod(number, local_size)
         slot += process_index * local_size
-        portrait, indices = step_of(step)
-        rng = np.random.default_rng((schedule.seed, 1, step, slot))
-        return _make_example(
-            source, int(indices[slot]), transform, transform.canvas_of(bool(portrait)), rng, allowed_masks, statistics
+        orientation, indices = step_of(step)
+        canvas = transform.canvas_of(bool(orientation))
+        for index in schedule.candidates(orientation, int(indices[slot])):
+            # Anew for each candidate: its choices do not depend on where the one before it failed.
+            rng = np.random.default_rng((schedule.seed, 1, step, slot))
+            try:
+                return _make_example(source, index, transform, canvas, rng, allowed_masks, statistics)
+            except RuntimeError as error:
+                statistics.add_broken(index, error, max_broken_records)
+        raise RuntimeError(
+            f"step {step}: every {ORIENTATION_NAMES[orientation]} record is broken, none can stand in: "
+            + "; ".join(statistics.broken.values())
         )
 
     return _load(make_example, local_size, start_step, None, loader, num_workers, prefetch)
@@ -125,6 +159,8 @@ def evaluation_batches(
     prefetch: int = 2,
 ) -> Iterator[Batch]:
     """Yield this process's part of the global batches of one pass; each image is valid exactly once over all processes.
+
+    A broken record always stops the pass: a score without its image would be another score.
 
     Args: as of `train_batches`; `transform` is used without its randomness, and all masks are kept.
 

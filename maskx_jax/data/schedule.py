@@ -4,7 +4,7 @@ No state is kept, so every host computes the same order, and a resumed run conti
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -93,6 +93,17 @@ class Schedule:
             chosen = epochs == epoch
             indices[chosen] = self._permutation(orientation, epoch)[within[chosen]]
         return orientation, indices
+
+    def candidates(self, orientation: int, index: int) -> Iterator[int]:
+        """Yield an example and then, each once, the others of its orientation that can stand in for it.
+
+        They come in the order of their indices, the first one after the last: which of them is the first good one
+        depends on nothing but which are good.
+        """
+        yield index
+        others = np.unique(self.examples[orientation])
+        others = np.roll(others, -np.searchsorted(others, index))
+        yield from others[others != index].tolist()
 
     def _draw_permutation(self, orientation: int, epoch: int) -> np.ndarray:
         return np.random.default_rng((self.seed, 0, orientation, epoch)).permutation(self.examples[orientation])

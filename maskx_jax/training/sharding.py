@@ -49,3 +49,14 @@ def global_batch(mesh: Mesh, batch: PyTree) -> PyTree:
         return jax.make_array_from_process_local_data(sharding, array)
 
     return jax.tree.map(assemble, batch)
+
+
+def local_part(arrays: PyTree) -> PyTree:
+    """Return as NumPy what this process holds of arrays that are split over the batch: `global_batch` undone."""
+
+    def collect(array: jax.Array) -> np.ndarray:
+        # A single shard's slice has no start.
+        shards = sorted(array.addressable_shards, key=lambda shard: shard.index[0].start or 0)
+        return np.concatenate(jax.device_get([shard.data for shard in shards]))
+
+    return jax.tree.map(collect, arrays)

@@ -121,20 +121,135 @@ def test_evaluation_is_without_chance_and_keeps_all_masks(source):
 
 
 class Broken:
-    """A source whose image 14 has broken bytes."""
+    """A source some of whose images have broken bytes."""
 
-    def __init__(self, source):
+    def __init__(self, source, indices):
         self.categories, self.sizes = source.categories, source.sizes
-        self._source = source
+        self._source, self._indices = source, indices
 
     def __getitem__(self, index):
         record = self._source[index]
-        return dataclasses.replace(record, image=b"broken") if record.image_id == 14 else record
+        return dataclasses.replace(record, image=b"broken") if index in self._indices else record
+
+
+def stand_in(source, index, broken):
+    """Return the next good example of the same orientation, the first after the last."""
+    portrait = source.sizes[:, 1] < source.sizes[:, 0]
+    while index in broken:
+        index = (index + 1) % len(portrait)
+        while portrait[index] != portrait[13]:
+            index = (index + 1) % len(portrait)
+    return index
+
+
+@pytest.fixture(scope="module")
+def broken(source):
+    """Return three indices of one orientation: two neighbours, and the last one, after which comes the first."""
+    portrait = source.sizes[:, 1] < source.sizes[:, 0]
+    alike = np.flatnonzero(portrait == portrait[13]).tolist()
+    place = alike.index(13)
+    assert alike[place + 1] != alike[-1]
+    return {13, alike[place + 1], alike[-1]}
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+def test_another_example_of_the_orientation_stands_in_for_a_broken_record(loader, source, schedule, broken, reference):
+    batches = train_batches(
+        Broken(source, broken), schedule, TRANSFORM, ALLOWED, loader=loader, num_workers=3, max_broken_records=3
+    )
+    replaced = 0
+    for step, (made, whole) in enumerate(zip(take(batches, 12), reference, strict=True)):
+        expected = [stand_in(source, index, broken) for index in schedule.step(step)[1].tolist()]
+        assert made.image_ids.tolist() == [index + 1 for index in expected]
+        same = made.image_ids == whole.image_ids
+        np.testing.assert_array_equal(made.images[same], whole.images[same])
+        replaced += (~same).sum()
+    assert replaced >= 3
+
+
+def test_examples_that_stand_in_are_the_same_for_any_number_of_processes(source, schedule, broken):
+    def steps(process_index, process_count):
+        return take(
+            train_batches(
+                Broken(source, broken),
+                schedule,
+                TRANSFORM,
+                ALLOWED,
+                process_index=process_index,
+                process_count=process_count,
+                loader="threads",
+                max_broken_records=3,
+            ),
+            12,
+        )
+
+    for whole, *parts in zip(steps(0, 1), steps(0, 2), steps(1, 2), strict=True):
+        leaves = zip(*(pipeline._leaves(part) for part in parts), strict=True)
+        assert_same(pipeline._batch_of([np.concatenate(pair) for pair in leaves]), whole)
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+def test_broken_records_are_counted_and_named_once(loader, source, schedule, broken, caplog):
+    statistics = Statistics()
+    batches = train_batches(
+        Broken(source, broken),
+        schedule,
+        TRANSFORM,
+        ALLOWED,
+        loader=loader,
+        prefetch=0,
+        max_broken_records=3,
+        statistics=statistics,
+    )
+    take(batches, 12)
+    assert set(statistics.broken) == broken
+    assert statistics.broken[13].startswith("example 13, image id 14: ValueError: image 14: its 6 bytes")
+    messages = [record.getMessage() for record in caplog.records if "broken record" in record.getMessage()]
+    assert [message[: message.index(",")] for message in messages] == [
+        f"broken record {count} of at most 3" for count in (1, 2, 3)
+    ]
+    assert {message.split("its place: ")[1] for message in messages} == set(statistics.broken.values())
+    # Those that stood in are examples made, the broken ones are not.
+    assert statistics.num_examples >= 48
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+@pytest.mark.parametrize("limit", [0, 2])
+def test_more_broken_records_than_the_limit_stop_the_run_and_are_named(loader, limit, source, schedule, broken):
+    batches = train_batches(
+        Broken(source, broken), schedule, TRANSFORM, ALLOWED, loader=loader, max_broken_records=limit
+    )
+    with pytest.raises(RuntimeError) as caught:
+        for _ in range(12):
+            next(batches)
+    message = str(caught.value)
+    assert message.startswith(
+        f"got {limit + 1} broken records, expected at most {limit} (data.max_broken_records): example "
+    )
+    named = {index for index in broken if f"example {index}, image id {index + 1}: ValueError" in message}
+    assert len(named) == message.count("; ") + 1 == limit + 1
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+def test_a_run_stops_where_no_record_can_stand_in(loader, source, schedule):
+    portrait = set(np.flatnonzero(source.sizes[:, 1] < source.sizes[:, 0]).tolist())
+    batches = train_batches(
+        Broken(source, portrait), schedule, TRANSFORM, ALLOWED, loader=loader, max_broken_records=NUM_IMAGES
+    )
+    with pytest.raises(RuntimeError, match=rf"step \d: every portrait record is broken.*example {min(portrait)}, "):
+        for _ in range(12):
+            next(batches)
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+def test_evaluation_stops_at_a_broken_record(loader, source):
+    with pytest.raises(RuntimeError, match=r"^example 13, image id 14: ValueError: image 14: its 6 bytes"):
+        list(evaluation_batches(Broken(source, {13}), TRANSFORM, 4, loader=loader))
 
 
 @pytest.mark.parametrize("loader", LOADERS)
 def test_errors_of_workers_name_the_image(loader, source, schedule):
-    batches = train_batches(Broken(source), schedule, TRANSFORM, ALLOWED, loader=loader)
+    batches = train_batches(Broken(source, {13}), schedule, TRANSFORM, ALLOWED, loader=loader)
     with pytest.raises(RuntimeError, match=r"example 13, image id 14: ValueError: image 14: its 6 bytes"):
         for _ in range(12):
             next(batches)
@@ -186,6 +301,7 @@ def test_class_table_says_the_role_of_each_class(source):
         ({"start_step": -1}, "start_step is -1"),
         ({"loader": "torch"}, "loader is 'torch'"),
         ({"num_workers": 0}, "num_workers is 0"),
+        ({"max_broken_records": -1}, "max_broken_records is -1"),
     ],
 )
 def test_bad_arguments_are_refused_at_once(options, message, source, schedule):

@@ -98,6 +98,17 @@ def test_repeat_factors_follow_the_formula():
     assert factors[100] == 1, "an image without objects is seen once"
 
 
+def test_candidates_are_the_examples_of_the_orientation_once_each_in_a_ring():
+    # The orientations are shuffled; one example is repeated, one is never seen.
+    portrait = np.flatnonzero(SIZES[:, 1] < SIZES[:, 0])
+    factors = np.ones(len(SIZES))
+    factors[portrait[1]], factors[portrait[2]] = 3, 0
+    schedule = Schedule(SIZES, 4, seed=3, repeat_factors=factors)
+    seen = np.delete(portrait, 2).tolist()
+    for place, index in enumerate(seen):
+        assert list(schedule.candidates(PORTRAIT, index)) == seen[place:] + seen[:place]
+
+
 def test_evaluation_covers_every_image_once_in_order():
     batches = evaluation_order(SIZES, 5)
     assert len(batches) == 3 + 2

@@ -10,7 +10,7 @@ from flax import linen as nn
 from flax import traverse_util
 
 from maskx_jax.training.optimizer import learning_rate_schedule, make_optimizer, merge_params, split_params
-from maskx_jax.training.sharding import global_batch, make_mesh, replicated
+from maskx_jax.training.sharding import global_batch, local_part, make_mesh, replicated
 from maskx_jax.training.steps import make_detect_step, make_state, make_train_step
 from tests.models.build import numpy_variables, shapes_batch, tiny_model
 
@@ -142,6 +142,13 @@ def test_detection_needs_no_communication():
 def test_a_batch_that_the_devices_cannot_share_is_refused():
     with pytest.raises(ValueError, match="global batch of 6; expected a multiple of the 8 devices"):
         global_batch(make_mesh(), np.zeros((6, 2)))
+
+
+def test_a_process_gets_back_what_it_gave_to_the_devices():
+    given = {"scores": np.arange(32, dtype=np.float32).reshape(16, 2), "masks": None}
+    back = local_part(global_batch(make_mesh(), given))
+    np.testing.assert_array_equal(back["scores"], given["scores"])
+    assert back["masks"] is None
 
 
 def one_update(params, gradients, **changes):

@@ -1,0 +1,105 @@
+"""Detection over a source: what is found does not depend on how many processes look."""
+
+import json
+import pathlib
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from maskx_jax import evaluate
+from maskx_jax.data.shapes import ShapesSource
+from maskx_jax.structures import Detections
+from maskx_jax.training.sharding import make_mesh, replicated, split_batch
+from maskx_jax.training.steps import make_detect_step
+from tests.models.build import numpy_variables, tiny_config, tiny_model
+from tests.processes import run_processes
+
+NUM_IMAGES = 10
+# So that a model that never learned finds something, and compiles soon.
+QUICK = {
+    "rpn__pre_nms_top_k": (20, 20),
+    "rpn__post_nms_top_k": (10, 10),
+    "box_head__pre_nms_top_k": 20,
+    "box_head__max_detections": 4,
+    "box_head__score_threshold": 0.0,
+}
+
+
+class Source(ShapesSource):
+    """Ten small images; the ids of some are changed."""
+
+    def __init__(self, ids=None):
+        super().__init__(NUM_IMAGES, 1, image_size=64, num_hues=3, num_textures=2)
+        self._ids = ids or {}
+
+    def __getitem__(self, index):
+        record = super().__getitem__(index)
+        return type(record)(**{**vars(record), "image_id": self._ids.get(record.image_id, record.image_id)})
+
+
+def small_config(batch_size):
+    config = tiny_config()
+    config.data.transform.update(canvas=(64, 64), short_sides=(64,), max_long_side=64)
+    config.evaluation.batch_size = batch_size
+    return config
+
+
+def detect_in_process(index: str, count: str, port: str, path: str) -> None:
+    """Detect with the tiny model as one process of several, and write the results to a file."""
+    if int(count) > 1:
+        jax.distributed.initialize(f"localhost:{port}", int(count), int(index))
+    mesh = make_mesh()
+    assert mesh.size == 4 and jax.process_count() == int(count)
+    model = tiny_model(**QUICK)
+    variables = jax.device_put(numpy_variables(model), replicated(mesh))
+    results = evaluate.detect(make_detect_step(model, mesh), variables, Source(), small_config(4), mesh)
+    pathlib.Path(path).write_text(json.dumps(results))
+
+
+@pytest.mark.slow
+def test_results_are_the_same_on_any_number_of_processes(tmp_path):
+    texts = [
+        text
+        for count in (1, 2, 4)
+        for text in run_processes(count, tmp_path, "-m", "tests.test_evaluate", num_devices=4 // count)
+    ]
+    results = json.loads(texts[0])
+    assert [entry["image_id"] for entry in results] == sorted(entry["image_id"] for entry in results)
+    assert {entry["image_id"] for entry in results} == set(range(1, NUM_IMAGES + 1))
+    assert len({entry["segmentation"]["counts"] for entry in results}) > NUM_IMAGES
+    # 4 processes hold one image of a batch each; the last batch has none for two of them.
+    assert len(texts) == 7 and all(text == texts[0] for text in texts[1:])
+
+
+def one_box_step(mesh):
+    """Return a step that finds the image itself, with its mean brightness for a score."""
+
+    def detect(variables, images, image_sizes):
+        ones = jnp.ones((images.shape[0], 1))
+        box = jnp.concatenate([jnp.zeros_like(image_sizes), image_sizes[:, ::-1]], axis=1)[:, None]
+        scores = images.mean(axis=(1, 2, 3))[:, None] / 255
+        return Detections(box, scores, ones.astype(int), jnp.ones((len(images), 1, 4, 4)), None, ones > 0)
+
+    return jax.jit(detect, out_shardings=split_batch(mesh))
+
+
+def test_each_image_keeps_its_own_detections():
+    mesh, source = make_mesh(), Source()
+    results = evaluate.detect(one_box_step(mesh), {}, source, small_config(8), mesh)
+    assert [entry["image_id"] for entry in results] == list(range(1, NUM_IMAGES + 1))
+    brightness = [source[i].image.mean() / 255 for i in range(NUM_IMAGES)]
+    np.testing.assert_allclose([entry["score"] for entry in results], brightness, rtol=1e-4)
+    assert all(entry["bbox"] == [0, 0, 64, 64] and entry["category_id"] == 1 for entry in results)
+
+
+def test_an_image_that_is_missing_or_doubled_is_named():
+    mesh = make_mesh()
+    with pytest.raises(RuntimeError, match=r"10 images.* 10 once: 1 missing, image ids \[4\]; 1 doubled, \[7\]"):
+        evaluate.detect(one_box_step(mesh), {}, Source(ids={4: 7}), small_config(8), mesh)
+
+
+if __name__ == "__main__":
+    detect_in_process(*sys.argv[1:])
