@@ -12,10 +12,11 @@ import pytest
 from maskx_jax import evaluate
 from maskx_jax.data.shapes import ShapesSource
 from maskx_jax.structures import Detections
+from maskx_jax.training import distributed
 from maskx_jax.training.sharding import make_mesh, replicated, split_batch
 from maskx_jax.training.steps import make_detect_step
 from tests.models.build import numpy_variables, tiny_config, tiny_model
-from tests.processes import run_processes
+from tests.processes import finish, start
 
 NUM_IMAGES = 10
 # So that a model that never learned finds something, and compiles soon.
@@ -47,25 +48,24 @@ def small_config(batch_size):
     return config
 
 
-def detect_in_process(index: str, count: str, port: str, path: str) -> None:
+def detect_in_process(folder: str) -> None:
     """Detect with the tiny model as one process of several, and write the results to a file."""
-    if int(count) > 1:
-        jax.distributed.initialize(f"localhost:{port}", int(count), int(index))
+    distributed.join(enabled=False)
     mesh = make_mesh()
-    assert mesh.size == 4 and jax.process_count() == int(count)
+    assert mesh.size == 4
     model = tiny_model(**QUICK)
     variables = jax.device_put(numpy_variables(model), replicated(mesh))
     results = evaluate.detect(make_detect_step(model, mesh), variables, Source(), small_config(4), mesh)
-    pathlib.Path(path).write_text(json.dumps(results))
+    name = f"{jax.process_index()}_of_{jax.process_count()}.json"
+    (pathlib.Path(folder) / name).write_text(json.dumps(results))
 
 
 @pytest.mark.slow
 def test_results_are_the_same_on_any_number_of_processes(tmp_path):
-    texts = [
-        text
-        for count in (1, 2, 4)
-        for text in run_processes(count, tmp_path, "-m", "tests.test_evaluate", num_devices=4 // count)
-    ]
+    texts = []
+    for count in (1, 2, 4):
+        assert finish(start("-m", "tests.test_evaluate", tmp_path, processes=count, devices=4 // count)) == [0] * count
+        texts += [(tmp_path / f"{index}_of_{count}.json").read_text() for index in range(count)]
     results = json.loads(texts[0])
     assert [entry["image_id"] for entry in results] == sorted(entry["image_id"] for entry in results)
     assert {entry["image_id"] for entry in results} == set(range(1, NUM_IMAGES + 1))

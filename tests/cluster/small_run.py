@@ -22,8 +22,6 @@ def main() -> int:
     """Train; return the exit code of train.py."""
     import jax
 
-    root = pathlib.Path(__file__).resolve().parents[2]
-    jax.config.update("jax_compilation_cache_dir", str(root / ".jax_cache"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     import train
     from maskx_jax.data import pipeline

@@ -2,7 +2,6 @@
 
 import collections
 import json
-import pathlib
 import random
 import subprocess
 import time
@@ -12,35 +11,23 @@ import numpy as np
 import pytest
 
 import maskx_jax
+import tests.processes
 from maskx_jax.training.interruption import EXIT_INTERRUPTED
 from maskx_jax.training.watchdog import EXIT_LOST
-from tools import launch
 
 pytestmark = pytest.mark.slow
 
 # Over all processes, so that their number changes nothing of the arithmetic but its place.
 TOTAL_DEVICES = 4
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def start(workdir, *changes: str, processes: int = 1, fault: str = "") -> list[subprocess.Popen]:
-    command = ["-m", "tests.cluster.small_run", str(workdir), *changes]
-    environment = {"FAULT": fault, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    return launch.start(command, processes, TOTAL_DEVICES // processes, environment)
-
-
-def finish(running: list[subprocess.Popen], seconds: float = 300) -> list[int]:
-    """Return the exit codes."""
-    end = time.monotonic() + seconds
-    try:
-        return [process.wait(max(0.0, end - time.monotonic())) for process in running]
-    finally:
-        for process in running:
-            process.kill()
+    command = ("-m", "tests.cluster.small_run", workdir, *changes)
+    return tests.processes.start(*command, processes=processes, devices=TOTAL_DEVICES // processes, FAULT=fault)
 
 
 def run(workdir, *changes: str, processes: int = 1, fault: str = "") -> list[int]:
-    return finish(start(workdir, *changes, processes=processes, fault=fault))
+    return tests.processes.finish(start(workdir, *changes, processes=processes, fault=fault))
 
 
 def losses(workdir) -> dict[int, float]:
