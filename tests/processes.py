@@ -20,7 +20,7 @@ def start(*arguments: object, processes: int, devices: int, **environment: str) 
     return launch.start(list(map(str, arguments)), processes, devices, more)
 
 
-def finish(running: list[subprocess.Popen[bytes]], seconds: float = 300) -> list[int]:
+def finish(running: list[subprocess.Popen[bytes]], seconds: float = 900) -> list[int]:
     """Wait for all of them, and return their exit codes; what takes longer is killed.
 
     Raises:
