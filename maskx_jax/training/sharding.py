@@ -12,6 +12,7 @@ from maskx_jax.structures import PyTree
 
 STATE_SHARDINGS = ("replicated", "fsdp")
 
+
 def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Return the mesh of the devices (by default all of all processes) with the one axis "data"."""
     devices = devices or jax.devices()
