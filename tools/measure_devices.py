@@ -2,10 +2,10 @@
 
     python -m tools.measure_devices --devices=1,8,64 --canvas=512x512
 
-It writes a Markdown table: the state replicated or split ("fsdp"), the backbone's blocks kept or recomputed. Mask^X R-CNN
-with the paper's MLP branch (157 million weights) and the frozen layers of its config, one image a device. The devices are
-fake ones of this CPU, and nothing is allocated or run: the figures are those of XLA's CPU compiler, to be read as ratios.
-A collective's bytes are those of its result on one device; one in a loop would be counted once.
+It writes a Markdown table: the state replicated or split ("fsdp"), the backbone's blocks kept or recomputed. Mask^X
+R-CNN with the paper's MLP branch (157 million weights) and the frozen layers of its config, one image a device. The
+devices are fake ones of this CPU, and nothing is allocated or run: the figures are those of XLA's CPU compiler, to be
+read as ratios. A collective's bytes are those of its result on one device; one in a loop would be counted once.
 """
 
 import argparse

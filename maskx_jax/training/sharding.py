@@ -42,8 +42,8 @@ def state_shardings(mesh: Mesh, state: PyTree, mode: str, min_size: int = 2**16)
       mesh: with the axis "data".
       state: a TrainState, or any tree of arrays or `jax.ShapeDtypeStruct`.
       mode: "replicated" (every device holds everything) or "fsdp": an array is split along its largest dimension that
-        the number of devices divides (of equal ones the last, the output channels of a kernel); without such a dimension
-        it is replicated.
+        the number of devices divides (of equal ones the last, the output channels of a kernel); without such a
+        dimension it is replicated.
       min_size: arrays of fewer elements are replicated by "fsdp": for them, communication costs more than memory.
 
     Raises:
