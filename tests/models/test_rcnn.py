@@ -275,26 +275,6 @@ def test_a_residual_mask_head_begins_as_its_first_convolution_and_learns_in_all(
     )
 
 
-@pytest.mark.slow
-def test_recomputing_the_blocks_of_the_backbone_changes_no_path_loss_or_gradient(batch):
-    kept, recomputed = (tiny_model(backbone__remat=remat) for remat in (False, True))
-    shapes = [jax.eval_shape(lambda m=m: initialize(m, jax.random.key(0))) for m in (kept, recomputed)]
-    assert jax.tree.leaves_with_path(shapes[0]) == jax.tree.leaves_with_path(shapes[1])
-    variables = numpy_variables(kept)
-
-    def loss(params, model):
-        return model.apply(variables | {"params": params}, batch, jax.random.key(0), method="losses")[0]
-
-    step = jax.value_and_grad(loss)
-    assert "remat" not in str(jax.make_jaxpr(step, static_argnums=1)(variables["params"], kept))
-    assert "remat" in str(jax.make_jaxpr(step, static_argnums=1)(variables["params"], recomputed))
-    (first, first_gradient), (second, second_gradient) = (
-        jax.jit(step, static_argnums=1)(variables["params"], model) for model in (kept, recomputed)
-    )
-    np.testing.assert_allclose(second, first, rtol=1e-5)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), second_gradient, first_gradient)
-
-
 def test_a_residual_mask_head_has_an_odd_number_of_convolutions():
     with pytest.raises(ValueError, match=r"num_convs 4; a residual body has one convolution and then pairs"):
         jax.eval_shape(lambda: initialize(tiny_model(mask_head__body="residual", mask_head__num_convs=4), KEY))
