@@ -6,11 +6,16 @@ It writes a Markdown table: the state replicated or split ("fsdp"), the backbone
 R-CNN with the paper's MLP branch (157 million weights) and the frozen layers of its config, one image a device. The
 devices are fake ones of this CPU, and nothing is allocated or run: the figures are those of XLA's CPU compiler, to be
 read as ratios. A collective's bytes are those of its result on one device; one in a loop would be counted once.
+
+XLA's CPU compiler merges what is computed twice, so that the table does not show what recomputing saves. The lines
+below it do: the bytes that JAX keeps from the forward for the backward pass of one image, before any compiler.
 """
 
 import argparse
+import collections
 import concurrent.futures
 import itertools
+import math
 import multiprocessing
 import re
 import time
@@ -18,12 +23,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
 from configs import maskx_rcnn
 from maskx_jax.models import rcnn
-from maskx_jax.structures import STORED_MASK_SIDE, Batch, GroundTruth
-from maskx_jax.training.optimizer import make_optimizer
+from maskx_jax.structures import STORED_MASK_SIDE, Batch, GroundTruth, PyTree
+from maskx_jax.training.optimizer import make_optimizer, merge_params, split_params
 from maskx_jax.training.sharding import STATE_SHARDINGS, make_mesh, split_batch, state_shardings
 from maskx_jax.training.steps import initialize, make_state, make_train_step
 
@@ -51,6 +58,9 @@ def main() -> None:
         for choice in itertools.product(counts, options.state.split(","), options.remat.split(",")):
             row = executor.submit(measure, *choice, options).result()
             print(f"| {' | '.join(row)} |", flush=True)
+    print()
+    for remat in options.remat.split(","):
+        print(f"remat {remat}: {num_residual_bytes(remat, options):,} bytes kept for the backward pass of an image")
 
 
 def measure(num_devices: int, state_sharding: str, remat: str, options: argparse.Namespace) -> tuple[str, ...]:
@@ -58,10 +68,8 @@ def measure(num_devices: int, state_sharding: str, remat: str, options: argparse
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", num_devices)
     mesh = make_mesh()
-    config = maskx_rcnn.get_config(f"backbone={options.backbone},mlp={options.mlp}")
-    config.model.backbone.remat = remat == "yes"
+    config, model = _config_and_model(remat, options)
     fields = config.optimizer
-    model = rcnn.build(options.classes, **config.model.to_dict())
     optimizer = make_optimizer(
         lambda step: fields.learning_rate,
         name=fields.name,
@@ -78,8 +86,7 @@ def measure(num_devices: int, state_sharding: str, remat: str, options: argparse
         model, optimizer, mesh, seed=0, state_shardings=shardings, frozen_patterns=fields.frozen
     )
     state = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, shardings)
-    height, width = (int(side) for side in options.canvas.split("x"))
-    batch = abstract_batch(mesh, height, width, config.data.transform.num_slots)
+    batch = abstract_batch(mesh, options.canvas, config.data.transform.num_slots)
     start = time.perf_counter()
     compiled = train.lower(state, batch).compile()
     seconds = time.perf_counter() - start
@@ -97,8 +104,31 @@ def measure(num_devices: int, state_sharding: str, remat: str, options: argparse
     )
 
 
-def abstract_batch(mesh: Mesh, height: int, width: int, num_slots: int) -> Batch:
+def num_residual_bytes(remat: str, options: argparse.Namespace) -> int:
+    """Return the bytes of the residuals of one image's losses: all but the parameters and constants themselves."""
+    config, model = _config_and_model(remat, options)
+    variables = jax.eval_shape(lambda: initialize(model, jax.random.key(0)))
+    trained, rest = split_params(variables["params"], config.optimizer.frozen)
+    batch = abstract_batch(make_mesh(jax.devices()[:1]), options.canvas, config.data.transform.num_slots)
+
+    def backward(trained: PyTree, rest: PyTree, frozen: PyTree, batch: Batch) -> Any:
+        def loss(trained: PyTree) -> Any:
+            variables = {"params": merge_params(trained, rest), "frozen": frozen}
+            return model.apply(variables, batch, jax.random.key(0), method="losses")[0]
+
+        return jax.vjp(jax.jit(loss), trained)[1]
+
+    residuals = jax.eval_shape(backward, trained, rest, variables.get("frozen", {}), batch)
+    kept, given = (
+        collections.Counter((leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(tree))
+        for tree in (residuals, variables)
+    )
+    return sum(number * math.prod(shape) * dtype.itemsize for (shape, dtype), number in (kept - given).items())
+
+
+def abstract_batch(mesh: Mesh, canvas: str, num_slots: int) -> Batch:
     """Return the shapes of a batch of one image a device, with their sharding."""
+    height, width = (int(side) for side in canvas.split("x"))
     sharding = split_batch(mesh)
 
     def array(dtype: Any, *shape: int) -> Any:
@@ -123,6 +153,12 @@ def abstract_batch(mesh: Mesh, height: int, width: int, num_slots: int) -> Batch
     )
 
 
+def _config_and_model(remat: str, options: argparse.Namespace) -> tuple[ConfigDict, nn.Module]:
+    config = maskx_rcnn.get_config(f"backbone={options.backbone},mlp={options.mlp}")
+    config.model.backbone.remat = remat == "yes"
+    return config, rcnn.build(options.classes, **config.model.to_dict())
+
+
 def collectives(hlo: str) -> dict[str, tuple[int, int]]:
     """Return for each kind of collective in a compiled module how many there are, and the bytes of their results."""
     found = dict.fromkeys(COLLECTIVES, (0, 0))
@@ -138,10 +174,7 @@ def _num_bytes(result: str) -> int:
     total = 0
     for dtype, shape in re.findall(r"(\w+)\[([\d,]*)\]", result):
         bits = 8 if dtype == "pred" else int(re.findall(r"\d+", dtype)[0])
-        size = 1
-        for side in shape.split(","):
-            size *= int(side or 1)
-        total += size * bits // 8
+        total += math.prod(int(side) for side in shape.split(",") if side) * bits // 8
     return total
 
 
