@@ -36,7 +36,7 @@ from maskx_jax.training.checkpoints import Checkpoints, has_checkpoint
 from maskx_jax.training.interruption import EXIT_INTERRUPTED, InterruptedRun, Interruption
 from maskx_jax.training.logging import ENVIRONMENT_FILE, MetricLog, RecentLosses, describe_environment
 from maskx_jax.training.optimizer import learning_rate_schedule, make_optimizer, num_parameters
-from maskx_jax.training.sharding import global_batch, make_mesh, replicated
+from maskx_jax.training.sharding import global_batch, make_mesh, state_shardings
 from maskx_jax.training.steps import initialize, make_detect_step, make_state, make_train_step
 from maskx_jax.training.watchdog import Watchdog
 
@@ -127,12 +127,14 @@ def _train(config: ConfigDict, workdir: str, change_config: bool, watchdog: Watc
         (pathlib.Path(workdir) / ENVIRONMENT_FILE).write_text(environment + "\n")
     ema_decay = config.optimizer.ema_decay or None
     state = make_state(variables, optimizer, config.optimizer.frozen, ema=ema_decay is not None)
-    state = jax.device_put(state, replicated(mesh))
+    shardings = state_shardings(mesh, state, config.train.state_sharding)
+    state = jax.device_put(state, shardings)
     train_step = make_train_step(
         model,
         optimizer,
         mesh,
         seed=config.seed,
+        state_shardings=shardings,
         frozen_patterns=config.optimizer.frozen,
         num_microbatches=config.optimizer.num_microbatches,
         ema_decay=ema_decay,

@@ -56,7 +56,13 @@ def get_config() -> ConfigDict:
         {
             # "none" (boxes alone), "class_specific", "class_agnostic" or "transfer" (Mask^X R-CNN).
             "mask_predictor": "class_specific",
-            "backbone": {"stage_sizes": (3, 4, 6, 3), "width": 64, "norm": "frozen_batch", "stride_in_1x1": False},
+            "backbone": {
+                "stage_sizes": (3, 4, 6, 3),
+                "width": 64,
+                "norm": "frozen_batch",
+                "stride_in_1x1": False,
+                "remat": False,
+            },
             "fpn": {"channels": 256},
             "rpn": {
                 "channels": 256,
@@ -188,6 +194,9 @@ def get_config() -> ConfigDict:
             # Images a step, over all devices.
             "batch_size": 16,
             "num_steps": 90_000,
+            # "replicated": every device holds all parameters and their optimizer state. "fsdp": large arrays are split
+            # over the devices, for more memory a device at the price of communication. Checkpoints fit either.
+            "state_sharding": "replicated",
             "log_every": 20,
             "checkpoint_every": 5_000,
             # Evaluation also writes a checkpoint; 0 leaves it to eval.py.

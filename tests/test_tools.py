@@ -14,6 +14,7 @@ from maskx_jax.training.steps import make_detect_step
 from tests.golden.model_inputs import make_parameter, parameter_shapes
 from tools import export_weights
 from tools.import_weights import import_weights
+from tools.measure_devices import collectives
 
 NUM_CLASSES = 6
 
@@ -81,3 +82,16 @@ def test_what_was_imported_is_exported_again(run, state_dict, tmp_path):
 def test_the_import_asks_for_a_file(tmp_path):
     with pytest.raises(ValueError, match=r"expected --config.initialize.path"):
         import_weights(mask_rcnn.get_config(), str(tmp_path))
+
+
+def test_collectives_are_counted_with_the_bytes_of_their_results():
+    hlo = """
+      %gather = f32[8,16]{1,0} all-gather(%a), channel_id=1, dimensions={0}
+      %reduce = (f32[], bf16[3]{0}, /*index=2*/pred[5]{0}) all-reduce(%b, %c, %d), to_apply=%add
+      %start = (f32[4]{0}, f32[32]{0}) all-gather-start(%e), dimensions={0}
+      %done = f32[32]{0} all-gather-done(%start)
+      %sum = f32[4]{0} add(%all-reduce.1, %f)
+    """
+    found = collectives(hlo)
+    assert found["all-gather"] == (2, 8 * 16 * 4 + 32 * 4) and found["all-reduce"] == (1, 4 + 3 * 2 + 5)
+    assert found["reduce-scatter"] == found["all-to-all"] == found["collective-permute"] == (0, 0)

@@ -113,6 +113,17 @@ def test_resumed_run_ends_bit_equal_to_an_uninterrupted_one(run, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_run_may_split_its_state_and_resume_with_a_replicated_one(tmp_path):
+    config = small_config(num_steps=2, eval_every=2, state_sharding="fsdp")
+    config.optimizer.ema_decay = 0.5
+    metrics = train.train(config, str(tmp_path))
+    assert set(metrics["segm"]) == {"all", "A", "B"}
+    config.train.update(num_steps=3, eval_every=0, state_sharding="replicated")
+    train.train(config, str(tmp_path))
+    assert maskx_jax.load(tmp_path).step == 3
+
+
+@pytest.mark.slow
 def test_stage_wise_training_starts_from_another_run_and_changes_its_masks_alone(run, tmp_path):
     config = small_config(num_steps=1)
     config.initialize.path = str(run[0])

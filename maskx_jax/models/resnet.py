@@ -48,6 +48,8 @@ class ResNet(nn.Module):
       norm: "frozen_batch" (constants, for imported weights) or "group" (trained, for training from scratch).
       stride_in_1x1: whether a stage's first block strides in its 1x1 convolution (Caffe's weights, Detectron) or in
         the 3x3 one (torchvision's).
+      remat: whether the backward pass computes the inside of each block again instead of keeping it: less memory for
+        about one more forward pass of the backbone.
       dtype: of the computation; parameters are float32.
     """
 
@@ -55,6 +57,7 @@ class ResNet(nn.Module):
     width: int = 64
     norm: str = "frozen_batch"
     stride_in_1x1: bool = False
+    remat: bool = False
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -64,9 +67,10 @@ class ResNet(nn.Module):
         x = nn.relu(_normalize(x, self.norm, 1.0, self.dtype, "stem_norm"))
         x = nn.max_pool(x, (3, 3), (2, 2), [(1, 1), (1, 1)])
         features = {}
+        bottleneck = nn.remat(Bottleneck) if self.remat else Bottleneck
         for stage, num_blocks in enumerate(self.stage_sizes):
             for index in range(num_blocks):
-                x = Bottleneck(
+                x = bottleneck(
                     width=self.width * 2**stage,
                     stride=2 if index == 0 and stage > 0 else 1,
                     norm=self.norm,

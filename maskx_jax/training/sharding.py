@@ -1,5 +1,6 @@
-"""The device mesh, and where arrays live on it: state everywhere, batches split over "data"."""
+"""The device mesh, and where arrays live on it: batches split over "data", state everywhere or split over it too."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,6 +9,8 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from maskx_jax.structures import PyTree
+
+STATE_SHARDINGS = ("replicated", "fsdp")
 
 
 def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -26,6 +29,37 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def split_batch(mesh: Mesh) -> NamedSharding:
     """Return the sharding of arrays whose first axis is the batch."""
     return NamedSharding(mesh, PartitionSpec("data"))
+
+
+def state_shardings(mesh: Mesh, state: PyTree, mode: str, min_size: int = 2**16) -> PyTree:
+    """Return the sharding of each array of a state: what `jax.device_put` and `make_train_step` take.
+
+    "fsdp" (fully sharded data parallelism, ZeRO stage 3) splits large arrays over the devices; each device then updates
+    its own part, and a step gathers the parameters to compute with them. The rule sees shapes alone, so the momentum
+    and the running average of a parameter lie where the parameter lies.
+
+    Args:
+      mesh: with the axis "data".
+      state: a TrainState, or any tree of arrays or `jax.ShapeDtypeStruct`.
+      mode: "replicated" (every device holds everything) or "fsdp": an array is split along its largest dimension that
+        the number of devices divides (of equal ones the last, the output channels of a kernel); without such a
+        dimension it is replicated.
+      min_size: arrays of fewer elements are replicated by "fsdp": for them, communication costs more than memory.
+
+    Raises:
+      ValueError: the mode is unknown.
+    """
+    if mode not in STATE_SHARDINGS:
+        raise ValueError(f"got state_sharding {mode!r}; expected one of {STATE_SHARDINGS}")
+
+    def sharding(array: Any) -> NamedSharding:
+        divisible = [axis for axis, size in enumerate(array.shape) if size % mesh.size == 0]
+        if mode == "replicated" or math.prod(array.shape) < min_size or not divisible:
+            return replicated(mesh)
+        split = max(divisible, key=lambda axis: (array.shape[axis], axis))
+        return NamedSharding(mesh, PartitionSpec(*[None] * split, "data"))
+
+    return jax.tree.map(sharding, state)
 
 
 def global_batch(mesh: Mesh, batch: PyTree) -> PyTree:

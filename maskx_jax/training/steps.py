@@ -64,6 +64,7 @@ def make_train_step(
     mesh: Mesh,
     *,
     seed: int,
+    state_shardings: PyTree | None = None,
     frozen_patterns: Sequence[str] = (),
     num_microbatches: int = 1,
     ema_decay: float | None = None,
@@ -71,28 +72,39 @@ def make_train_step(
     """Return the jitted step: (state, batch) -> (state, losses with total and gradient_norm).
 
     The random key is a function of (seed, step) alone. Gradients are taken of the trained parameters only, so frozen
-    layers cost no backward pass. Losses are normalised over the whole batch, on however many devices it lies.
+    layers cost no backward pass. Losses are normalised over the whole batch, on however many devices it lies. The
+    forward and backward pass of a device work on its own images with the whole parameters, however the state is split.
 
     Args:
       model: with the method "losses".
       optimizer: of the trained parameters.
-      mesh: state is replicated on it, the batch split over it.
+      mesh: the batch is split over it.
       seed: of the sampling.
+      state_shardings: where the state given and returned lies, see `training.sharding.state_shardings`; by default
+        every device holds all of it.
       frozen_patterns: see `training.optimizer.split_params`.
       num_microbatches: the batch is worked through in so many parts, and their gradients averaged (each part's losses
         are normalised over that part).
       ema_decay: of the running average of the parameters, or None.
     """
 
+    everywhere = replicated(mesh)
+    if state_shardings is None:
+        state_shardings = gradient_shardings = everywhere
+    else:
+        gradient_shardings, _ = split_params(state_shardings.params, frozen_patterns)
+
     def loss(trained: PyTree, rest: PyTree, frozen: PyTree, batch: Batch, key: jax.Array) -> Any:
         variables = {"params": merge_params(trained, rest), "frozen": frozen}
-        return model.apply(variables, batch, key, method="losses")
+        return model.apply(_gather(variables, mesh), batch, key, method="losses")
 
     gradient = jax.value_and_grad(loss, has_aux=True)
 
     def gradients(trained: PyTree, rest: PyTree, frozen: PyTree, batch: Batch, key: jax.Array) -> Gradients:
         def of_part(part: Batch, part_key: jax.Array) -> Gradients:
             (total, losses), grads = gradient(trained, rest, frozen, part, part_key)
+            # A device keeps the gradients of what it updates: their sum over the devices can be a reduce-scatter.
+            grads = jax.lax.with_sharding_constraint(grads, gradient_shardings)
             return grads, losses | {"total": total}
 
         if num_microbatches == 1:
@@ -124,15 +136,27 @@ def make_train_step(
         )
         return new_state, metrics
 
-    everywhere = replicated(mesh)
-    return jax.jit(step, in_shardings=(everywhere, split_batch(mesh)), out_shardings=everywhere, donate_argnums=0)
+    return jax.jit(
+        step,
+        in_shardings=(state_shardings, split_batch(mesh)),
+        out_shardings=(state_shardings, everywhere),
+        donate_argnums=0,
+    )
 
 
 def make_detect_step(model: nn.Module, mesh: Mesh) -> DetectStep:
-    """Return the jitted (variables, images, image_sizes) -> Detections, each image on its own device."""
+    """Return the jitted (variables, images, image_sizes) -> Detections, each image on its own device.
+
+    The variables may lie on the mesh as they like: replicated, or split as a step with "fsdp" left them.
+    """
 
     def detect(variables: PyTree, images: jax.Array, image_sizes: jax.Array) -> Any:
-        return model.apply(variables, images, image_sizes, method="detect")
+        return model.apply(_gather(variables, mesh), images, image_sizes, method="detect")
 
     split = split_batch(mesh)
-    return jax.jit(detect, in_shardings=(replicated(mesh), split, split), out_shardings=split)
+    return jax.jit(detect, in_shardings=(None, split, split), out_shardings=split)
+
+
+def _gather(variables: PyTree, mesh: Mesh) -> PyTree:
+    # Left to itself XLA multiplies by split weights where they lie, and sends the features of all images around.
+    return jax.lax.with_sharding_constraint(variables, replicated(mesh))

@@ -13,7 +13,7 @@ import maskx_jax
 from maskx_jax.structures import TrainState
 from maskx_jax.training.checkpoints import Checkpoints
 from maskx_jax.training.runs import read_config, write_config
-from maskx_jax.training.sharding import make_mesh, replicated
+from maskx_jax.training.sharding import make_mesh, replicated, state_shardings
 from tests.models.build import tiny_config
 
 CATEGORIES = [{"id": 7, "name": "seven"}, {"id": 11, "name": "eleven"}]
@@ -57,6 +57,24 @@ def test_state_of_one_device_is_restored_onto_eight(tmp_path):
     checkpoints.close()
     assert len(restored.params["fc"]["kernel"].sharding.device_set) == 8
     np.testing.assert_array_equal(restored.params["fc"]["kernel"], toy_state(1).params["fc"]["kernel"])
+
+
+@pytest.mark.parametrize(("saved", "wanted"), [("fsdp", "replicated"), ("replicated", "fsdp"), ("fsdp", "fsdp")])
+def test_a_state_is_restored_split_or_whole_however_it_was_saved(tmp_path, saved, wanted):
+    mesh = make_mesh()
+
+    def state(step, mode):
+        params = {"fc": {"kernel": jnp.arange(48.0).reshape(3, 16) + step, "bias": jnp.full(3, step, jnp.float32)}}
+        whole = TrainState(jnp.int32(step), params, {}, OPTIMIZER.init(params), jax.tree.map(jnp.copy, params))
+        return jax.device_put(whole, state_shardings(mesh, whole, mode, min_size=16))
+
+    checkpoints = Checkpoints(tmp_path, writes=True)
+    checkpoints.save(state(1, saved), CATEGORIES)
+    restored = checkpoints.restore(state(0, wanted))
+    checkpoints.close()
+    jax.tree.map(np.testing.assert_array_equal, restored, state(1, wanted))
+    for kernel in (restored.params["fc"]["kernel"], restored.ema_params["fc"]["kernel"]):
+        assert kernel.addressable_shards[0].data.shape == ((3, 2) if wanted == "fsdp" else (3, 16))
 
 
 def test_the_latest_checkpoints_and_the_best_are_kept(tmp_path):

@@ -10,7 +10,7 @@ from flax import linen as nn
 from flax import traverse_util
 
 from maskx_jax.training.optimizer import learning_rate_schedule, make_optimizer, merge_params, split_params
-from maskx_jax.training.sharding import global_batch, local_part, make_mesh, replicated
+from maskx_jax.training.sharding import global_batch, local_part, make_mesh, replicated, state_shardings
 from maskx_jax.training.steps import make_detect_step, make_state, make_train_step
 from tests.models.build import numpy_variables, shapes_batch, tiny_model
 
@@ -21,15 +21,16 @@ def small_model():
     return tiny_model(rpn__post_nms_top_k=(20, 20), box_head__num_samples=16, mask_head__num_samples=4)
 
 
-def run(devices, num_steps: int = 2, **options):
+def run(devices, num_steps: int = 2, state_sharding: str = "replicated", **options):
     """Return the state and the losses after a few steps on the given devices, and the compiled step."""
     model = small_model()
     mesh = make_mesh(devices)
     optimizer = make_optimizer(optax.constant_schedule(0.01), **SGD)
     frozen_patterns = options.pop("frozen_patterns", ())
-    step = make_train_step(model, optimizer, mesh, seed=0, frozen_patterns=frozen_patterns, **options)
     state = make_state(numpy_variables(model), optimizer, frozen_patterns, ema=options.get("ema_decay") is not None)
-    state = jax.device_put(state, replicated(mesh))
+    options["state_shardings"] = state_shardings(mesh, state, state_sharding, min_size=2**10)
+    step = make_train_step(model, optimizer, mesh, seed=0, frozen_patterns=frozen_patterns, **options)
+    state = jax.device_put(state, options["state_shardings"])
     batch = global_batch(mesh, shapes_batch(8))
     compiled = step.lower(state, batch).compile()
     for _ in range(num_steps):
@@ -54,6 +55,50 @@ def test_eight_devices_compute_what_one_does(one_device, eight_devices):
     ones, eights = (traverse_util.flatten_dict(result[0].params, sep="/") for result in (one_device, eight_devices))
     for path, leaf in ones.items():
         np.testing.assert_allclose(eights[path], leaf, rtol=1e-5, atol=1e-5, err_msg=path)
+
+
+@pytest.fixture(scope="module")
+def eight_devices_fsdp():
+    return run(jax.devices(), state_sharding="fsdp")
+
+
+@pytest.mark.slow
+def test_a_split_state_learns_what_a_replicated_one_does(eight_devices, eight_devices_fsdp):
+    for name, loss in eight_devices[1].items():
+        np.testing.assert_allclose(eight_devices_fsdp[1][name], loss, rtol=1e-5, atol=1e-6, err_msg=name)
+    whole, split = (
+        traverse_util.flatten_dict(result[0].params, sep="/") for result in (eight_devices, eight_devices_fsdp)
+    )
+    for path, leaf in whole.items():
+        np.testing.assert_allclose(split[path], leaf, rtol=1e-5, atol=1e-5, err_msg=path)
+
+
+@pytest.mark.slow
+def test_a_device_holds_its_part_of_a_split_state_before_and_after_a_step(eight_devices, eight_devices_fsdp):
+    state, _, compiled = eight_devices_fsdp
+    expected = state_shardings(make_mesh(), state, "fsdp", min_size=2**10)
+    jax.tree.map(
+        lambda array, *shardings: all(s.is_equivalent_to(shardings[0], array.ndim) for s in shardings) or pytest.fail(),
+        state,
+        expected,
+        compiled.input_shardings[0][0],
+        compiled.output_shardings[0],
+    )
+    held = jax.tree.map(lambda array, sharding: int(np.prod(sharding.shard_shape(array.shape))) * 4, state, expected)
+    saved = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) - sum(jax.tree.leaves(held))
+    whole, split = (result[2].memory_analysis() for result in (eight_devices, eight_devices_fsdp))
+    assert whole.argument_size_in_bytes - split.argument_size_in_bytes == pytest.approx(saved, rel=1e-3)
+    assert split.argument_size_in_bytes < whole.argument_size_in_bytes / 7
+
+
+@pytest.mark.slow
+def test_devices_that_share_a_state_exchange_weights_and_gradients_and_no_features(eight_devices_fsdp):
+    state, _, compiled = eight_devices_fsdp
+    weights = {leaf.size for leaf in jax.tree.leaves(state.params)}
+    text = compiled.as_text()
+    assert not re.search(r"all-to-all|collective-permute", text)
+    for shape in re.findall(r"= \w+\[([\d,]+)\]\S* all-gather(?:-start)?\(", text):
+        assert int(np.prod([int(size) for size in shape.split(",")])) in weights
 
 
 @pytest.mark.slow
@@ -137,6 +182,21 @@ def test_detection_needs_no_communication():
     variables = jax.device_put(numpy_variables(model), replicated(mesh))
     text = make_detect_step(model, mesh).lower(variables, *images).compile().as_text()
     assert not re.search(r"all-gather|all-to-all|all-reduce|collective-permute", text)
+
+
+@pytest.mark.slow
+def test_detection_takes_split_weights():
+    model = small_model()
+    mesh = make_mesh()
+    batch = shapes_batch(8)
+    images = global_batch(mesh, (batch.images, batch.image_sizes))
+    step = make_detect_step(model, mesh)
+    variables = numpy_variables(model)
+    whole, split = (
+        step(jax.device_put(variables, state_shardings(mesh, variables, mode)), *images)
+        for mode in ("replicated", "fsdp")
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), split, whole)
 
 
 def test_a_batch_that_the_devices_cannot_share_is_refused():
