@@ -181,7 +181,8 @@ def _train(config: ConfigDict, workdir: str, change_config: bool, watchdog: Watc
             step = int(state.step)
             if step > 0 and checkpoints.latest_step() != step:
                 save({})
-            raise InterruptedRun(f"asked to leave after step {step}, which is saved; start the command again to go on")
+            saved = ", which is saved" if step > 0 else ""
+            raise InterruptedRun(f"asked to leave after step {step}{saved}; start the command again to go on")
 
         with contextlib.closing(MetricLog(workdir, start)) as log:
             if start > 0 and evaluates_at(start) and not checkpoints.was_evaluated(start):

@@ -12,7 +12,7 @@ from maskx_jax.data.sources import open_source
 from maskx_jax.training.sharding import make_mesh, replicated
 from maskx_jax.training.steps import make_detect_step
 from tests.golden.model_inputs import make_parameter, parameter_shapes
-from tools import export_weights
+from tools import export_weights, launch
 from tools.import_weights import import_weights
 from tools.measure_devices import collectives
 
@@ -95,3 +95,18 @@ def test_collectives_are_counted_with_the_bytes_of_their_results():
     found = collectives(hlo)
     assert found["all-gather"] == (2, 8 * 16 * 4 + 32 * 4) and found["all-reduce"] == (1, 4 + 3 * 2 + 5)
     assert found["reduce-scatter"] == found["all-to-all"] == found["collective-permute"] == (0, 0)
+
+
+def test_processes_are_joined_and_the_first_failure_is_the_exit_code(tmp_path):
+    program = (
+        "import os, pathlib, sys; names = ('JAX_COORDINATOR_ADDRESS', 'JAX_NUM_PROCESSES', 'JAX_NUM_CPU_DEVICES');"
+        "index = os.environ['JAX_PROCESS_ID'];"
+        "(pathlib.Path(sys.argv[1]) / index).write_text(' '.join(os.environ.get(name, '-') for name in names));"
+        "sys.exit(3 * int(index))"
+    )
+    assert launch.main(["--processes=3", "--devices=2", "--", "-c", program, str(tmp_path)]) == 3
+    said = [(tmp_path / str(index)).read_text() for index in range(3)]
+    assert len(set(said)) == 1 and said[0].startswith("localhost:") and said[0].endswith(" 3 2")
+    # One process joins nobody.
+    assert launch.main(["--processes=1", "--", "-c", program, str(tmp_path)]) == 0
+    assert (tmp_path / "0").read_text() == "- - 1"

@@ -124,6 +124,16 @@ def test_a_run_may_split_its_state_and_resume_with_a_replicated_one(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_run_does_not_go_on_with_another_config_unless_told_to(run):
+    config = small_config(num_steps=6)
+    config.optimizer.learning_rate = 0.5
+    with pytest.raises(ValueError, match=r"optimizer\.learning_rate: .* -> 0\.5"):
+        train.train(config, str(run[0]))
+    # Refused before anything of the run was changed.
+    assert maskx_jax.load(run[0]).config.optimizer.learning_rate != 0.5
+
+
+@pytest.mark.slow
 def test_stage_wise_training_starts_from_another_run_and_changes_its_masks_alone(run, tmp_path):
     config = small_config(num_steps=1)
     config.initialize.path = str(run[0])
