@@ -27,10 +27,10 @@ demo: .venv/installed
 	@echo "results.json, metrics.json and pictures are in runs/demo/scores"
 
 test: .venv/installed
-	$(BIN)/python -m pytest -n 2 --dist loadscope
+	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 
 test-fast: .venv/installed
-	$(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder -m "not slow"
 
 check: .venv/installed
 	$(BIN)/ruff format --check .

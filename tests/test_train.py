@@ -115,6 +115,7 @@ def test_resumed_run_ends_bit_equal_to_an_uninterrupted_one(run, tmp_path):
 @pytest.mark.slow
 def test_a_run_may_split_its_state_and_resume_with_a_replicated_one(tmp_path):
     config = small_config(num_steps=2, eval_every=2, state_sharding="fsdp")
+    config.optimizer.schedule = "step"  # Of the step alone, so that the run may be made longer.
     config.optimizer.ema_decay = 0.5
     metrics = train.train(config, str(tmp_path))
     assert set(metrics["segm"]) == {"all", "A", "B"}
@@ -149,6 +150,7 @@ def test_stage_wise_training_starts_from_another_run_and_changes_its_masks_alone
 def test_training_starts_from_a_file_of_weights_and_their_conventions(tmp_path):
     # A ResNet classifier as torchvision names it, as small as the tiny model's.
     config = small_config(num_steps=1)
+    config.optimizer.schedule = "step"  # Of the step alone, so that the run may be made longer.
     shapes = parameter_shapes(stage_sizes=(1, 1, 1, 1), width=16)
     arrays = {name: make_parameter(name, shape) for name, shape in shapes.items()}
     classifier = {n.removeprefix("backbone.body."): a for n, a in arrays.items() if n.startswith("backbone.body.")}
@@ -166,18 +168,18 @@ def test_training_starts_from_a_file_of_weights_and_their_conventions(tmp_path):
     # The run goes on from its own checkpoint, whatever has become of the file and of the flag.
     (tmp_path / "resnet.safetensors").unlink()
     config = small_config(num_steps=2)
-    config.optimizer.frozen = ("backbone/.*",)
+    config.optimizer.update(schedule="step", frozen=("backbone/.*",))
     train.train(config, str(tmp_path / "run"))
     run = maskx_jax.load(tmp_path / "run")
     assert run.step == 2 and run.model.pixel_mean == (123.675, 116.28, 103.53)
     assert run.config.model.backbone.norm == "frozen_batch"
-    # Missing parts are named before the work directory is begun.
+    # Missing parts are named before anything of the run is written.
     config.initialize.path = str(tmp_path / "resnet.safetensors")
     del classifier["layer3.0.conv2.weight"]
     save_file(classifier, tmp_path / "resnet.safetensors")
     with pytest.raises(ValueError, match=r"1 missing, such as backbone/res4_block0/conv2/kernel"):
         train.train(config, str(tmp_path / "other"))
-    assert not (tmp_path / "other").exists()
+    assert not (tmp_path / "other/config.json").exists()
 
 
 @pytest.mark.slow

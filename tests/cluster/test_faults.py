@@ -3,6 +3,7 @@
 import collections
 import json
 import random
+import re
 import subprocess
 import time
 
@@ -175,7 +176,8 @@ def test_a_process_that_dies_is_named_by_the_other(tmp_path, capfd):
     assert codes[0] not in (0, -9) and codes[1] == -9, codes
     error = capfd.readouterr().err
     assert "no sign of life for 20 s from process 1; process 0 leaves" in error
-    assert "process 1 on " in error and ": data, step 4; last sign of life" in error
+    # Where it gave its last sign, which may be a few seconds before its death.
+    assert re.search(r"process 1 on \S+: (data|step), step [34]; last sign of life \d+ s ago", error)
 
 
 def test_when_the_first_process_dies_jax_ends_the_others(tmp_path, capfd):
