@@ -2,8 +2,8 @@
 
     python -m tests.cluster.small_run WORKDIR [section.field=value ...]
 
-FAULT="kind process phase step" in the environment makes that process fail as it comes there: "term" (SIGTERM), "kill"
-(SIGKILL), "hang", or "nan" (its images' sizes are not a number; phase "data").
+FAULT="kind process phase step [seconds]" in the environment makes that process fail as it comes there, or so long
+after: "term" (SIGTERM), "kill" (SIGKILL), "hang", or "nan" (its images' sizes are not a number; phase "data").
 """
 
 import json
@@ -11,6 +11,7 @@ import os
 import pathlib
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -51,12 +52,18 @@ def main() -> int:
     def failing_at(self: Watchdog, phase: str, step: int) -> None:
         original_at(self, phase, step)
         place = f"{jax.process_index()} {phase} {step}"
-        if fault in (f"term {place}", f"kill {place}"):
-            os.kill(os.getpid(), signal.SIGTERM if fault.startswith("term") else signal.SIGKILL)
+        for kind, sent in (("term", signal.SIGTERM), ("kill", signal.SIGKILL)):
+            if fault == f"{kind} {place}" and delay:
+                threading.Timer(delay, os.kill, (os.getpid(), sent)).start()
+            elif fault == f"{kind} {place}":
+                os.kill(os.getpid(), sent)
         while fault == f"hang {place}":
             time.sleep(1)
 
-    fault = os.environ.get("FAULT", "")
+    fault, delay = os.environ.get("FAULT", ""), 0.0
+    if fault.count(" ") == 4:
+        fault, _, seconds = fault.rpartition(" ")
+        delay = float(seconds)
     pipeline.train_batches = recorded
     Watchdog.at = failing_at  # type: ignore[method-assign]
     try:
