@@ -1,0 +1,148 @@
+"""Time this project, beside torchvision where its environment is given, and write one Markdown table.
+
+    python -m tools.benchmark --suite=ops --suite=detect --suite=train --peer_python=ENVIRONMENT/bin/python
+
+Suites: ops, detect, train, stages (parts of the forward pass), gpu (all of it for one GPU, in bfloat16). Both sides get
+the same parameters, images, boxes and number of proposals; their calls alternate, each case in processes of its own.
+Peak memory is a process's resident memory beyond its imports, or the allocator's peak on a GPU.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from maskx_jax.data.shapes import ShapesSource
+from maskx_jax.data.transforms import decode
+from tests.golden.model_inputs import make_parameters
+from tools.benchmark import cases
+
+_COLUMNS = ("case", "ours, ms", "torchvision, ms", "ratio", "compiled in, s", "peak, MiB", "its peak, MiB", "GFLOP/s")
+_ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+class Worker:
+    """One side's process for one case.
+
+    Args:
+      command: starts it.
+      environment: more variables.
+    """
+
+    def __init__(self, command: list[str], environment: dict[str, str]) -> None:
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | environment, cwd=_ROOT
+        )
+
+    def ask(self, **request: Any) -> dict[str, Any]:
+        """Return the answer to a request; see `worker.serve`.
+
+        Raises:
+          RuntimeError: the process ended without one.
+        """
+        assert self._process.stdin is not None and self._process.stdout is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{self._process.args} ended with exit code {self._process.wait()} at {request}")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def close(self) -> None:
+        """End it."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def main() -> None:
+    """Time what the arguments say."""
+    parser = argparse.ArgumentParser(prog="python -m tools.benchmark", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--suite", action="append", choices=sorted(cases.SUITES), help="may be given several times")
+    parser.add_argument("--only", default="", help="cases with this in their name")
+    parser.add_argument("--peer_python", default="", help="Python of an environment with torch and torchvision")
+    parser.add_argument("--rounds", type=int, default=5, help="times that the two sides alternate")
+    parser.add_argument("--seconds", type=float, default=1.0, help="a round repeats short calls for as long")
+    parser.add_argument("--cache", action="store_true", help="compile with the persistent cache")
+    options = parser.parse_args()
+    print(f"| {' | '.join(_COLUMNS)} |\n|{'---|' * len(_COLUMNS)}")
+    versions: set[str] = set()
+    with tempfile.TemporaryDirectory() as folder:
+        write_inputs(pathlib.Path(folder))
+        for case in (case for suite in options.suite or ["ops"] for case in cases.SUITES[suite]):
+            if options.only in case.name:
+                print(f"| {' | '.join(measure(case, folder, options, versions))} |", flush=True)
+    print(f"\n{'; '.join(sorted(versions))}; {os.cpu_count()} CPU cores")
+
+
+def write_inputs(folder: pathlib.Path) -> None:
+    """Write the parameters and the picture that both sides read."""
+    parameters = make_parameters(cases.NUM_CLASSES)
+    save_file(parameters, folder / "parameters.safetensors")
+    np.savez(folder / "parameters.npz", allow_pickle=False, **parameters)
+    np.save(folder / "picture.npy", decode(ShapesSource(1, seed=5, image_size=512, max_objects=8)[0]))
+
+
+def measure(case: cases.Case, folder: str, options: argparse.Namespace, versions: set[str]) -> list[str]:
+    """Return the row of a case."""
+    environment = {} if options.cache else {"JAX_ENABLE_COMPILATION_CACHE": "false"}
+    commands = [[sys.executable, "-m", "tools.benchmark.ours", folder]]
+    if options.peer_python and case.has_peer:
+        commands.append([options.peer_python, "-m", "tools.benchmark.torchvision_peer", folder])
+    with contextlib.ExitStack() as stack:
+        workers = [stack.enter_context(_started(command, environment)) for command in commands]
+        told = [worker.ask(build=dataclasses.asdict(case)) for worker in workers]
+        versions.update(one["version"] for one in told)
+        # The first call warms up; the second says how many make a round.
+        repeats = [max(1, round(options.seconds / worker.ask(repeat=1)["seconds"][0])) for worker in workers]
+        seconds: list[list[float]] = [[] for _ in workers]
+        for _ in range(options.rounds):
+            for worker, repeat, times in zip(workers, repeats, seconds, strict=True):
+                times += worker.ask(repeat=repeat)["seconds"]
+        peaks = [worker.ask(memory=True)["peak"] for worker in workers]
+    medians = [statistics.median(times) for times in seconds]
+    flops = told[0].get("flops", 0.0)
+    return [
+        case.name,
+        _with_spread(seconds[0]),
+        _with_spread(seconds[1]) if len(seconds) > 1 else "",
+        f"{medians[1] / medians[0]:.2f}" if len(medians) > 1 else "",
+        f"{told[0]['compile']:.1f}" if "compile" in told[0] else "",
+        f"{peaks[0] / 2**20:.0f}",
+        f"{peaks[1] / 2**20:.0f}" if len(peaks) > 1 else "",
+        # XLA counts what is in a loop once, as the operations are.
+        f"{flops / medians[0] / 1e9:.0f}" if flops and case.model else "",
+    ]
+
+
+@contextlib.contextmanager
+def _started(command: list[str], environment: dict[str, str]) -> Iterator[Worker]:
+    worker = Worker(command, environment)
+    try:
+        yield worker
+    finally:
+        worker.close()
+
+
+def _with_spread(seconds: list[float]) -> str:
+    """Return the median and half the distance between the quartiles, in milliseconds."""
+    low, median, high = np.percentile(seconds, [25, 50, 75]) * 1000
+    digits = 0 if median >= 100 else 1 if median >= 10 else 2
+    return f"{median:.{digits}f} ± {(high - low) / 2:.{digits}f}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""What is timed on both sides, and the inputs, which one file hands to both. NumPy alone: the peer has no JAX."""
+
+import dataclasses
+import pathlib
+
+import numpy as np
+
+NUM_CLASSES = 90
+NUM_OBJECTS = 8
+LEVELS = (2, 3, 4, 5)
+STAGES = ("backbone_fpn", "rpn_head", "proposals", "pool_boxes", "box_head", "pool_masks", "mask_head")
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One thing to time.
+
+    Attributes:
+      kind: "train", "detect", "stage", "roi_align", "nms" or "paste".
+      model: "mask_rcnn", "maskx_light" or "maskx_paper", of the first three kinds; the peer has the first.
+      canvas: height and width in pixels.
+      batch: images.
+      dtype: "float32" or "bfloat16" (the peer's autocast).
+      size: of an operation: bins of RoIAlign, boxes of NMS. One of `STAGES` by its position.
+      gradient: whether RoIAlign's backward pass is timed too.
+      groups: of boxes that NMS keeps apart.
+    """
+
+    kind: str
+    model: str = ""
+    canvas: tuple[int, int] = (512, 512)
+    batch: int = 1
+    dtype: str = "float32"
+    size: int = 0
+    gradient: bool = False
+    groups: int = 1
+
+    @property
+    def name(self) -> str:
+        """Return the name in tables."""
+        sides = f"{self.canvas[0]} x {self.canvas[1]}"
+        if self.kind in ("train", "detect"):
+            dtype = "" if self.dtype == "float32" else f", {self.dtype}"
+            return f"{self.model} {self.kind}, {sides}, batch {self.batch}{dtype}"
+        if self.kind == "stage":
+            return f"{STAGES[self.size]}, {sides}, batch {self.batch}"
+        if self.kind == "roi_align":
+            passes = "forward + backward" if self.gradient else "forward"
+            return f"RoIAlign {self.size} x {self.size}, 512 regions, {passes}"
+        if self.kind == "nms":
+            return f"NMS, {self.groups} x {self.size} boxes"
+        return f"paste 100 masks into {sides}"
+
+    @property
+    def has_peer(self) -> bool:
+        """Return whether torchvision has it."""
+        return self.model in ("", "mask_rcnn")
+
+
+_LARGE, _SMALL = (800, 1344), (512, 512)
+_OPS = (
+    *(Case("roi_align", canvas=_LARGE, size=size, gradient=gradient) for size in (7, 14) for gradient in (False, True)),
+    *(Case("nms", size=size) for size in (1000, 2000)),
+    Case("nms", size=1000, groups=5),
+    Case("paste", canvas=(800, 1333)),
+)
+_MODELS = ("mask_rcnn", "maskx_light", "maskx_paper")
+SUITES = {
+    "ops": _OPS,
+    "detect": tuple(Case("detect", model, canvas) for canvas in (_SMALL, _LARGE) for model in _MODELS),
+    "train": tuple(
+        Case("train", model, canvas, batch) for canvas, batch in ((_SMALL, 2), (_LARGE, 1)) for model in _MODELS
+    ),
+    "stages": tuple(Case("stage", "mask_rcnn", _SMALL, size=stage) for stage in range(len(STAGES))),
+    "gpu": (
+        *_OPS[:-1],
+        *(Case("detect", "mask_rcnn", _LARGE, 8, "bfloat16"),),
+        *(Case("train", model, _LARGE, batch, "bfloat16") for batch in (8, 16) for model in _MODELS[:2]),
+        *(Case("stage", "mask_rcnn", _LARGE, 8, "bfloat16", stage) for stage in range(len(STAGES))),
+    ),
+}
+
+
+def read_inputs(folder: pathlib.Path, case: Case) -> dict[str, np.ndarray]:
+    """Return images, ground truth, regions and scores for a case, the same on both sides.
+
+    The images are one picture, shifted: real edges and colours without a file of data.
+    """
+    height, width = case.canvas
+    rng = np.random.default_rng(0)
+    picture = np.load(folder / "picture.npy")
+    rows, columns = (np.arange(side) * source // side for side, source in zip(case.canvas, picture.shape, strict=False))
+    image = picture[rows][:, columns]
+    images = np.stack([np.roll(image, 32 * i, axis=1) for i in range(case.batch)])
+    return {
+        "images": images,
+        "gt_boxes": np.stack([_boxes(rng, NUM_OBJECTS, height, width) for _ in range(case.batch)]),
+        "gt_labels": rng.integers(1, NUM_CLASSES + 1, (case.batch, NUM_OBJECTS)),
+        "rois": np.stack([_boxes(rng, 1000, height, width) for _ in range(case.batch)]),
+        "nms_boxes": np.stack([_boxes(rng, case.size, height, width) for _ in range(case.groups)]),
+        "nms_scores": rng.uniform(size=(case.groups, case.size)).astype(np.float32),
+        "masks": rng.uniform(size=(100, 28, 28)).astype(np.float32),
+    }
+
+
+def feature_maps(case: Case, channels: int = 256) -> dict[int, np.ndarray]:
+    """Return random maps of P2 to P5, height x width x channels."""
+    rng = np.random.default_rng(1)
+    return {
+        level: rng.standard_normal((*(-(-side // 2**level) for side in case.canvas), channels), np.float32)
+        for level in LEVELS
+    }
+
+
+def _boxes(rng: np.random.Generator, count: int, height: int, width: int) -> np.ndarray:
+    """Return boxes of all sizes (their logarithm is uniform), xyxy."""
+    sides = np.exp(rng.uniform(np.log(16), np.log(0.8 * min(height, width)), (count, 2)))
+    corner = rng.uniform(size=(count, 2)) * (np.array([width, height]) - sides)
+    return np.concatenate([corner, corner + sides], axis=1).astype(np.float32)

@@ -1,0 +1,231 @@
+"""Our side: `python -m tools.benchmark.ours FOLDER`."""
+
+import pathlib
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from configs import mask_rcnn, maskx_rcnn
+from maskx_jax.evaluation.paste_masks import paste_mask
+from maskx_jax.models import rcnn
+from maskx_jax.ops.nms import nms
+from maskx_jax.ops.roi_align import roi_align
+from maskx_jax.structures import STORED_MASK_SIDE, Batch, GroundTruth, PyTree
+from maskx_jax.training.optimizer import make_optimizer
+from maskx_jax.training.pretrained import apply_conventions, open_weights, take_over
+from maskx_jax.training.sharding import make_mesh
+from maskx_jax.training.steps import initialize, make_detect_step, make_state, make_train_step
+from tools.benchmark import cases
+from tools.benchmark.worker import Call, serve
+
+_CONFIGS = {
+    "mask_rcnn": lambda: mask_rcnn.get_config("backbone=r50"),
+    "maskx_light": lambda: maskx_rcnn.get_config("backbone=r50,mlp=light"),
+    "maskx_paper": lambda: maskx_rcnn.get_config("backbone=r50,mlp=paper"),
+}
+
+
+def build(folder: pathlib.Path, case: cases.Case) -> tuple[Call, dict[str, Any]]:
+    """Return the call that does the work of a case, and what is to be told."""
+    arrays = cases.read_inputs(folder, case)
+    works = {"train": _train, "detect": _detect, "stage": _stage}
+    if case.kind in works:
+        work, told = works[case.kind](*_model(folder, case), arrays, case)
+    else:
+        work, told = {"roi_align": _roi_align, "nms": _nms, "paste": _paste}[case.kind](arrays, case)
+    return lambda: jax.block_until_ready(work()), told | {"version": f"jax {jax.__version__}"}
+
+
+def _compile(function: Any, *arguments: Any) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """Compile for the arguments; return the program, with its compile time and what XLA says of its costs."""
+    start = time.perf_counter()
+    program = (function if hasattr(function, "lower") else jax.jit(function)).lower(*arguments).compile()
+    seconds = time.perf_counter() - start
+    costs = program.cost_analysis() or {}
+    return program, {"compile": seconds, "flops": costs.get("flops", 0.0)}
+
+
+def _model(folder: pathlib.Path, case: cases.Case) -> tuple[rcnn.RCNN, PyTree, Any]:
+    """Return the model with the parameters that the peer has too; what it has not is small and random."""
+    config = _CONFIGS[case.model]()
+    config.model.dtype = case.dtype
+    # torchvision keeps as many candidates as there are, and takes anchors beyond the border.
+    config.model.rpn.boundary_threshold = -1.0
+    names = [f"class {i + 1}" for i in range(cases.NUM_CLASSES)]
+    weights = open_weights(folder / "parameters.safetensors", "torchvision_detector")
+    apply_conventions(config.model, weights.conventions, say=_say_nothing)
+    model = rcnn.build(len(names), **config.model.to_dict())
+    shapes = jax.eval_shape(lambda: initialize(model, jax.random.key(0)))
+    if case.model == "mask_rcnn":
+        return model, take_over(shapes, weights, config.model, names, say=_say_nothing), config
+    rng = np.random.default_rng(0)
+    fresh = jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape, np.float32) * np.float32(0.01), shapes)
+    new, unused = ("mask_(head|weights)/.*",), (".*mask_predictor.*",)
+    return model, take_over(fresh, weights, config.model, names, new=new, unused=unused, say=_say_nothing), config
+
+
+def _say_nothing(text: str) -> None:
+    del text
+
+
+def _train(
+    model: rcnn.RCNN, variables: PyTree, config: Any, arrays: Mapping[str, np.ndarray], case: cases.Case
+) -> tuple[Call, dict[str, Any]]:
+    optimizer = make_optimizer(
+        lambda step: 1e-6, name="sgd", momentum=0.9, weight_decay=1e-4, bias_learning_rate_factor=2.0, clip_norm=None
+    )
+    frozen = config.optimizer.frozen
+    state = jax.device_put(make_state(jax.tree.map(jnp.asarray, variables), optimizer, frozen, ema=False))
+    del variables
+    batch = jax.device_put(_batch(arrays))
+    step = make_train_step(model, optimizer, make_mesh(), seed=0, frozen_patterns=frozen)
+    program, told = _compile(step, state, batch)
+
+    def once() -> Any:
+        nonlocal state
+        state, losses = program(state, batch)
+        return losses
+
+    return once, told
+
+
+def _detect(
+    model: rcnn.RCNN, variables: PyTree, config: Any, arrays: Mapping[str, np.ndarray], case: cases.Case
+) -> tuple[Call, dict[str, Any]]:
+    del config
+    arguments = jax.device_put((variables, arrays["images"], _sizes(case)))
+    program, told = _compile(make_detect_step(model, make_mesh()), *arguments)
+
+    def once() -> Any:
+        found = jax.tree.map(np.asarray, program(*arguments))
+        kept = [np.flatnonzero(valid) for valid in found.valid]
+        told["detections"] = sum(map(len, kept))
+        return [
+            _paste_all(masks[index], boxes[index], case.canvas)
+            for masks, boxes, index in zip(found.masks, found.boxes, kept, strict=True)
+        ]
+
+    return once, told
+
+
+def _stage(
+    model: rcnn.RCNN, variables: PyTree, config: Any, arrays: Mapping[str, np.ndarray], case: cases.Case
+) -> tuple[Call, dict[str, Any]]:
+    """Return one part of the forward pass, on what the parts before it make of the images."""
+    del config
+    sizes, images = _sizes(case), arrays["images"]
+
+    def apply(part: Callable[..., Any]) -> Any:
+        return lambda variables, *arguments: model.apply(variables, *arguments, method=part)
+
+    def run(part: Callable[..., Any], *arguments: Any) -> Any:
+        return jax.jit(apply(part))(variables, *arguments)
+
+    def pyramid_of(model: Any, images: Any) -> Any:
+        return model._pyramid(images, sizes)
+
+    def proposals(model: Any, pyramid: Any, logits: Any, deltas: Any) -> Any:
+        return model.rpn.proposals(logits, deltas, model.rpn.anchors(pyramid), sizes, training=False)
+
+    variables = jax.device_put(variables)
+    pyramid = run(pyramid_of, images)
+    rois, of_masks = jnp.asarray(arrays["rois"]), jnp.asarray(arrays["rois"][:, :100])
+    labels = jnp.ones(of_masks.shape[:2], jnp.int32)
+
+    def mask_head(model: Any, pooled: Any, weights: Any) -> Any:
+        return model.mask_head(pooled.reshape(-1, *pooled.shape[2:]), labels.reshape(-1), model.mask_weights(weights))
+
+    def pool(size: int) -> Callable[..., Any]:
+        return lambda model, pyramid, boxes: model._pool(pyramid, boxes, size)
+
+    stage = cases.STAGES[case.size]
+    parts: dict[str, Callable[[], tuple[Callable[..., Any], tuple[Any, ...]]]] = {
+        "backbone_fpn": lambda: (pyramid_of, (images,)),
+        "rpn_head": lambda: (lambda model, pyramid: model.rpn(pyramid), (pyramid,)),
+        "proposals": lambda: (
+            proposals,
+            (pyramid, *run(lambda model, pyramid: model.rpn(pyramid), pyramid)),
+        ),
+        "pool_boxes": lambda: (pool(7), (pyramid, rois)),
+        "box_head": lambda: (lambda model, pooled: model.box_head(pooled), (run(pool(7), pyramid, rois),)),
+        "pool_masks": lambda: (pool(14), (pyramid, of_masks)),
+        "mask_head": lambda: (
+            mask_head,
+            (run(pool(14), pyramid, of_masks), run(_class_weights, run(pool(7), pyramid, rois))),
+        ),
+    }
+    part, arguments = parts[stage]()
+    program, told = _compile(apply(part), variables, *arguments)
+    return lambda: program(variables, *arguments), told
+
+
+def _class_weights(model: Any, pooled: Any) -> Any:
+    return model.box_head(pooled).class_weights
+
+
+def _roi_align(arrays: Mapping[str, np.ndarray], case: cases.Case) -> tuple[Call, dict[str, Any]]:
+    maps, rois = jax.device_put((cases.feature_maps(case), arrays["rois"][0, :512]))
+
+    def forward(maps: Any, rois: Any) -> Any:
+        return roi_align(maps, rois, case.size)
+
+    # With the value: pooling is linear, and its gradient alone would not need the forward pass.
+    function = jax.value_and_grad(lambda maps, rois: forward(maps, rois).sum()) if case.gradient else forward
+    program, told = _compile(function, maps, rois)
+    return lambda: program(maps, rois), told
+
+
+def _nms(arrays: Mapping[str, np.ndarray], case: cases.Case) -> tuple[Call, dict[str, Any]]:
+    boxes, scores = jax.device_put((arrays["nms_boxes"], arrays["nms_scores"]))
+    one_label, valid = jnp.zeros(case.size, jnp.int32), jnp.ones(case.size, bool)
+
+    def of_group(boxes: Any, scores: Any) -> Any:
+        return nms(boxes, scores, one_label, valid, 0.7, case.size)
+
+    program, told = _compile(jax.vmap(of_group), boxes, scores)
+    return lambda: program(boxes, scores), told
+
+
+def _paste(arrays: Mapping[str, np.ndarray], case: cases.Case) -> tuple[Call, dict[str, Any]]:
+    return lambda: _paste_all(arrays["masks"], arrays["rois"][0, :100], case.canvas), {}
+
+
+def _paste_all(masks: np.ndarray, boxes: np.ndarray, canvas: tuple[int, int]) -> np.ndarray:
+    """Return a bitmap of the whole image for each mask."""
+    bitmaps = np.zeros((len(masks), *canvas), bool)
+    for bitmap, mask, box in zip(bitmaps, masks, boxes, strict=True):
+        region, (top, left) = paste_mask(mask, box, *canvas)
+        bitmap[top : top + region.shape[0], left : left + region.shape[1]] = region
+    return bitmaps
+
+
+def _sizes(case: cases.Case) -> np.ndarray:
+    return np.tile(np.array(case.canvas, np.float32), (case.batch, 1))
+
+
+def _batch(arrays: Mapping[str, np.ndarray]) -> Batch:
+    """Return the images with masks that fill their boxes."""
+    images, boxes = arrays["images"], arrays["gt_boxes"]
+    everything = np.ones(boxes.shape[:2], bool)
+    masks = np.full((*boxes.shape[:2], STORED_MASK_SIDE, STORED_MASK_SIDE // 8), 255, np.uint8)
+    labels = arrays["gt_labels"].astype(np.int32)
+    gt = GroundTruth(boxes, labels, masks, boxes, everything, ~everything, everything)
+    count = len(images)
+    sizes = np.tile(np.array(images.shape[1:3], np.float32), (count, 1))
+    ids, scales = np.arange(count, dtype=np.int32), np.ones(count, np.float32)
+    return Batch(images, sizes, ids, scales, np.ones(count, bool), gt)
+
+
+def _peak_bytes() -> int | None:
+    statistics = jax.local_devices()[0].memory_stats()
+    return None if statistics is None else int(statistics["peak_bytes_in_use"])
+
+
+if __name__ == "__main__":
+    given = pathlib.Path(sys.argv[1])
+    serve(lambda fields: build(given, cases.Case(**fields | {"canvas": tuple(fields["canvas"])})), _peak_bytes)

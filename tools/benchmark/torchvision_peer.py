@@ -1,0 +1,168 @@
+"""torchvision's side: `python -m tools.benchmark.torchvision_peer FOLDER`, in an environment of its own."""
+
+import contextlib
+import pathlib
+import sys
+from typing import Any
+
+import numpy as np
+import torch
+import torchvision
+from torchvision.models.detection import MaskRCNN
+from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.roi_heads import paste_masks_in_image
+from torchvision.models.detection.rpn import concat_box_prediction_layers
+from torchvision.ops import MultiScaleRoIAlign, batched_nms
+from torchvision.ops.misc import FrozenBatchNorm2d
+
+from tools.benchmark import cases
+from tools.benchmark.worker import Call, serve
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def build(folder: pathlib.Path, case: cases.Case) -> tuple[Call, dict[str, Any]]:
+    """Return the call that does the work of a case, and what is to be told."""
+    arrays = cases.read_inputs(folder, case)
+    works = {"train": _train, "detect": _detect, "stage": _stage}
+    if case.kind in works:
+        work = works[case.kind](_model(folder, case), arrays, case)
+    else:
+        work = {"roi_align": _roi_align, "nms": _nms, "paste": _paste}[case.kind](arrays, case)
+
+    def call() -> None:
+        with torch.autocast(DEVICE.type, torch.bfloat16) if case.dtype == "bfloat16" else contextlib.nullcontext():
+            work()
+        if DEVICE.type == "cuda":
+            torch.cuda.synchronize()
+
+    return call, {"version": f"torch {torch.__version__}, torchvision {torchvision.__version__}"}
+
+
+def _model(folder: pathlib.Path, case: cases.Case) -> MaskRCNN:
+    """Return `maskrcnn_resnet50_fpn` as it is with pretrained weights, with our parameters and number of proposals."""
+    body = torchvision.models.resnet50(weights=None, norm_layer=FrozenBatchNorm2d)
+    height, width = case.canvas
+    model = MaskRCNN(
+        _resnet_fpn_extractor(body, 3),
+        cases.NUM_CLASSES + 1,
+        rpn_post_nms_top_n_train=1000,
+        min_size=min(height, width),
+        max_size=max(height, width),
+    )
+    with np.load(folder / "parameters.npz") as parameters:
+        model.load_state_dict({name: torch.from_numpy(parameters[name]) for name in parameters.files}, strict=True)
+    channels_last = torch.channels_last if DEVICE.type == "cuda" else torch.preserve_format
+    return model.to(DEVICE, memory_format=channels_last)
+
+
+def _images(arrays: dict[str, np.ndarray]) -> list[torch.Tensor]:
+    return [torch.from_numpy(image).permute(2, 0, 1).to(DEVICE).float() / 255 for image in arrays["images"]]
+
+
+def _train(model: MaskRCNN, arrays: dict[str, np.ndarray], case: cases.Case) -> Call:
+    model.train()
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.SGD(trained, lr=1e-6, momentum=0.9, weight_decay=1e-4)
+    images, targets = _images(arrays), []
+    for boxes, labels in zip(arrays["gt_boxes"], arrays["gt_labels"], strict=True):
+        masks = torch.zeros((len(boxes), *case.canvas), dtype=torch.uint8)
+        for mask, (x1, y1, x2, y2) in zip(masks, boxes.astype(int), strict=True):
+            mask[y1:y2, x1:x2] = 1
+        target = {"boxes": torch.from_numpy(boxes), "labels": torch.from_numpy(labels), "masks": masks}
+        targets.append({name: value.to(DEVICE) for name, value in target.items()})
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        torch.stack(list(model(images, targets).values())).sum().backward()
+        optimizer.step()
+
+    return step
+
+
+def _detect(model: MaskRCNN, arrays: dict[str, np.ndarray], case: cases.Case) -> Call:
+    del case
+    model.eval()
+    images = _images(arrays)
+
+    @torch.no_grad()
+    def detect() -> Any:
+        return [(found["masks"] > 0.5).cpu() for found in model(images)]
+
+    return detect
+
+
+@torch.no_grad()
+def _stage(model: MaskRCNN, arrays: dict[str, np.ndarray], case: cases.Case) -> Call:
+    model.eval()
+    sizes = [case.canvas] * case.batch
+    images = ImageList(torch.stack(_images(arrays)), sizes)
+    heads = model.roi_heads
+    pyramid = model.backbone(images.tensors)
+    maps = list(pyramid.values())
+    rois = [torch.from_numpy(boxes).to(DEVICE) for boxes in arrays["rois"]]
+    of_masks = [boxes[:100] for boxes in rois]
+    for_boxes, for_masks = heads.box_roi_pool(pyramid, rois, sizes), heads.mask_roi_pool(pyramid, of_masks, sizes)
+    rpn = model.rpn
+    logits, deltas = rpn.head(maps)
+
+    def proposals() -> Any:
+        anchors = rpn.anchor_generator(images, maps)
+        counts = [logit[0].numel() for logit in logits]
+        scores, offsets = concat_box_prediction_layers(list(logits), list(deltas))
+        boxes = rpn.box_coder.decode(offsets, anchors).view(case.batch, -1, 4)
+        return rpn.filter_proposals(boxes, scores, sizes, counts)
+
+    stages: dict[str, Call] = {
+        "backbone_fpn": lambda: model.backbone(images.tensors),
+        "rpn_head": lambda: rpn.head(maps),
+        "proposals": proposals,
+        "pool_boxes": lambda: heads.box_roi_pool(pyramid, rois, sizes),
+        "box_head": lambda: heads.box_predictor(heads.box_head(for_boxes)),
+        "pool_masks": lambda: heads.mask_roi_pool(pyramid, of_masks, sizes),
+        "mask_head": lambda: heads.mask_predictor(heads.mask_head(for_masks)),
+    }
+    return torch.no_grad()(stages[cases.STAGES[case.size]])
+
+
+def _roi_align(arrays: dict[str, np.ndarray], case: cases.Case) -> Call:
+    maps = {
+        str(level): torch.from_numpy(features).permute(2, 0, 1)[None].contiguous().to(DEVICE)
+        for level, features in cases.feature_maps(case).items()
+    }
+    rois = torch.from_numpy(arrays["rois"][0, :512]).to(DEVICE)
+    pool = MultiScaleRoIAlign(list(maps), case.size, 2)
+    if not case.gradient:
+        return torch.no_grad()(lambda: pool(maps, [rois], [case.canvas]))
+    for features in maps.values():
+        features.requires_grad_()
+
+    def both() -> None:
+        for features in maps.values():
+            features.grad = None
+        pool(maps, [rois], [case.canvas]).sum().backward()
+
+    return both
+
+
+def _nms(arrays: dict[str, np.ndarray], case: cases.Case) -> Call:
+    boxes = torch.from_numpy(arrays["nms_boxes"]).flatten(0, 1).to(DEVICE)
+    scores = torch.from_numpy(arrays["nms_scores"]).flatten().to(DEVICE)
+    groups = torch.arange(case.groups, device=DEVICE).repeat_interleave(case.size)
+    return lambda: batched_nms(boxes, scores, groups, 0.7)
+
+
+def _paste(arrays: dict[str, np.ndarray], case: cases.Case) -> Call:
+    masks = torch.from_numpy(arrays["masks"])[:, None]
+    boxes = torch.from_numpy(arrays["rois"][0, :100])
+    return lambda: paste_masks_in_image(masks, boxes, case.canvas) > 0.5
+
+
+def _peak_bytes() -> int | None:
+    return torch.cuda.max_memory_allocated() if DEVICE.type == "cuda" else None
+
+
+if __name__ == "__main__":
+    given = pathlib.Path(sys.argv[1])
+    serve(lambda fields: build(given, cases.Case(**fields | {"canvas": tuple(fields["canvas"])})), _peak_bytes)

@@ -1,0 +1,54 @@
+"""A process that builds one case and times it when it is told to. The standard library alone."""
+
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+Call = Callable[[], Any]
+
+
+def serve(build: Callable[[dict[str, Any]], tuple[Call, dict[str, Any]]], peak_bytes: Callable[[], int | None]) -> None:
+    """Answer the requests on standard input, one line of JSON each.
+
+    `{"build": {...}}` builds the case, calls it once and tells what `build` tells; `{"repeat": n}` times n calls;
+    `{"memory": true}` tells the peak.
+
+    Args:
+      build: returns what is timed (it must wait for its own end) and what is to be told of it.
+      peak_bytes: the accelerator's peak of allocated memory; None on a CPU, where it is the process's own peak beyond
+        what it held before it built the case.
+    """
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    # What libraries print must not come between the answers.
+    os.dup2(2, 1)
+    call: Call | None = None
+    before = 0
+    for line in sys.stdin:
+        request = json.loads(line)
+        answer: dict[str, Any] = {}
+        if "build" in request:
+            before = _peak_of_process()
+            start = time.perf_counter()
+            call, answer = build(request["build"])
+            call()
+            answer["first_call"] = time.perf_counter() - start
+        elif "repeat" in request:
+            assert call is not None
+            seconds = []
+            for _ in range(request["repeat"]):
+                start = time.perf_counter()
+                call()
+                seconds.append(time.perf_counter() - start)
+            answer["seconds"] = seconds
+        else:
+            peak = peak_bytes()
+            answer["peak"] = _peak_of_process() - before if peak is None else peak
+        answers.write(json.dumps(answer) + "\n")
+
+
+def _peak_of_process() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
