@@ -57,7 +57,7 @@ class Worker:
             self._process.stdin.flush()
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError(f"{self._process.args} ended with exit code {self._process.wait()} at {request}")
+            raise RuntimeError(f"{self._process.args!r} ended with exit code {self._process.wait()} at {request}")
         answer: dict[str, Any] = json.loads(line)
         return answer
 
