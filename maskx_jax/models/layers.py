@@ -6,6 +6,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from maskx_jax.ops.convolution import convolution
+
 # Caffe2's MSRAFill as of 2018: Gaussian with variance 2 / fan_out (SPEC of Detectron's heads).
 msra_fill = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 # Caffe2's XavierFill: uniform within +- sqrt(3 / fan_in).
@@ -16,6 +18,7 @@ def conv(features: int, kernel_size: int, stride: int = 1, **options: Any) -> nn
     """Return a convolution with square kernel and the symmetric padding k // 2 of Caffe and PyTorch."""
     # XLA's "SAME" would pad a strided convolution on the bottom and right only.
     padding = [(kernel_size // 2, kernel_size // 2)] * 2
+    options["conv_general_dilated"] = convolution
     return nn.Conv(features, (kernel_size, kernel_size), (stride, stride), padding, **options)
 
 
