@@ -40,7 +40,7 @@ _MASK_SPLIT = flags.DEFINE_string("mask_split", "all", "With --results: the spli
 _BOUNDARY = flags.DEFINE_bool("boundary", False, "Score the borders of masks too (Boundary AP).")
 _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join the other processes of a pod (docs/scaling.md).")
 _BACKEND = flags.DEFINE_enum(
-    "backend", "faster_coco_eval", ["faster_coco_eval", "pycocotools"], "With --results: who matches detections."
+    "backend", "faster_coco_eval", coco_metrics.BACKENDS, "With --results: who matches detections."
 )
 
 
