@@ -2,9 +2,10 @@
 
     python -m tools.benchmark --suite=ops --suite=detect --suite=train --peer_python=ENVIRONMENT/bin/python
 
-Suites: ops, detect, train, stages (parts of the forward pass), gpu (all of it for one GPU, in bfloat16). Both sides get
-the same parameters, images, boxes and number of proposals; their calls alternate, each case in processes of its own.
-Peak memory is a process's resident memory beyond its imports, or the allocator's peak on a GPU.
+Suites: ops, detect, train, stages (parts of the forward pass), host (batches from files; scores, beside pycocotools),
+gpu (all but host for one GPU, in bfloat16). Both sides get the same parameters, images, boxes and number of proposals;
+their calls alternate, each case in processes of its own. Peak memory is a process's resident memory beyond its imports,
+or the allocator's peak on a GPU.
 """
 
 import argparse
@@ -28,7 +29,7 @@ from maskx_jax.data.transforms import decode
 from tests.golden.model_inputs import make_parameters
 from tools.benchmark import cases
 
-_COLUMNS = ("case", "ours, ms", "torchvision, ms", "ratio", "compiled in, s", "peak, MiB", "its peak, MiB", "GFLOP/s")
+_COLUMNS = ("case", "ours, ms", "peer, ms", "ratio", "compiled in, s", "peak, MiB", "its peak, MiB", "GFLOP/s")
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
@@ -63,9 +64,8 @@ class Worker:
 
     def close(self) -> None:
         """End it."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
+        with contextlib.suppress(BrokenPipeError):
+            self._process.communicate()
 
 
 def main() -> None:
@@ -81,30 +81,36 @@ def main() -> None:
     print(f"| {' | '.join(_COLUMNS)} |\n|{'---|' * len(_COLUMNS)}")
     versions: set[str] = set()
     with tempfile.TemporaryDirectory() as folder:
-        write_inputs(pathlib.Path(folder))
-        for case in (case for suite in options.suite or ["ops"] for case in cases.SUITES[suite]):
-            if options.only in case.name:
-                print(f"| {' | '.join(measure(case, folder, options, versions))} |", flush=True)
+        chosen = [
+            case for suite in options.suite or ["ops"] for case in cases.SUITES[suite] if options.only in case.name
+        ]
+        write_inputs(pathlib.Path(folder), any(case.model for case in chosen))
+        for case in chosen:
+            print(f"| {' | '.join(measure(case, folder, options, versions))} |", flush=True)
     print(f"\n{'; '.join(sorted(versions))}; {os.cpu_count()} CPU cores")
 
 
-def write_inputs(folder: pathlib.Path) -> None:
-    """Write the parameters and the picture that both sides read."""
-    parameters = make_parameters(cases.NUM_CLASSES)
-    save_file(parameters, folder / "parameters.safetensors")
-    np.savez(folder / "parameters.npz", allow_pickle=False, **parameters)
+def write_inputs(folder: pathlib.Path, with_parameters: bool) -> None:
+    """Write the picture and the parameters that both sides read."""
+    if with_parameters:
+        parameters = make_parameters(cases.NUM_CLASSES)
+        save_file(parameters, folder / "parameters.safetensors")
+        np.savez(folder / "parameters.npz", allow_pickle=False, **parameters)
     np.save(folder / "picture.npy", decode(ShapesSource(1, seed=5, image_size=512, max_objects=8)[0]))
 
 
 def measure(case: cases.Case, folder: str, options: argparse.Namespace, versions: set[str]) -> list[str]:
     """Return the row of a case."""
     environment = {} if options.cache else {"JAX_ENABLE_COMPILATION_CACHE": "false"}
-    commands = [[sys.executable, "-m", "tools.benchmark.ours", folder]]
-    if options.peer_python and case.has_peer:
-        commands.append([options.peer_python, "-m", "tools.benchmark.torchvision_peer", folder])
+    ours = [sys.executable, "-m", "tools.benchmark.ours", folder]
+    sides = [(ours, case)]
+    if case.peer == "torchvision" and options.peer_python:
+        sides.append(([options.peer_python, "-m", "tools.benchmark.torchvision_peer", folder], case))
+    elif case.peer == "pycocotools":
+        sides.append((ours, dataclasses.replace(case, backend="pycocotools")))
     with contextlib.ExitStack() as stack:
-        workers = [stack.enter_context(_started(command, environment)) for command in commands]
-        told = [worker.ask(build=dataclasses.asdict(case)) for worker in workers]
+        workers = [stack.enter_context(_started(command, environment)) for command, _ in sides]
+        told = [worker.ask(build=dataclasses.asdict(own)) for worker, (_, own) in zip(workers, sides, strict=True)]
         versions.update(one["version"] for one in told)
         # The first call warms up; the second says how many make a round.
         repeats = [max(1, round(options.seconds / worker.ask(repeat=1)["seconds"][0])) for worker in workers]

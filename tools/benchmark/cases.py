@@ -16,7 +16,8 @@ class Case:
     """One thing to time.
 
     Attributes:
-      kind: "train", "detect", "stage", "roi_align", "nms" or "paste".
+      kind: "train", "detect", "stage", "roi_align", "nms", "paste", "input" (batches from JPEG files by one worker) or
+        "scores" (of an evaluation).
       model: "mask_rcnn", "maskx_light" or "maskx_paper", of the first three kinds; the peer has the first.
       canvas: height and width in pixels.
       batch: images.
@@ -24,6 +25,8 @@ class Case:
       size: of an operation: bins of RoIAlign, boxes of NMS. One of `STAGES` by its position.
       gradient: whether RoIAlign's backward pass is timed too.
       groups: of boxes that NMS keeps apart.
+      scored: "bbox" or "segm".
+      backend: who scores.
     """
 
     kind: str
@@ -34,6 +37,8 @@ class Case:
     size: int = 0
     gradient: bool = False
     groups: int = 1
+    scored: str = ""
+    backend: str = ""
 
     @property
     def name(self) -> str:
@@ -49,12 +54,18 @@ class Case:
             return f"RoIAlign {self.size} x {self.size}, 512 regions, {passes}"
         if self.kind == "nms":
             return f"NMS, {self.groups} x {self.size} boxes"
+        if self.kind == "input":
+            return f"{self.batch} images from JPEG, one worker"
+        if self.kind == "scores":
+            return f"{self.scored} of {self.size} images x 100 detections, {self.backend}"
         return f"paste 100 masks into {sides}"
 
     @property
-    def has_peer(self) -> bool:
-        """Return whether torchvision has it."""
-        return self.model in ("", "mask_rcnn")
+    def peer(self) -> str:
+        """Return whom it is compared with: "torchvision", "pycocotools" or nobody."""
+        if self.kind == "scores":
+            return "pycocotools"
+        return "torchvision" if self.kind != "input" and self.model in ("", "mask_rcnn") else ""
 
 
 _LARGE, _SMALL = (800, 1344), (512, 512)
@@ -72,6 +83,14 @@ SUITES = {
         Case("train", model, canvas, batch) for canvas, batch in ((_SMALL, 2), (_LARGE, 1)) for model in _MODELS
     ),
     "stages": tuple(Case("stage", "mask_rcnn", _SMALL, size=stage) for stage in range(len(STAGES))),
+    "host": (
+        Case("input", batch=8),
+        *(
+            Case("scores", size=5000, scored=scored, backend=backend)
+            for scored in ("bbox", "segm")
+            for backend in ("faster_coco_eval", "hotcoco")
+        ),
+    ),
     "gpu": (
         *_OPS[:-1],
         *(Case("detect", "mask_rcnn", _LARGE, 8, "bfloat16"),),

@@ -20,7 +20,7 @@ from maskx_jax.training.optimizer import make_optimizer
 from maskx_jax.training.pretrained import apply_conventions, open_weights, take_over
 from maskx_jax.training.sharding import make_mesh
 from maskx_jax.training.steps import initialize, make_detect_step, make_state, make_train_step
-from tools.benchmark import cases
+from tools.benchmark import cases, host
 from tools.benchmark.worker import Call, serve
 
 _CONFIGS = {
@@ -37,7 +37,8 @@ def build(folder: pathlib.Path, case: cases.Case) -> tuple[Call, dict[str, Any]]
     if case.kind in works:
         work, told = works[case.kind](*_model(folder, case), arrays, case)
     else:
-        work, told = {"roi_align": _roi_align, "nms": _nms, "paste": _paste}[case.kind](arrays, case)
+        others = {"roi_align": _roi_align, "nms": _nms, "paste": _paste, "input": _input, "scores": _scores}
+        work, told = others[case.kind](arrays, case)
     return lambda: jax.block_until_ready(work()), told | {"version": f"jax {jax.__version__}"}
 
 
@@ -193,6 +194,18 @@ def _nms(arrays: Mapping[str, np.ndarray], case: cases.Case) -> tuple[Call, dict
 
 def _paste(arrays: Mapping[str, np.ndarray], case: cases.Case) -> tuple[Call, dict[str, Any]]:
     return lambda: _paste_all(arrays["masks"], arrays["rois"][0, :100], case.canvas), {}
+
+
+def _input(arrays: Mapping[str, np.ndarray], case: cases.Case) -> tuple[Call, dict[str, Any]]:
+    del arrays
+    batches = host.training_batches(case.batch)
+    return lambda: next(batches), {}
+
+
+def _scores(arrays: Mapping[str, np.ndarray], case: cases.Case) -> tuple[Call, dict[str, Any]]:
+    del arrays
+    ground_truth, results = host.evaluation(case.size)
+    return lambda: host.scores(ground_truth, results, case.scored, case.backend), {}
 
 
 def _paste_all(masks: np.ndarray, boxes: np.ndarray, canvas: tuple[int, int]) -> np.ndarray:

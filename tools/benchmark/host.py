@@ -1,0 +1,93 @@
+"""What runs on the host: examples from JPEG files, and the scores of a whole evaluation."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import cv2
+import numpy as np
+from pycocotools import mask as mask_coder
+
+from maskx_jax.data import pipeline
+from maskx_jax.data.records import Record
+from maskx_jax.data.schedule import Schedule
+from maskx_jax.data.shapes import ShapesSource
+from maskx_jax.data.transforms import Transform, decode
+from maskx_jax.evaluation import coco_metrics
+from maskx_jax.structures import Batch
+
+# Of a median image of COCO.
+_SIZE = (480, 640)
+_NUM_OBJECTS = 7
+
+
+class JpegSource(ShapesSource):
+    """Synthetic images as JPEG files in memory, with the noise of a camera: without it they would decode too fast."""
+
+    def __init__(self, num_images: int) -> None:
+        super().__init__(num_images, seed=0, image_size=640, max_objects=_NUM_OBJECTS)
+        self._records = [self._with_file(super(JpegSource, self).__getitem__(i)) for i in range(num_images)]
+
+    def __getitem__(self, index: int) -> Record:
+        """Return an image and its objects."""
+        return self._records[index]
+
+    @staticmethod
+    def _with_file(record: Record) -> Record:
+        noise = np.random.default_rng(record.image_id).normal(0, 8, (*record.size, 3))
+        pixels = np.clip(decode(record) + noise, 0, 255).astype(np.uint8)
+        file = cv2.imencode(".jpg", pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])[1]
+        return dataclasses.replace(record, image=file.tobytes())
+
+
+def training_batches(batch_size: int, num_images: int = 32) -> Iterator[Batch]:
+    """Return batches made by one worker: decoded, flipped by chance, scaled to 800/1333 and padded."""
+    source = JpegSource(num_images)
+    return pipeline.train_batches(
+        source,
+        Schedule(source.sizes, batch_size, 0),
+        Transform(),
+        np.ones(len(source.categories) + 1, bool),
+        loader="threads",
+        num_workers=1,
+        prefetch=1,
+    )
+
+
+def evaluation(num_images: int, num_detections: int = 100) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return a COCO ground truth of 80 classes, and results that find some of it."""
+    rng = np.random.default_rng(0)
+    height, width = _SIZE
+    # Some hundred ellipses serve for all masks.
+    boxes, codes = [], []
+    for _ in range(500):
+        axes = np.exp(rng.uniform(np.log(6), np.log(200), 2)).astype(int)
+        centre = rng.integers((0, 0), (width, height))
+        bitmap = np.zeros((height, width), np.uint8)
+        cv2.ellipse(bitmap, centre.tolist(), axes.tolist(), float(rng.uniform(0, 180)), 0, 360, 1, -1)
+        code = mask_coder.encode(np.asfortranarray(bitmap))
+        boxes.append(mask_coder.toBbox(code).tolist())
+        codes.append({"size": code["size"], "counts": code["counts"].decode("ascii")})
+    images = [{"id": i + 1, "height": height, "width": width, "file_name": ""} for i in range(num_images)]
+    annotations: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
+    for image in images:
+        shapes = rng.integers(0, len(codes), _NUM_OBJECTS)
+        labels = rng.integers(1, 81, _NUM_OBJECTS)
+        for shape, label in zip(shapes.tolist(), labels.tolist(), strict=True):
+            entry = {"image_id": image["id"], "category_id": label, "bbox": boxes[shape], "segmentation": codes[shape]}
+            area = boxes[shape][2] * boxes[shape][3]
+            annotations.append(entry | {"id": len(annotations) + 1, "area": area, "iscrowd": 0})
+            results.append(entry | {"score": float(rng.uniform(0.3, 1))})
+        count = num_detections - _NUM_OBJECTS
+        others = zip(rng.integers(0, len(codes), count).tolist(), rng.integers(1, 81, count).tolist(), strict=True)
+        for shape, label in others:
+            entry = {"image_id": image["id"], "category_id": label, "bbox": boxes[shape], "segmentation": codes[shape]}
+            results.append(entry | {"score": float(rng.uniform(0, 0.7))})
+    categories = [{"id": i, "name": f"class {i}"} for i in range(1, 81)]
+    return {"images": images, "categories": categories, "annotations": annotations}, results
+
+
+def scores(ground_truth: dict[str, Any], results: list[dict[str, Any]], kind: str, backend: Any) -> dict[str, Any]:
+    """Return the scores."""
+    return coco_metrics.evaluate(ground_truth, results, [kind], backend=backend)
