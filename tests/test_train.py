@@ -125,6 +125,35 @@ def test_a_run_may_split_its_state_and_resume_with_a_replicated_one(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_step_is_compiled_once_a_canvas_and_waits_for_no_transfer(tmp_path, monkeypatch):
+    steps = {}
+
+    def guard(name):
+        make = getattr(train, name)
+
+        def make_guarded(*arguments, **options):
+            steps[name] = step = make(*arguments, **options)
+
+            def guarded(*arguments):
+                with jax.transfer_guard("disallow"):
+                    return step(*arguments)
+
+            return guarded
+
+        monkeypatch.setattr(train, name, make_guarded)
+
+    guard("make_train_step")
+    guard("make_detect_step")
+    config = small_config(num_steps=6, eval_every=6)
+    with config.data.shapes.ignore_type():
+        config.data.shapes.image_size = (64, 96)
+    config.data.transform.update(canvas=(64, 96), short_sides=(64,), max_long_side=96)
+    train.train(config, str(tmp_path))
+    # Landscape and portrait; an evaluation has both too.
+    assert {name: step._cache_size() for name, step in steps.items()} == {"make_train_step": 2, "make_detect_step": 2}
+
+
+@pytest.mark.slow
 def test_a_run_does_not_go_on_with_another_config_unless_told_to(run):
     config = small_config(num_steps=6)
     config.optimizer.learning_rate = 0.5

@@ -25,7 +25,7 @@ class JpegSource(ShapesSource):
     """Synthetic images as JPEG files in memory, with the noise of a camera: without it they would decode too fast."""
 
     def __init__(self, num_images: int) -> None:
-        super().__init__(num_images, seed=0, image_size=640, max_objects=_NUM_OBJECTS)
+        super().__init__(num_images, seed=0, image_size=(480, 640), max_objects=_NUM_OBJECTS)
         self._records = [self._with_file(super(JpegSource, self).__getitem__(i)) for i in range(num_images)]
 
     def __getitem__(self, index: int) -> Record:
