@@ -30,6 +30,7 @@ from tests.golden.model_inputs import make_parameters
 from tools.benchmark import cases
 
 _COLUMNS = ("case", "ours, ms", "peer, ms", "ratio", "compiled in, s", "peak, MiB", "its peak, MiB", "GFLOP/s")
+_LONG = 60.0  # seconds
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
@@ -112,8 +113,11 @@ def measure(case: cases.Case, folder: str, options: argparse.Namespace, versions
         workers = [stack.enter_context(_started(command, environment)) for command, _ in sides]
         told = [worker.ask(build=dataclasses.asdict(own)) for worker, (_, own) in zip(workers, sides, strict=True)]
         versions.update(one["version"] for one in told)
-        # The first call warms up; the second says how many make a round.
-        repeats = [max(1, round(options.seconds / worker.ask(repeat=1)["seconds"][0])) for worker in workers]
+        # The first call warms up; the second says how many make a round, but for what takes minutes.
+        repeats = [
+            1 if one["first_call"] > _LONG else max(1, round(options.seconds / worker.ask(repeat=1)["seconds"][0]))
+            for worker, one in zip(workers, told, strict=True)
+        ]
         seconds: list[list[float]] = [[] for _ in workers]
         for _ in range(options.rounds):
             for worker, repeat, times in zip(workers, repeats, seconds, strict=True):
