@@ -163,7 +163,8 @@ def _check_result(result: dict, needed: list[str], size_of_image: dict[int, list
 
 
 def _is_finite(value: object) -> bool:
-    return isinstance(value, numbers.Real) and math.isfinite(value)
+    # The type first: the abstract class takes ten times as long, over half a million results and more.
+    return (type(value) in (float, int) or isinstance(value, numbers.Real)) and math.isfinite(value)  # type: ignore[arg-type]
 
 
 def _summary(ids: Iterable[int], what: str) -> str:
