@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float, Int, Key, UInt8
+from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
 from maskx_jax.models.box_head import BoxHead, BoxPredictions, ClassWeights
 from maskx_jax.models.fpn import FPN
@@ -16,6 +16,7 @@ from maskx_jax.models.resnet import ResNet
 from maskx_jax.models.rpn import RPN
 from maskx_jax.models.weight_transfer import ClassAgnosticWeights, ClassSpecificWeights, MaskWeights, WeightTransfer
 from maskx_jax.ops.roi_align import roi_align
+from maskx_jax.ops.used_slots import map_used_slots
 from maskx_jax.structures import Batch, Detections
 
 MASK_PREDICTORS = ("none", "class_specific", "class_agnostic", "transfer")
@@ -65,7 +66,9 @@ class RCNN(nn.Module):
 
         if self.mask_head is not None:
             mask_rois, supervised = self.mask_head.select(rois, gt)
-            mask_logits = self._mask_logits(pyramid, mask_rois.boxes, mask_rois.labels, predictions.class_weights)
+            mask_logits = self._mask_logits(
+                pyramid, mask_rois.boxes, mask_rois.labels, supervised, predictions.class_weights
+            )
             losses |= self.mask_head.losses(mask_logits, mask_rois, supervised, gt)
         return sum(losses.values(), jnp.float32(0)), losses
 
@@ -79,7 +82,9 @@ class RCNN(nn.Module):
         if self.mask_head is None:
             return detections
         # Masks are made for the detections, not for the proposals: fewer and better placed (Mask R-CNN, section 3.1).
-        mask_logits = self._mask_logits(pyramid, detections.boxes, detections.labels, predictions.class_weights)
+        mask_logits = self._mask_logits(
+            pyramid, detections.boxes, detections.labels, detections.valid, predictions.class_weights
+        )
         return dataclasses.replace(detections, masks=jax.nn.sigmoid(mask_logits))
 
     def _pyramid(self, images: Array, image_sizes: Array) -> dict[int, Array]:
@@ -108,13 +113,21 @@ class RCNN(nn.Module):
         pyramid: dict[int, Array],
         boxes: Float[Array, "b r 4"],
         labels: Int[Array, "b r"],
+        used: Bool[Array, "b r"],
         class_weights: ClassWeights,
     ) -> Float[Array, "b r m m"]:
         assert self.mask_head is not None and self.mask_weights is not None
         pooled = self._pool(pyramid, boxes, self.mask_head.resolution)
         w_seg = self.mask_weights(class_weights)
-        logits = self.mask_head(pooled.reshape(-1, *pooled.shape[2:]), labels.reshape(-1), w_seg)
-        return logits.reshape(*labels.shape, *logits.shape[1:])
+        if self.is_initializing():
+            self.mask_head(pooled[0], labels[0], w_seg)
+        # As a function of its parameters: JAX's loops do not take the modules of Flax.
+        head, variables = self.mask_head.unbind()
+
+        def of_regions(pooled: Array, labels: Array) -> Any:
+            return head.apply(variables, pooled, labels, w_seg)
+
+        return map_used_slots(of_regions, used, pooled, labels)
 
     def _pool(self, pyramid: dict[int, Array], boxes: Float[Array, "b r 4"], size: int) -> Float[Array, "b r s s c"]:
         # The last level is the RPN's alone. Each image gathers from its own maps, so that a batch split over devices

@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from maskx_jax.ops.platform import on_one_cpu
+
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 # What is multiplied at a time: so that it stays in the cache of a core between its making and its use.
 _COLUMNS_BYTES = 8 * 2**20
@@ -30,15 +32,13 @@ def convolution(
 ) -> Float[Array, "b h2 w2 o"]:
     """Convolve as `jax.lax.conv_general_dilated` does, without dilation or groups.
 
-    On one CPU device this is `matrix_convolution`, elsewhere XLA's own convolution: several CPU devices stand for other
-    accelerators, and a batch that is split over them is not to be cut anew. The choice is made when a program is
-    traced, for the default backend. Its place is `flax.linen.Conv`'s argument `conv_general_dilated`, whose other
-    options come along and must have their defaults.
+    On one CPU device this is `matrix_convolution`, elsewhere XLA's own convolution. Its place is `flax.linen.Conv`'s
+    argument `conv_general_dilated`, whose other options come along and must have their defaults.
 
     Raises:
       ValueError: dilation, groups or another order of dimensions on a CPU.
     """
-    if jax.default_backend() == "cpu" and jax.device_count() == 1:
+    if on_one_cpu():
         _expect_plain(options)
         (top, bottom), (left, right) = padding
         return matrix_convolution(x, kernel, (strides[0], strides[1]), ((top, bottom), (left, right)))

@@ -144,6 +144,29 @@ def test_without_any_mask_the_mask_loss_and_its_gradient_are_exactly_zero(batch)
         assert (leaf == 0).all(), path
 
 
+def test_on_one_cpu_losses_gradients_and_detections_are_the_same(batch, monkeypatch):
+    # There convolutions are products of matrices, and masks are made for the regions alone that need one.
+    model = tiny_model(mask_head__num_samples=32, box_head__score_threshold=0.75)
+    variables = numpy_variables(model)
+    gt = batch.ground_truth
+    some = with_ground_truth(batch, has_mask=gt.has_mask & (jnp.arange(2) == 0)[:, None])
+
+    def compute(variables):
+        def total(params):
+            return model.apply({**variables, "params": params}, some, KEY, method="losses")
+
+        found = model.apply(variables, batch.images, batch.image_sizes, method="detect")
+        masks = jnp.where(found.valid[:, :, None, None], found.masks, 0.0)
+        return jax.value_and_grad(total, has_aux=True)(variables["params"]), dataclasses.replace(found, masks=masks)
+
+    # Two functions for JAX, which has not traced the second.
+    expected = jax.jit(lambda variables: compute(variables))(variables)
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    actual = jax.jit(lambda variables: compute(variables))(variables)
+    assert expected[1].valid.any() and not expected[1].valid.all()
+    jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4), actual, expected)
+
+
 def test_masks_that_may_not_be_used_change_nothing(batch):
     model = tiny_model()
     variables = numpy_variables(model)

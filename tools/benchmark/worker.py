@@ -1,7 +1,9 @@
 """A process that builds one case and times it when it is told to. The standard library alone."""
 
+import contextlib
 import json
 import os
+import pathlib
 import resource
 import sys
 import time
@@ -19,8 +21,8 @@ def serve(build: Callable[[dict[str, Any]], tuple[Call, dict[str, Any]]], peak_b
 
     Args:
       build: returns what is timed (it must wait for its own end) and what is to be told of it.
-      peak_bytes: the accelerator's peak of allocated memory; None on a CPU, where it is the process's own peak beyond
-        what it held before it built the case.
+      peak_bytes: the accelerator's peak of allocated memory; None on a CPU, where it is the process's own peak during
+        the repetitions, beyond what it held before it built the case.
     """
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     # What libraries print must not come between the answers.
@@ -36,6 +38,7 @@ def serve(build: Callable[[dict[str, Any]], tuple[Call, dict[str, Any]]], peak_b
             call, answer = build(request["build"])
             call()
             answer["first_call"] = time.perf_counter() - start
+            _forget_peak()
         elif "repeat" in request:
             assert call is not None
             seconds = []
@@ -48,6 +51,12 @@ def serve(build: Callable[[dict[str, Any]], tuple[Call, dict[str, Any]]], peak_b
             peak = peak_bytes()
             answer["peak"] = _peak_of_process() - before if peak is None else peak
         answers.write(json.dumps(answer) + "\n")
+
+
+def _forget_peak() -> None:
+    """Set the peak back to what is held now: compilers and files of weights are no part of a step. Linux alone can."""
+    with contextlib.suppress(OSError):
+        pathlib.Path("/proc/self/clear_refs").write_text("5")
 
 
 def _peak_of_process() -> int:
