@@ -13,6 +13,9 @@ CASES = [
     (3, 8, 9, 4, 6, 1, 1),
     (2, 9, 8, 4, 6, 1, 2),
     (12, 14, 14, 8, 8, 3, 1),
+    # Of as many channels that Winograd's algorithm is taken: even and odd sides.
+    (2, 12, 16, 32, 40, 3, 1),
+    (3, 13, 9, 40, 32, 3, 1),
 ]
 
 
@@ -26,7 +29,7 @@ def plain(x, kernel, stride, padding):
 # Everything in one tile; some images or rows in each; a row in each.
 @pytest.mark.parametrize("tile_bytes", [2**23, 20_000, 1])
 def test_products_equal_the_plain_convolution_forward_and_backward(case, tile_bytes, monkeypatch):
-    monkeypatch.setattr(ops, "_COLUMNS_BYTES", tile_bytes)
+    monkeypatch.setattr(ops, "_TILE_BYTES", tile_bytes)
     images, height, width, inputs, outputs, side, stride = case
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.standard_normal((images, height, width, inputs)), jnp.float32)
@@ -43,11 +46,21 @@ def test_products_equal_the_plain_convolution_forward_and_backward(case, tile_by
         np.testing.assert_allclose(one, other, atol=3e-5 * float(jnp.abs(other).max()), rtol=0)
 
 
+def test_wide_convolutions_of_3_x_3_take_16_multiplications_for_36():
+    def multiplications(channels):
+        x, kernel = jnp.zeros((1, 32, 32, channels)), jnp.zeros((3, 3, channels, channels))
+        program = jax.jit(lambda x, kernel: ops.matrix_convolution(x, kernel, (1, 1), ((1, 1), (1, 1))))
+        return program.lower(x, kernel).compile().cost_analysis()["flops"] / (2 * x.size * channels)
+
+    assert multiplications(16) == pytest.approx(9, rel=0.1)
+    # And the transforms, which matter less the more channels and pixels there are.
+    assert 4 < multiplications(256) < 4.6
+
+
 def test_an_output_is_cut_into_images_or_into_rows_of_one_image(monkeypatch):
     def count(limit):
-        monkeypatch.setattr(ops, "_COLUMNS_BYTES", limit)
-        x, kernel = jnp.zeros((6, 10, 4, 1)), jnp.zeros((3, 3, 1, 2))
-        return ops._tiles(x, kernel, (1, 1), ((1, 1), (1, 1))).number
+        monkeypatch.setattr(ops, "_TILE_BYTES", limit)
+        return ops._windows(jnp.zeros((6, 10, 4, 1)), (3, 3), (1, 1), ((1, 1), (1, 1))).number
 
     image = 10 * 4 * 9 * 4  # Bytes of what the pixels of one image see.
     assert [count(limit) for limit in (6 * image, 3 * image, image, image - 1, image // 10, 1)] == [1, 2, 6, 12, 60, 60]
