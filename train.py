@@ -206,6 +206,7 @@ def _train(config: ConfigDict, workdir: str, change_config: bool, watchdog: Watc
             )
             recent = RecentLosses()
             since = time.monotonic()
+            waited = 0.0
             progress = tqdm(
                 range(start + 1, num_steps + 1), initial=start, total=num_steps, disable=not is_first_process
             )
@@ -214,7 +215,9 @@ def _train(config: ConfigDict, workdir: str, change_config: bool, watchdog: Watc
                     recent.read()
                     leave()
                 watchdog.at("data", step)
+                asked = time.monotonic()
                 batch = next(batches)
+                waited += time.monotonic() - asked
                 watchdog.at("step", step)
                 state, losses = train_step(state, global_batch(mesh, batch))
                 recent.add(step, losses)
@@ -227,16 +230,19 @@ def _train(config: ConfigDict, workdir: str, change_config: bool, watchdog: Watc
                 if logs or saves:
                     recent.read()
                 if logs:
+                    passed = time.monotonic() - since
                     rates = {
                         "learning_rate": float(learning_rate(step - 1)),
-                        "images_per_second": len(recent) * config.train.batch_size / (time.monotonic() - since),
+                        "images_per_second": len(recent) * config.train.batch_size / passed,
+                        # Of the time; as long as it is near 0 the devices never wait for data.
+                        "waiting_for_data": waited / passed,
                         "epoch": order.epoch_of(step),
                     }
                     averages = recent.averages()
                     log.write(step, {f"train/{name}": value for name, value in (averages | rates).items()})
                     shown = averages | {"images/s": rates["images_per_second"]}
                     progress.set_postfix({name: f"{value:.3g}" for name, value in shown.items()})
-                    since = time.monotonic()
+                    since, waited = time.monotonic(), 0.0
                 pause = time.monotonic()
                 if evaluates:
                     metrics = evaluate_state()

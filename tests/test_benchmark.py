@@ -24,6 +24,8 @@ SMALL = [
     cases.Case("nms", size=50, groups=2),
     cases.Case("roi_align", canvas=(64, 96), size=7, gradient=True),
     cases.Case("paste", canvas=(120, 150)),
+    cases.Case("product", size=64),
+    cases.Case("copy", size=1),
     cases.Case("input", batch=2),
     cases.Case("scores", size=3, scored="segm", backend="hotcoco"),
 ]

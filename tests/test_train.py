@@ -59,6 +59,7 @@ def test_run_leaves_config_environment_losses_and_metrics(run):
     # Every step is in one average: the epoch counts them, the rates are over as many.
     assert [line["train/epoch"] for line in lines[:2]] == [1.0, 2.0]
     assert {"train/total", "train/mask", "train/learning_rate", "train/images_per_second"} <= set(lines[0])
+    assert all(0 <= line["train/waiting_for_data"] <= 1 for line in lines if "train/total" in line)
     assert lines[2]["segm/all/AP"] == metrics["segm"]["all"]["AP"]
     assert set(metrics["segm"]) == {"all", "A", "B"}
     assert any((workdir / "tensorboard").iterdir())

@@ -2,8 +2,9 @@
 
     python -m tools.benchmark --suite=ops --suite=detect --suite=train --peer_python=ENVIRONMENT/bin/python
 
-Suites: ops, detect, train, stages (parts of the forward pass), host (batches from files; scores, beside pycocotools),
-gpu (all but host for one GPU, in bfloat16). Both sides get the same parameters, images, boxes and number of proposals;
+Suites: ceilings (a product of matrices and a copy: what the machine can do), ops, detect, train, stages (parts of
+detection and of a train step), host (batches from files; scores, beside pycocotools), gpu (all but host for one GPU, in
+bfloat16). Both sides get the same parameters, images, boxes and number of proposals;
 their calls alternate, each case in processes of its own. Peak memory is a process's resident memory beyond its imports,
 or the allocator's peak on a GPU.
 """
@@ -29,7 +30,10 @@ from maskx_jax.data.transforms import decode
 from tests.golden.model_inputs import make_parameters
 from tools.benchmark import cases
 
-_COLUMNS = ("case", "ours, ms", "peer, ms", "ratio", "compiled in, s", "peak, MiB", "its peak, MiB", "GFLOP/s")
+_COLUMNS = (
+    *("case", "ours, ms", "peer, ms", "ratio", "images/s", "compiled in, s", "peak, MiB", "its peak, MiB"),
+    *("GFLOP/s", "GB/s"),
+)
 _LONG = 60.0  # seconds
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -130,11 +134,13 @@ def measure(case: cases.Case, folder: str, options: argparse.Namespace, versions
         _with_spread(seconds[0]),
         _with_spread(seconds[1]) if len(seconds) > 1 else "",
         f"{medians[1] / medians[0]:.2f}" if len(medians) > 1 else "",
+        f"{case.batch / medians[0]:.2f}" if case.kind in ("train", "detect", "input") else "",
         f"{told[0]['compile']:.1f}" if "compile" in told[0] else "",
         f"{peaks[0] / 2**20:.0f}",
         f"{peaks[1] / 2**20:.0f}" if len(peaks) > 1 else "",
-        # XLA counts what is in a loop once, as the operations are.
-        f"{flops / medians[0] / 1e9:.0f}" if flops and case.model else "",
+        # XLA counts what is in a loop once: this says something only where there is none.
+        f"{flops / medians[0] / 1e9:.0f}" if flops and case.kind == "product" else "",
+        f"{told[0]['bytes'] / medians[0] / 1e9:.1f}" if "bytes" in told[0] else "",
     ]
 
 

@@ -8,7 +8,11 @@ import numpy as np
 NUM_CLASSES = 90
 NUM_OBJECTS = 8
 LEVELS = (2, 3, 4, 5)
-STAGES = ("backbone_fpn", "rpn_head", "proposals", "pool_boxes", "box_head", "pool_masks", "mask_head")
+# Of detection, and of a train step: all losses, the losses and all gradients, the update.
+STAGES = (
+    *("backbone_fpn", "rpn_head", "proposals", "pool_boxes", "box_head", "pool_masks", "mask_head"),
+    *("losses", "losses_backward", "optimizer"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,13 +20,15 @@ class Case:
     """One thing to time.
 
     Attributes:
-      kind: "train", "detect", "stage", "roi_align", "nms", "paste", "input" (batches from JPEG files by one worker) or
-        "scores" (of an evaluation).
+      kind: "train", "detect", "stage", "roi_align", "nms", "paste", "product" (of square matrices) and "copy" (of an
+        array), which say what the machine can do, "input" (batches from JPEG files by one worker) or "scores" (of an
+        evaluation).
       model: "mask_rcnn", "maskx_light" or "maskx_paper", of the first three kinds; the peer has the first.
       canvas: height and width in pixels.
       batch: images.
       dtype: "float32" or "bfloat16" (the peer's autocast).
-      size: of an operation: bins of RoIAlign, boxes of NMS. One of `STAGES` by its position.
+      size: of an operation: bins of RoIAlign, boxes of NMS, rows of a matrix, MiB of a copy. One of `STAGES` by its
+        position.
       gradient: whether RoIAlign's backward pass is timed too.
       groups: of boxes that NMS keeps apart.
       scored: "bbox" or "segm".
@@ -54,6 +60,10 @@ class Case:
             return f"RoIAlign {self.size} x {self.size}, 512 regions, {passes}"
         if self.kind == "nms":
             return f"NMS, {self.groups} x {self.size} boxes"
+        if self.kind == "product":
+            return f"product of {self.size} x {self.size} matrices, {self.dtype}"
+        if self.kind == "copy":
+            return f"copy of {self.size} MiB"
         if self.kind == "input":
             return f"{self.batch} images from JPEG, one worker"
         if self.kind == "scores":
@@ -76,7 +86,9 @@ _OPS = (
     Case("paste", canvas=(800, 1333)),
 )
 _MODELS = ("mask_rcnn", "maskx_light", "maskx_paper")
+_CEILINGS = (Case("product", size=4096), Case("copy", size=512))
 SUITES = {
+    "ceilings": _CEILINGS,
     "ops": _OPS,
     "detect": tuple(Case("detect", model, canvas) for canvas in (_SMALL, _LARGE) for model in _MODELS),
     "train": tuple(
@@ -92,6 +104,8 @@ SUITES = {
         ),
     ),
     "gpu": (
+        *_CEILINGS,
+        Case("product", size=8192, dtype="bfloat16"),
         *_OPS[:-1],
         *(Case("detect", "mask_rcnn", _LARGE, 8, "bfloat16"),),
         *(Case("train", model, _LARGE, batch, "bfloat16") for batch in (8, 16) for model in _MODELS[:2]),

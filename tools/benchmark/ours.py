@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from configs import mask_rcnn, maskx_rcnn
 from maskx_jax.evaluation.paste_masks import paste_mask
@@ -16,7 +17,7 @@ from maskx_jax.models import rcnn
 from maskx_jax.ops.nms import nms
 from maskx_jax.ops.roi_align import roi_align
 from maskx_jax.structures import STORED_MASK_SIDE, Batch, GroundTruth, PyTree
-from maskx_jax.training.optimizer import make_optimizer
+from maskx_jax.training.optimizer import make_optimizer, merge_params, split_params
 from maskx_jax.training.pretrained import apply_conventions, open_weights, take_over
 from maskx_jax.training.sharding import make_mesh
 from maskx_jax.training.steps import initialize, make_detect_step, make_state, make_train_step
@@ -37,7 +38,10 @@ def build(folder: pathlib.Path, case: cases.Case) -> tuple[Call, dict[str, Any]]
     if case.kind in works:
         work, told = works[case.kind](*_model(folder, case), arrays, case)
     else:
-        others = {"roi_align": _roi_align, "nms": _nms, "paste": _paste, "input": _input, "scores": _scores}
+        others = {
+            **{"roi_align": _roi_align, "nms": _nms, "paste": _paste, "input": _input, "scores": _scores},
+            **{"product": _product, "copy": _copy},
+        }
         work, told = others[case.kind](arrays, case)
     return lambda: jax.block_until_ready(work()), told | {"version": f"jax {jax.__version__}"}
 
@@ -77,10 +81,7 @@ def _say_nothing(text: str) -> None:
 def _train(
     model: rcnn.RCNN, variables: PyTree, config: Any, arrays: Mapping[str, np.ndarray], case: cases.Case
 ) -> tuple[Call, dict[str, Any]]:
-    optimizer = make_optimizer(
-        lambda step: 1e-6, name="sgd", momentum=0.9, weight_decay=1e-4, bias_learning_rate_factor=2.0, clip_norm=None
-    )
-    frozen = config.optimizer.frozen
+    optimizer, frozen = _optimizer(), config.optimizer.frozen
     state = jax.device_put(make_state(jax.tree.map(jnp.asarray, variables), optimizer, frozen, ema=False))
     del variables
     batch = jax.device_put(_batch(arrays))
@@ -93,6 +94,12 @@ def _train(
         return losses
 
     return once, told
+
+
+def _optimizer() -> optax.GradientTransformation:
+    return make_optimizer(
+        lambda step: 1e-6, name="sgd", momentum=0.9, weight_decay=1e-4, bias_learning_rate_factor=2.0, clip_norm=None
+    )
 
 
 def _detect(
@@ -117,8 +124,10 @@ def _detect(
 def _stage(
     model: rcnn.RCNN, variables: PyTree, config: Any, arrays: Mapping[str, np.ndarray], case: cases.Case
 ) -> tuple[Call, dict[str, Any]]:
-    """Return one part of the forward pass, on what the parts before it make of the images."""
-    del config
+    """Return one part of detection, on what the parts before it make of the images, or of a train step."""
+    stage = cases.STAGES[case.size]
+    if stage in ("losses", "losses_backward", "optimizer"):
+        return _train_stage(model, variables, config, arrays, case)
     sizes, images = _sizes(case), arrays["images"]
 
     def apply(part: Callable[..., Any]) -> Any:
@@ -144,7 +153,6 @@ def _stage(
     def pool(size: int) -> Callable[..., Any]:
         return lambda model, pyramid, boxes: model._pool(pyramid, boxes, size)
 
-    stage = cases.STAGES[case.size]
     parts: dict[str, Callable[[], tuple[Callable[..., Any], tuple[Any, ...]]]] = {
         "backbone_fpn": lambda: (pyramid_of, (images,)),
         "rpn_head": lambda: (lambda model, pyramid: model.rpn(pyramid), (pyramid,)),
@@ -163,6 +171,38 @@ def _stage(
     part, arguments = parts[stage]()
     program, told = _compile(apply(part), variables, *arguments)
     return lambda: program(variables, *arguments), told
+
+
+def _train_stage(
+    model: rcnn.RCNN, variables: PyTree, config: Any, arrays: Mapping[str, np.ndarray], case: cases.Case
+) -> tuple[Call, dict[str, Any]]:
+    """Return one part of a train step."""
+    trained, rest = split_params(variables["params"], config.optimizer.frozen)
+    trained, rest, frozen, batch = jax.device_put((trained, rest, variables["frozen"], _batch(arrays)))
+    optimizer = _optimizer()
+
+    def losses(trained: Any, rest: Any, frozen: Any, batch: Batch) -> Any:
+        given = {"params": merge_params(trained, rest), "frozen": frozen}
+        return model.apply(given, batch, jax.random.key(0), method="losses")[0]
+
+    def update(trained: Any, gradients: Any, state: Any) -> Any:
+        updates, state = optimizer.update(gradients, state, trained)
+        return optax.apply_updates(trained, updates), state
+
+    if cases.STAGES[case.size] == "optimizer":
+        step, told = _compile(jax.jit(update, donate_argnums=(0, 2)), trained, trained, optimizer.init(trained))
+        gradients = jax.tree.map(jnp.ones_like, trained)
+        updated = jax.tree.map(jnp.copy, trained), optimizer.init(trained)
+
+        def once() -> Any:
+            nonlocal updated
+            updated = step(updated[0], gradients, updated[1])
+            return updated
+
+        return once, told
+    function = losses if cases.STAGES[case.size] == "losses" else jax.value_and_grad(losses)
+    program, told = _compile(function, trained, rest, frozen, batch)
+    return lambda: program(trained, rest, frozen, batch), told
 
 
 def _class_weights(model: Any, pooled: Any) -> Any:
@@ -194,6 +234,21 @@ def _nms(arrays: Mapping[str, np.ndarray], case: cases.Case) -> tuple[Call, dict
 
 def _paste(arrays: Mapping[str, np.ndarray], case: cases.Case) -> tuple[Call, dict[str, Any]]:
     return lambda: _paste_all(arrays["masks"], arrays["rois"][0, :100], case.canvas), {}
+
+
+def _product(arrays: Mapping[str, np.ndarray], case: cases.Case) -> tuple[Call, dict[str, Any]]:
+    del arrays
+    matrix = jnp.ones((case.size, case.size), case.dtype)
+    program, told = _compile(jnp.matmul, matrix, matrix)
+    return lambda: program(matrix, matrix), told
+
+
+def _copy(arrays: Mapping[str, np.ndarray], case: cases.Case) -> tuple[Call, dict[str, Any]]:
+    del arrays
+    values = jnp.ones(case.size * 2**18, jnp.float32)
+    # A copy alone would be left out.
+    program, told = _compile(lambda values: values + 1, values)
+    return lambda: program(values), told | {"bytes": 2 * values.nbytes}
 
 
 def _input(arrays: Mapping[str, np.ndarray], case: cases.Case) -> tuple[Call, dict[str, Any]]:

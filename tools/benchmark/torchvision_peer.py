@@ -29,7 +29,8 @@ def build(folder: pathlib.Path, case: cases.Case) -> tuple[Call, dict[str, Any]]
     if case.kind in works:
         work = works[case.kind](_model(folder, case), arrays, case)
     else:
-        work = {"roi_align": _roi_align, "nms": _nms, "paste": _paste}[case.kind](arrays, case)
+        others = {"roi_align": _roi_align, "nms": _nms, "paste": _paste, "product": _product, "copy": _copy}
+        work = others[case.kind](arrays, case)
 
     def call() -> None:
         with torch.autocast(DEVICE.type, torch.bfloat16) if case.dtype == "bfloat16" else contextlib.nullcontext():
@@ -61,7 +62,8 @@ def _images(arrays: dict[str, np.ndarray]) -> list[torch.Tensor]:
     return [torch.from_numpy(image).permute(2, 0, 1).to(DEVICE).float() / 255 for image in arrays["images"]]
 
 
-def _train(model: MaskRCNN, arrays: dict[str, np.ndarray], case: cases.Case) -> Call:
+def _train(model: MaskRCNN, arrays: dict[str, np.ndarray], case: cases.Case, stage: str = "") -> Call:
+    """Return a train step, or one part of it."""
     model.train()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(trained, lr=1e-6, momentum=0.9, weight_decay=1e-4)
@@ -73,12 +75,25 @@ def _train(model: MaskRCNN, arrays: dict[str, np.ndarray], case: cases.Case) -> 
         target = {"boxes": torch.from_numpy(boxes), "labels": torch.from_numpy(labels), "masks": masks}
         targets.append({name: value.to(DEVICE) for name, value in target.items()})
 
-    def step() -> None:
+    def losses() -> torch.Tensor:
+        return torch.stack(list(model(images, targets).values())).sum()
+
+    def backward() -> None:
         optimizer.zero_grad(set_to_none=True)
-        torch.stack(list(model(images, targets).values())).sum().backward()
+        losses().backward()
+
+    def step() -> None:
+        backward()
         optimizer.step()
 
-    return step
+    if stage == "optimizer":
+        backward()
+    parts: dict[str, Call] = {
+        "losses": torch.no_grad()(losses),
+        "losses_backward": backward,
+        "optimizer": optimizer.step,
+    }
+    return parts.get(stage, step)
 
 
 def _detect(model: MaskRCNN, arrays: dict[str, np.ndarray], case: cases.Case) -> Call:
@@ -93,8 +108,15 @@ def _detect(model: MaskRCNN, arrays: dict[str, np.ndarray], case: cases.Case) ->
     return detect
 
 
-@torch.no_grad()
 def _stage(model: MaskRCNN, arrays: dict[str, np.ndarray], case: cases.Case) -> Call:
+    stage = cases.STAGES[case.size]
+    if stage in ("losses", "losses_backward", "optimizer"):
+        return _train(model, arrays, case, stage)
+    return _stage_of_detection(model, arrays, case)
+
+
+@torch.no_grad()
+def _stage_of_detection(model: MaskRCNN, arrays: dict[str, np.ndarray], case: cases.Case) -> Call:
     model.eval()
     sizes = [case.canvas] * case.batch
     images = ImageList(torch.stack(_images(arrays)), sizes)
@@ -157,6 +179,18 @@ def _paste(arrays: dict[str, np.ndarray], case: cases.Case) -> Call:
     masks = torch.from_numpy(arrays["masks"])[:, None]
     boxes = torch.from_numpy(arrays["rois"][0, :100])
     return lambda: paste_masks_in_image(masks, boxes, case.canvas) > 0.5
+
+
+def _product(arrays: dict[str, np.ndarray], case: cases.Case) -> Call:
+    del arrays
+    matrix = torch.ones((case.size, case.size), dtype=getattr(torch, case.dtype), device=DEVICE)
+    return lambda: matrix @ matrix
+
+
+def _copy(arrays: dict[str, np.ndarray], case: cases.Case) -> Call:
+    del arrays
+    values = torch.ones(case.size * 2**18, device=DEVICE)
+    return lambda: values + 1
 
 
 def _peak_bytes() -> int | None:
