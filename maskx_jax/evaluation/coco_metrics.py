@@ -228,10 +228,16 @@ def _detected_objects(results: Sequence[dict], kind: str) -> list[dict]:
     """Return what `COCO.loadRes` makes of results of one kind, in new dicts; an empty list is no error."""
     detected = []
     for number, result in enumerate(results, start=1):
-        entry = {key: result[key] for key in ("image_id", "category_id", "score")}
-        entry |= {"id": number, "iscrowd": 0}
+        entry = {
+            "id": number,
+            "image_id": result["image_id"],
+            "category_id": result["category_id"],
+            "score": result["score"],
+            "iscrowd": 0,
+        }
         if kind == "bbox":
-            entry |= {"bbox": result["bbox"], "area": result["bbox"][2] * result["bbox"][3]}
+            entry["bbox"] = result["bbox"]
+            entry["area"] = result["bbox"][2] * result["bbox"][3]
         else:
             entry["segmentation"] = result["segmentation"]
         detected.append(entry)
