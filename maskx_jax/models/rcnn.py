@@ -124,10 +124,11 @@ class RCNN(nn.Module):
         # As a function of its parameters: JAX's loops do not take the modules of Flax.
         head, variables = self.mask_head.unbind()
 
-        def of_regions(pooled: Array, labels: Array) -> Any:
+        def of_regions(parameters: Any, pooled: Array, labels: Array) -> Any:
+            variables, w_seg = parameters
             return head.apply(variables, pooled, labels, w_seg)
 
-        return map_used_slots(of_regions, used, pooled, labels)
+        return map_used_slots(of_regions, (variables, w_seg), pooled, labels, used)
 
     def _pool(self, pyramid: dict[int, Array], boxes: Float[Array, "b r 4"], size: int) -> Float[Array, "b r s s c"]:
         # The last level is the RPN's alone. Each image gathers from its own maps, so that a batch split over devices

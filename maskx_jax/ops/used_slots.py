@@ -1,21 +1,28 @@
 """Leave out the empty slots of arrays whose shapes are static."""
 
+import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Shaped
+from jaxtyping import Array, Bool, Float, Int
 
 from maskx_jax.ops.platform import on_one_cpu
 
 _CHUNK = 16
 
+# Of parameters, values and labels of some slots.
+Function = Callable[[Any, Float[Array, "n ..."], Int[Array, "n"]], Float[Array, "n ..."]]
+
 
 def map_used_slots(
-    function: Callable[..., Shaped[Array, "n ..."]],
+    function: Function,
+    parameters: Any,
+    values: Float[Array, "b r ..."],
+    labels: Int[Array, "b r"],
     used: Bool[Array, "b r"],
-    *arrays: Shaped[Array, "b r ..."],
-) -> Shaped[Array, "b r ..."]:
+) -> Float[Array, "b r ..."]:
     """Apply a function of independent slots; what it returns for slots that are not used has no meaning.
 
     On one CPU device the slots are worked through a few at a time, and where none of these is used the result is zero:
@@ -24,27 +31,54 @@ def map_used_slots(
     slow at deciding.
 
     Args:
-      function: of `arrays` with a single leading dimension.
+      function: of `parameters`, and of `values` and `labels` with a single leading dimension.
+      parameters: a tree of floating point arrays.
+      values: what the slots hold.
+      labels: of the slots.
       used: whether anything is to be made of a slot.
-      *arrays: what the slots hold.
     """
     images, slots = used.shape
-
-    def flat(array: Array, *leading: int) -> Array:
-        return array.reshape(*leading, *array.shape[2:])
-
     if not on_one_cpu():
-        all_at_once = function(*(flat(array, images * slots) for array in arrays))
-        return all_at_once.reshape(images, slots, *all_at_once.shape[1:])
+        result = function(parameters, values.reshape(-1, *values.shape[2:]), labels.reshape(-1))
+        return result.reshape(images, slots, *result.shape[1:])
 
-    chunk = max(size for size in range(1, _CHUNK + 1) if slots % size == 0)
-    chunks = images * slots // chunk
-    rows = tuple(flat(array, chunks, chunk) for array in arrays)
-    shape = jax.eval_shape(function, *(row[0] for row in rows))
+    size = max(size for size in range(1, _CHUNK + 1) if slots % size == 0)
+    chunk_is_used = used.reshape(-1, size).any(axis=1)
+    order, count = jnp.argsort(~chunk_is_used, stable=True), chunk_is_used.sum()
+    chunks = values.reshape(-1, size, *values.shape[2:]), labels.reshape(-1, size)
+    result = _map_chunks(function, order, count, parameters, *chunks)
+    return result.reshape(images, slots, *result.shape[2:])
 
-    @jax.checkpoint
-    def of_chunk(any_used: Array, *row: Array) -> Array:
-        return jax.lax.cond(any_used, function, lambda *_: jnp.zeros(shape.shape, shape.dtype), *row)
 
-    results = jax.lax.map(lambda chunk: of_chunk(*chunk), (used.reshape(chunks, chunk).any(1), *rows))
-    return results.reshape(images, slots, *shape.shape[1:])
+# Written out because JAX cannot differentiate a loop of a number of turns that is known only when it runs.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _map_chunks(function: Function, order: Array, count: Array, parameters: Any, values: Array, labels: Array) -> Array:
+    """Apply the function to the first `count` chunks of an order."""
+    shape = jax.eval_shape(function, parameters, values[0], labels[0])
+
+    def add_chunk(turn: Array, results: Array) -> Array:
+        index = order[turn]
+        return results.at[index].set(function(parameters, values[index], labels[index]))
+
+    return jax.lax.fori_loop(0, count, add_chunk, jnp.zeros((len(order), *shape.shape), shape.dtype))
+
+
+def _forward(function: Function, *arguments: Any) -> tuple[Array, Any]:
+    return _map_chunks(function, *arguments), arguments
+
+
+def _backward(function: Function, arguments: Any, gradient: Array) -> Any:
+    order, count, parameters, values, labels = arguments
+
+    def add_chunk(turn: Array, gradients: tuple[Any, Array]) -> tuple[Any, Array]:
+        index = order[turn]
+        of_labels = labels[index]
+        _, pull_back = jax.vjp(lambda given, of_chunk: function(given, of_chunk, of_labels), parameters, values[index])
+        of_parameters, of_values = pull_back(gradient[index])
+        return jax.tree.map(jnp.add, gradients[0], of_parameters), gradients[1].at[index].set(of_values)
+
+    zeros = jax.tree.map(jnp.zeros_like, (parameters, values))
+    return None, None, *jax.lax.fori_loop(0, count, add_chunk, zeros), None
+
+
+_map_chunks.defvjp(_forward, _backward)

@@ -18,7 +18,11 @@ def inputs():
 def losses(weights, x, index):
     """Return the sum over the used slots, and what was returned for each."""
     x, index = jnp.asarray(x), jnp.asarray(index)
-    result = map_used_slots(lambda x, index: jnp.exp((x @ weights)[jnp.arange(len(x)), index]), USED, x, index)
+
+    def function(weights, x, index):
+        return jnp.exp((x @ weights)[jnp.arange(len(x)), index])
+
+    result = map_used_slots(function, jnp.asarray(weights), x, index, USED)
     return jnp.where(USED, result, 0.0).sum(), result
 
 
@@ -60,6 +64,6 @@ def test_a_program_for_several_devices_decides_nothing(monkeypatch):
         jaxpr = jax.make_jaxpr(lambda *arguments: losses(*arguments))(weights, x, index)
         return {equation.primitive.name for equation in jaxpr.eqns}
 
-    assert jax.device_count() > 1 and not primitives() & {"cond", "scan"}
+    assert jax.device_count() > 1 and "while" not in str(primitives()) and "custom_vjp_call" not in primitives()
     monkeypatch.setattr(jax, "device_count", lambda: 1)
-    assert "scan" in primitives()
+    assert "custom_vjp_call" in primitives()

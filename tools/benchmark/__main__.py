@@ -1,12 +1,12 @@
-"""Time this project, beside torchvision where its environment is given, and write one Markdown table.
+"""Time this project beside its peers, and write one Markdown table: torchvision, where its environment is given.
 
     python -m tools.benchmark --suite=ops --suite=detect --suite=train --peer_python=ENVIRONMENT/bin/python
 
 Suites: ceilings (a product of matrices and a copy: what the machine can do), ops, detect, train, stages (parts of
 detection and of a train step), host (batches from files; scores, beside pycocotools), gpu (all but host for one GPU, in
-bfloat16). Both sides get the same parameters, images, boxes and number of proposals;
-their calls alternate, each case in processes of its own. Peak memory is a process's resident memory beyond its imports,
-or the allocator's peak on a GPU.
+bfloat16). Mask^X R-CNN is timed beside our own Mask R-CNN. Both sides get the same parameters, images, boxes and number
+of proposals; their calls alternate, each case in processes of its own. Peak memory is a process's resident memory
+beyond its imports during the repetitions, or the allocator's peak on a GPU.
 """
 
 import argparse
@@ -113,6 +113,8 @@ def measure(case: cases.Case, folder: str, options: argparse.Namespace, versions
         sides.append(([options.peer_python, "-m", "tools.benchmark.torchvision_peer", folder], case))
     elif case.peer == "pycocotools":
         sides.append((ours, dataclasses.replace(case, backend="pycocotools")))
+    elif case.peer == "mask_rcnn":
+        sides.append((ours, dataclasses.replace(case, model="mask_rcnn")))
     with contextlib.ExitStack() as stack:
         workers = [stack.enter_context(_started(command, environment)) for command, _ in sides]
         told = [worker.ask(build=dataclasses.asdict(own)) for worker, (_, own) in zip(workers, sides, strict=True)]

@@ -72,10 +72,12 @@ class Case:
 
     @property
     def peer(self) -> str:
-        """Return whom it is compared with: "torchvision", "pycocotools" or nobody."""
+        """Return whom it is compared with: "torchvision", "pycocotools", our "mask_rcnn", or nobody."""
         if self.kind == "scores":
             return "pycocotools"
-        return "torchvision" if self.kind != "input" and self.model in ("", "mask_rcnn") else ""
+        if self.model not in ("", "mask_rcnn"):
+            return "mask_rcnn"
+        return "torchvision" if self.kind != "input" else ""
 
 
 _LARGE, _SMALL = (800, 1344), (512, 512)
