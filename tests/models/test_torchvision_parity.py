@@ -43,7 +43,9 @@ def _stages_of(name, coco_mini):
         logits, deltas = model.rpn(pyramid)
         proposals = model.rpn.proposals(logits, deltas, model.rpn.anchors(pyramid), image_sizes, training=False)
         predictions = model._box_predictions(pyramid, box_rois)
-        mask_logits = model._mask_logits(pyramid, mask_rois, mask_labels, predictions.class_weights)
+        mask_logits = model._mask_logits(
+            pyramid, mask_rois, mask_labels, jnp.ones(mask_labels.shape, bool), predictions.class_weights
+        )
         detections = model.detect(images, image_sizes)
         return {
             **{f"fpn/{level}": features for level, features in pyramid.items()},
