@@ -134,6 +134,12 @@ class Watchdog:
         _say(f"{why}; process {self._index} leaves:\n{self.stand()}")
         self._phase = why
         self._write_sign(ended=True)
+        if self._index == 0:
+            # JAX aborts the others as soon as the first process is gone: let them say where they stand before.
+            until = time.monotonic() + 2 * self._sign_every
+            while time.monotonic() < until and not all(self._ended(i) or i in self._lost() for i in self._others()):
+                time.sleep(min(0.2, self._sign_every))
+                self._read_peers()
         # The main thread is inside a collective operation that will never end; nothing gentler reaches it.
         os._exit(EXIT_LOST)
 
