@@ -164,10 +164,9 @@ def _check_result(result: dict, needed: set[str], size_of_image: dict[int, list]
 
 
 def _all_finite(values: Sequence[Any]) -> bool:
-    # Without a step of Python's a value: there are millions of them.
-    if set(map(type, values)) <= {float, int}:
-        return math.isfinite(sum(values))
-    return all(isinstance(value, numbers.Real) and math.isfinite(value) for value in values)
+    # Without a step of Python's a value: there are millions of them, and asking the abstract class takes long.
+    are_numbers = set(map(type, values)) <= {float, int} or all(isinstance(value, numbers.Real) for value in values)
+    return are_numbers and all(map(math.isfinite, values))
 
 
 def _summary(ids: Iterable[int], what: str) -> str:

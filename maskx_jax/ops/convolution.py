@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from maskx_jax.ops.platform import on_one_cpu
+from maskx_jax.ops.platform import largest_divisor, on_one_cpu
 
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 # What is multiplied at a time: so that it stays in the cache of a core between its making and its use.
@@ -211,8 +211,8 @@ def _windows(x: Array, size: tuple[int, ...], strides: tuple[int, int], padding:
     images, _, _, channels = x.shape
     height, width = ((side - k) // stride + 1 for side, k, stride in zip(x.shape[1:3], size, strides, strict=True))
     row_bytes = width * math.prod(size) * channels * x.dtype.itemsize
-    rows = _largest_divisor(height, _TILE_BYTES // row_bytes)
-    together = _largest_divisor(images, _TILE_BYTES // (row_bytes * height)) if rows == height else 1
+    rows = largest_divisor(height, _TILE_BYTES // row_bytes)
+    together = largest_divisor(images, _TILE_BYTES // (row_bytes * height)) if rows == height else 1
     read = ((rows - 1) * strides[0] + size[0], x.shape[2])
     below, beside = (rows - 1) * strides[0] + 1, (width - 1) * strides[1] + 1
 
@@ -227,11 +227,6 @@ def _windows(x: Array, size: tuple[int, ...], strides: tuple[int, int], padding:
         ]
 
     return _Windows(images // together * (height // rows), pixels, (images, height, width))
-
-
-def _largest_divisor(number: int, limit: int) -> int:
-    """Return the largest divisor that is not above the limit, or 1."""
-    return max(d for d in range(1, number + 1) if number % d == 0 and d <= max(limit, 1))
 
 
 def _expect_plain(options: dict[str, Any]) -> None:

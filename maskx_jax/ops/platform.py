@@ -10,3 +10,8 @@ def on_one_cpu() -> bool:
     Several CPU devices stand for other accelerators: a batch that is split over them is not to be cut anew.
     """
     return jax.default_backend() == "cpu" and jax.device_count() == 1
+
+
+def largest_divisor(number: int, limit: int) -> int:
+    """Return the largest divisor that is not above the limit, or 1: the size of equal pieces of so many."""
+    return max(d for d in range(1, number + 1) if number % d == 0 and d <= max(limit, 1))

@@ -106,7 +106,10 @@ def write_inputs(folder: pathlib.Path, with_parameters: bool) -> None:
 
 def measure(case: cases.Case, folder: str, options: argparse.Namespace, versions: set[str]) -> list[str]:
     """Return the row of a case."""
-    environment = {} if options.cache else {"JAX_ENABLE_COMPILATION_CACHE": "false"}
+    # Two processes share a GPU, so neither may take its memory beforehand.
+    environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    if not options.cache:
+        environment["JAX_ENABLE_COMPILATION_CACHE"] = "false"
     ours = [sys.executable, "-m", "tools.benchmark.ours", folder]
     sides = [(ours, case)]
     if case.peer == "torchvision" and options.peer_python:

@@ -8,10 +8,11 @@ import numpy as np
 NUM_CLASSES = 90
 NUM_OBJECTS = 8
 LEVELS = (2, 3, 4, 5)
-# Of detection, and of a train step: all losses, the losses and all gradients, the update.
+# Of a train step: all losses, the losses and all gradients, the update.
+TRAIN_STAGES = ("losses", "losses_backward", "optimizer")
 STAGES = (
     *("backbone_fpn", "rpn_head", "proposals", "pool_boxes", "box_head", "pool_masks", "mask_head"),
-    *("losses", "losses_backward", "optimizer"),
+    *TRAIN_STAGES,
 )
 
 

@@ -39,8 +39,13 @@ def build(folder: pathlib.Path, case: cases.Case) -> tuple[Call, dict[str, Any]]
         work, told = works[case.kind](*_model(folder, case), arrays, case)
     else:
         others = {
-            **{"roi_align": _roi_align, "nms": _nms, "paste": _paste, "input": _input, "scores": _scores},
-            **{"product": _product, "copy": _copy},
+            "roi_align": _roi_align,
+            "nms": _nms,
+            "paste": _paste,
+            "product": _product,
+            "copy": _copy,
+            "input": _input,
+            "scores": _scores,
         }
         work, told = others[case.kind](arrays, case)
     return lambda: jax.block_until_ready(work()), told | {"version": f"jax {jax.__version__}"}
@@ -126,7 +131,7 @@ def _stage(
 ) -> tuple[Call, dict[str, Any]]:
     """Return one part of detection, on what the parts before it make of the images, or of a train step."""
     stage = cases.STAGES[case.size]
-    if stage in ("losses", "losses_backward", "optimizer"):
+    if stage in cases.TRAIN_STAGES:
         return _train_stage(model, variables, config, arrays, case)
     sizes, images = _sizes(case), arrays["images"]
 

@@ -110,7 +110,7 @@ def _detect(model: MaskRCNN, arrays: dict[str, np.ndarray], case: cases.Case) ->
 
 def _stage(model: MaskRCNN, arrays: dict[str, np.ndarray], case: cases.Case) -> Call:
     stage = cases.STAGES[case.size]
-    if stage in ("losses", "losses_backward", "optimizer"):
+    if stage in cases.TRAIN_STAGES:
         return _train(model, arrays, case, stage)
     return _stage_of_detection(model, arrays, case)
 
