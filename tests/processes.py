@@ -4,6 +4,7 @@ import pathlib
 import subprocess
 import time
 
+from tests.compilation import QUICKLY
 from tools import launch
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -15,6 +16,7 @@ def start(*arguments: object, processes: int, devices: int, **environment: str) 
         "JAX_PLATFORMS": "cpu",
         "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache"),
         "TF_CPP_MIN_LOG_LEVEL": "3",
+        **QUICKLY,
         **environment,
     }
     return launch.start(list(map(str, arguments)), processes, devices, more)

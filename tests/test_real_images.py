@@ -9,6 +9,7 @@ import train
 from configs import paper
 from maskx_jax.data.coco_builder import prepare
 from maskx_jax.data.splits import VOC_NAMES
+from tests.compilation import optimized
 from tests.models.build import tiny_config
 
 # Rows that are one experiment at the small size are trained once.
@@ -53,7 +54,8 @@ def test_tiny_model_learns_eight_real_images_by_heart(coco_mini, tmp_path):
     config.data.eval_split = "train"
     config.data.transform.flip_probability = 0.0
     config.train.update(num_steps=400, eval_every=400, checkpoint_every=400, log_every=50, best_metric="segm/A/AP")
-    metrics = train.train(config, str(tmp_path / "run"))
+    with optimized():
+        metrics = train.train(config, str(tmp_path / "run"))
     assert metrics["bbox"]["all"]["AP"] > 0.5
     assert metrics["segm"]["A"]["AP"] > 0.5
 

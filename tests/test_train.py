@@ -22,6 +22,7 @@ from maskx_jax.data.shapes import ShapesSource
 from maskx_jax.models import rcnn
 from maskx_jax.training.sharding import make_mesh, replicated
 from maskx_jax.training.steps import make_detect_step
+from tests.compilation import QUICKLY, optimized
 from tests.golden.model_inputs import make_parameter, parameter_shapes
 from tests.models.build import tiny_config
 
@@ -249,8 +250,9 @@ def test_a_run_goes_on_past_broken_records_and_says_how_many(tmp_path, monkeypat
 
 
 def run_program(*arguments: str) -> subprocess.CompletedProcess:
-    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache"), "TF_CPP_MIN_LOG_LEVEL": "3"}
-    return subprocess.run([sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True)
+    environment = {"JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache"), "TF_CPP_MIN_LOG_LEVEL": "3", **QUICKLY}
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True)
 
 
 @pytest.mark.slow
@@ -309,7 +311,8 @@ def test_two_images_are_learned_by_heart(tmp_path):
     try:
         # Evaluate on the training images themselves.
         train.open_source = lambda *arguments, training, seed: source(*arguments, training=True, seed=seed)
-        metrics = train.train(config, str(tmp_path))
+        with optimized():
+            metrics = train.train(config, str(tmp_path))
     finally:
         train.open_source = source
     assert metrics["bbox"]["all"]["AP50"] > 0.99

@@ -20,16 +20,12 @@ pytestmark = pytest.mark.slow
 
 # Over all processes, so that their number changes nothing of the arithmetic but its place.
 TOTAL_DEVICES = 4
-# A step of the small run takes milliseconds however it is compiled.
-QUICK_COMPILATION = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 
 
 def start(workdir, *changes: str, processes: int = 1, fault: str = "") -> list[subprocess.Popen]:
     command = ("-m", "tests.cluster.small_run", workdir, *changes)
     devices = TOTAL_DEVICES // processes
-    return tests.processes.start(
-        *command, processes=processes, devices=devices, FAULT=fault, XLA_FLAGS=QUICK_COMPILATION
-    )
+    return tests.processes.start(*command, processes=processes, devices=devices, FAULT=fault)
 
 
 def run(workdir, *changes: str, processes: int = 1, fault: str = "") -> list[int]:

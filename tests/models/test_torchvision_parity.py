@@ -13,6 +13,7 @@ from flax import traverse_util
 from maskx_jax.evaluation.paste_masks import paste_mask
 from maskx_jax.models.rpn import RPN
 from maskx_jax.structures import Proposals
+from tests.compilation import optimized
 from tests.golden import model_inputs as inputs
 from tests.models.build import shapes_batch
 from tests.models.torchvision_model import imported_model
@@ -60,7 +61,8 @@ def _stages_of(name, coco_mini):
 
     step = jax.jit(lambda variables, *args: imported.model.apply(variables, *args, method=run))
     regions = (expected["box_rois"][None], expected["mask_rois"][None], expected["mask_labels"][None])
-    return jax.tree.map(np.asarray, step(imported.variables, canvas[None], sizes, *regions)), size
+    with optimized():
+        return jax.tree.map(np.asarray, step(imported.variables, canvas[None], sizes, *regions)), size
 
 
 @pytest.fixture(scope="module", params=list(inputs.CANVASES))
@@ -163,7 +165,8 @@ def losses():
         return model.apply(variables, batch, jax.random.key(0), method="losses")
 
     step = jax.jit(jax.value_and_grad(loss, has_aux=True))
-    (_, parts), gradients = step(wanted, params, imported.variables["frozen"])
+    with optimized():
+        (_, parts), gradients = step(wanted, params, imported.variables["frozen"])
     return jax.tree.map(np.asarray, (parts, gradients))
 
 
