@@ -9,16 +9,13 @@ from tools import launch
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
+# Of every program that a test starts: it shares the tests' compilation cache and compiles quickly.
+ENVIRONMENT = {"JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache"), "TF_CPP_MIN_LOG_LEVEL": "3", **QUICKLY}
+
 
 def start(*arguments: object, processes: int, devices: int, **environment: str) -> list[subprocess.Popen[bytes]]:
     """Start Python with the arguments so many times, joined to each other, each with so many CPU devices."""
-    more = {
-        "JAX_PLATFORMS": "cpu",
-        "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache"),
-        "TF_CPP_MIN_LOG_LEVEL": "3",
-        **QUICKLY,
-        **environment,
-    }
+    more = {"JAX_PLATFORMS": "cpu", **ENVIRONMENT, **environment}
     return launch.start(list(map(str, arguments)), processes, devices, more)
 
 

@@ -22,11 +22,10 @@ from maskx_jax.data.shapes import ShapesSource
 from maskx_jax.models import rcnn
 from maskx_jax.training.sharding import make_mesh, replicated
 from maskx_jax.training.steps import make_detect_step
-from tests.compilation import QUICKLY, optimized
+from tests.compilation import optimized
 from tests.golden.model_inputs import make_parameter, parameter_shapes
 from tests.models.build import tiny_config
-
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+from tests.processes import ENVIRONMENT, ROOT
 
 
 def small_config(**train_fields):
@@ -250,9 +249,8 @@ def test_a_run_goes_on_past_broken_records_and_says_how_many(tmp_path, monkeypat
 
 
 def run_program(*arguments: str) -> subprocess.CompletedProcess:
-    environment = {"JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache"), "TF_CPP_MIN_LOG_LEVEL": "3", **QUICKLY}
     command = [sys.executable, *arguments]
-    return subprocess.run(command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True)
+    return subprocess.run(command, cwd=ROOT, env=os.environ | ENVIRONMENT, capture_output=True, text=True)
 
 
 @pytest.mark.slow
