@@ -19,8 +19,9 @@ Three things differ from handing the files to pycocotools as they are:
 """
 
 import contextlib
+import gc
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import faster_coco_eval
@@ -51,6 +52,19 @@ _METRICS: dict[str, tuple[str, float | None, str, int]] = {
 }
 
 
+@contextlib.contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    # It would walk over the entries of all detections again and again while more are made, and find nothing.
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+@_no_garbage_collection()
 def evaluate(
     ground_truth: Mapping,
     results: Sequence[dict],
@@ -107,7 +121,7 @@ def evaluate(
         objects, num_without_mask = _ground_truth_objects(ground_truth, kind)
         if kind == "segm":
             metrics["num_ignored_without_mask"] = num_without_mask
-        evaluator = _match(ground_truth, objects, _detected_objects(results, kind), kind, backend)
+        evaluator = _match(ground_truth, objects, _detected_objects(results, kind, backend), kind, backend)
         metrics[kind] = {
             group: {name: _mean(evaluator, columns, name) for name in _METRICS}
             for group, columns in columns_of_group.items()
@@ -224,29 +238,30 @@ def _usable_mask(annotation: Mapping) -> dict | list | None:
     return [polygon for polygon in segmentation or [] if len(polygon) >= 6] or None
 
 
-def _detected_objects(results: Sequence[dict], kind: str) -> list[dict]:
+def _detected_objects(results: Sequence[dict], kind: str, backend: Backend) -> list[dict]:
     """Return what `COCO.loadRes` makes of results of one kind, in new dicts; an empty list is no error."""
-    detected = []
-    for number, result in enumerate(results, start=1):
-        entry = {
+    field = "bbox" if kind == "bbox" else "segmentation"
+    shapes = [result[field] for result in results]
+    areas = [box[2] * box[3] for box in shapes] if kind == "bbox" else _mask_areas(shapes, backend)
+    return [
+        {
             "id": number,
             "image_id": result["image_id"],
             "category_id": result["category_id"],
             "score": result["score"],
             "iscrowd": 0,
+            field: shape,
+            "area": area,
         }
-        if kind == "bbox":
-            entry["bbox"] = result["bbox"]
-            entry["area"] = result["bbox"][2] * result["bbox"][3]
-        else:
-            entry["segmentation"] = result["segmentation"]
-        detected.append(entry)
-    if kind != "bbox":
-        # Not by pycocotools 2.0.11: with NumPy 2 its `area` fails on lists of more than 255 masks.
-        areas = mask_coder.area([entry["segmentation"] for entry in detected])
-        for entry, area in zip(detected, areas.tolist(), strict=True):
-            entry["area"] = area
-    return detected
+        for number, (result, shape, area) in enumerate(zip(results, shapes, areas, strict=True), start=1)
+    ]
+
+
+def _mask_areas(masks: list[dict], backend: Backend) -> list[int]:
+    # Not by pycocotools 2.0.11: with NumPy 2 its `area` fails on lists of more than 255 masks.
+    coder = _hotcoco().mask if backend == "hotcoco" else mask_coder
+    areas: list[int] = coder.area(masks).tolist() if masks else []
+    return areas
 
 
 def _match(ground_truth: Mapping, objects: list[dict], detected: list[dict], kind: str, backend: Backend) -> Any:
@@ -270,10 +285,7 @@ def _match(ground_truth: Mapping, objects: list[dict], detected: list[dict], kin
 def _evaluator(datasets: Sequence[dict], kind: str, backend: Backend) -> Any:
     """Return a backend's evaluator of ground truth and detections; all have pycocotools' interface."""
     if backend == "hotcoco":
-        try:
-            import hotcoco
-        except ModuleNotFoundError as error:
-            raise ModuleNotFoundError("backend 'hotcoco' needs a package: pip install hotcoco") from error
+        hotcoco = _hotcoco()
         truth, detected = map(hotcoco.COCO, datasets)
         return hotcoco.COCOeval(truth, detected, kind)
     module, evaluator_class = {
@@ -287,6 +299,14 @@ def _evaluator(datasets: Sequence[dict], kind: str, backend: Backend) -> Any:
         source.createIndex()
         sources.append(source)
     return evaluator_class(*sources, iouType=kind)
+
+
+def _hotcoco() -> Any:
+    try:
+        import hotcoco
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("backend 'hotcoco' needs a package: pip install hotcoco") from error
+    return hotcoco
 
 
 def _mean(evaluator: Any, columns: Sequence[int], name: str) -> float | None:

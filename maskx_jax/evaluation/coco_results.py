@@ -2,7 +2,6 @@
 
 import json
 import math
-import numbers
 import os
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -164,9 +163,10 @@ def _check_result(result: dict, needed: set[str], size_of_image: dict[int, list]
 
 
 def _all_finite(values: Sequence[Any]) -> bool:
-    # Without a step of Python's a value: there are millions of them, and asking the abstract class takes long.
-    are_numbers = set(map(type, values)) <= {float, int} or all(isinstance(value, numbers.Real) for value in values)
-    return are_numbers and all(map(math.isfinite, values))
+    try:
+        return all(map(math.isfinite, values))
+    except TypeError:  # One is no number.
+        return False
 
 
 def _summary(ids: Iterable[int], what: str) -> str:
