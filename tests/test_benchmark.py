@@ -1,11 +1,14 @@
 import dataclasses
 import sys
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from maskx_jax.ops.roi_align import roi_align
 from tools.benchmark import __main__ as benchmark
-from tools.benchmark import cases, host, ours
+from tools.benchmark import cases, host, ours, roi_align_forms
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +39,31 @@ def test_operations_and_host_work_run(folder, case):
     call, told = ours.build(folder, case)
     call()
     assert told["version"].startswith("jax")
+
+
+@pytest.mark.parametrize("form", ["gather_all", "products", "kernel"])
+def test_other_forms_of_roi_align_equal_the_one_the_models_use(form):
+    rng = np.random.default_rng(0)
+    features = {k: jnp.asarray(rng.standard_normal((96 >> k, 128 >> k, 8), np.float32)) for k in (2, 3)}
+    corners = rng.uniform(-20, 100, (12, 2))
+    # Of both levels, some of them beyond the border.
+    boxes = jnp.asarray(np.concatenate([corners, corners + rng.uniform(2, 300, (12, 2))], axis=1), jnp.float32)
+
+    def pooled_with_gradients(pool):
+        pooled, pull_back = jax.vjp(lambda maps: pool(maps, boxes, 7), features)
+        return pooled, pull_back(jnp.cos(jnp.arange(pooled.size, dtype=jnp.float32)).reshape(pooled.shape))
+
+    expected = pooled_with_gradients(roi_align)
+    assert all(np.abs(leaf).max() > 0.1 for leaf in jax.tree.leaves(expected))
+    actual = pooled_with_gradients(roi_align_forms.FORMS[form])
+    jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, atol=1e-5), actual, expected)
+
+
+def test_the_kernel_is_one_of_triton_on_a_gpu(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    features, boxes = {2: jnp.zeros((24, 32, 256))}, jnp.zeros((3, 4))
+    gradients = jax.jit(jax.value_and_grad(lambda maps: roi_align_forms.kernel(maps, boxes, 7).sum()))
+    assert gradients.trace(features).lower(lowering_platforms=("cuda",)).as_text().count("xla.gpu.triton(") == 2
 
 
 def test_a_process_is_told_what_to_time_and_a_row_is_written(folder, monkeypatch, capfd):

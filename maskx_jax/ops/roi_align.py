@@ -1,6 +1,7 @@
 """RoIAlign over a feature pyramid, by one gather from the flattened levels."""
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,22 @@ def assign_levels(boxes: Float[Array, "r 4"], lowest: int, highest: int) -> Int[
     side = jnp.sqrt(box_ops.area(boxes))
     level = jnp.floor(CANONICAL_LEVEL + jnp.log2(side / CANONICAL_SIZE + 1e-6))
     return jnp.clip(level, lowest, highest).astype(jnp.int32)
+
+
+class Samples(NamedTuple):
+    """Which pixels of its level each bin reads, along either axis.
+
+    Attributes:
+      level: the position of each box's level among those of the features.
+      rows, columns: of the pixels.
+      row_weights, column_weights: their shares; a pixel's share is the product of both.
+    """
+
+    level: Int[Array, "r"]
+    rows: Int[Array, "r bins taps"]
+    row_weights: Float[Array, "r bins taps"]
+    columns: Int[Array, "r bins taps"]
+    column_weights: Float[Array, "r bins taps"]
 
 
 def roi_align(
@@ -55,18 +72,29 @@ def roi_align(
     Raises:
       ValueError: the convention is unknown.
     """
-    if convention not in CONVENTIONS:
-        raise ValueError(f"got RoIAlign convention {convention!r}; expected one of {CONVENTIONS}")
     if chunk_size is None:
         chunk_size = 4 if jax.default_backend() == "cpu" else 16
+    samples = sample(features, boxes, output_size, sampling_ratio, convention)
+    pooled = _weighted_gather(*flatten(features, samples), chunk_size)
+    return pooled.reshape(-1, output_size, output_size, pooled.shape[-1])
+
+
+def sample(
+    features: dict[int, Float[Array, "_ _ c"]],
+    boxes: Float[Array, "r 4"],
+    output_size: int,
+    sampling_ratio: int = 2,
+    convention: str = "torchvision",
+) -> Samples:
+    """Return the pixels that `roi_align` reads.
+
+    Raises:
+      ValueError: the convention is unknown.
+    """
+    if convention not in CONVENTIONS:
+        raise ValueError(f"got RoIAlign convention {convention!r}; expected one of {CONVENTIONS}")
     levels = sorted(features)
     level = assign_levels(boxes, levels[0], levels[-1]) - levels[0]
-    heights = np.array([features[k].shape[0] for k in levels])
-    widths = np.array([features[k].shape[1] for k in levels])
-    starts = np.concatenate([[0], np.cumsum(heights * widths)[:-1]])
-    channels = features[levels[0]].shape[-1]
-    pyramid = jnp.concatenate([features[k].reshape(-1, channels) for k in levels])
-
     scale = jnp.asarray(2.0 ** -np.array(levels), jnp.float32)[level][:, None]
     if convention == "detectron":
         boxes = boxes - jnp.array([0.0, 0.0, 1.0, 1.0], boxes.dtype)
@@ -74,17 +102,28 @@ def roi_align(
     extent = corners[:, 2:] - corners[:, :2]
     if convention != "detectron2":
         extent = jnp.maximum(extent, 1.0)
-    height, width = jnp.asarray(heights)[level], jnp.asarray(widths)[level]
-    rows, row_weights = _taps(corners[:, 1], extent[:, 1], height, output_size, sampling_ratio)
-    columns, column_weights = _taps(corners[:, 0], extent[:, 0], width, output_size, sampling_ratio)
-
-    index = jnp.asarray(starts)[level][:, None, None, None, None] + (
-        rows[:, :, None, :, None] * width[:, None, None, None, None] + columns[:, None, :, None, :]
+    height, width = (jnp.array([features[k].shape[axis] for k in levels])[level] for axis in (0, 1))
+    return Samples(
+        level,
+        *_taps(corners[:, 1], extent[:, 1], height, output_size, sampling_ratio),
+        *_taps(corners[:, 0], extent[:, 0], width, output_size, sampling_ratio),
     )
-    weight = row_weights[:, :, None, :, None] * column_weights[:, None, :, None, :]
-    shape = (boxes.shape[0], output_size**2, -1)
-    pooled = _weighted_gather(pyramid, index.reshape(shape), weight.reshape(shape), chunk_size)
-    return pooled.reshape(-1, output_size, output_size, channels)
+
+
+def flatten(
+    features: dict[int, Float[Array, "_ _ c"]], samples: Samples
+) -> tuple[Float[Array, "positions c"], Int[Array, "r bins taps"], Float[Array, "r bins taps"]]:
+    """Return all levels' pixels in one list, and for each box and bin, row by row, places in it and their weights."""
+    maps = [features[k] for k in sorted(features)]
+    starts = np.cumsum([0, *(m.shape[0] * m.shape[1] for m in maps[:-1])])
+    pyramid = jnp.concatenate([m.reshape(-1, m.shape[-1]) for m in maps])
+    width = jnp.array([m.shape[1] for m in maps])[samples.level][:, None, None, None, None]
+    index = jnp.asarray(starts)[samples.level][:, None, None, None, None] + (
+        samples.rows[:, :, None, :, None] * width + samples.columns[:, None, :, None, :]
+    )
+    weight = samples.row_weights[:, :, None, :, None] * samples.column_weights[:, None, :, None, :]
+    shape = (len(samples.level), samples.rows.shape[1] ** 2, -1)
+    return pyramid, index.reshape(shape), weight.reshape(shape)
 
 
 def _taps(

@@ -30,6 +30,7 @@ class Case:
       dtype: "float32" or "bfloat16" (the peer's autocast).
       size: of an operation: bins of RoIAlign, boxes of NMS, rows of a matrix, MiB of a copy. One of `STAGES` by its
         position.
+      form: of RoIAlign: ours as the models use it, or one of `roi_align_forms.FORMS`.
       gradient: whether RoIAlign's backward pass is timed too.
       groups: of boxes that NMS keeps apart.
       scored: "bbox" or "segm".
@@ -42,6 +43,7 @@ class Case:
     batch: int = 1
     dtype: str = "float32"
     size: int = 0
+    form: str = ""
     gradient: bool = False
     groups: int = 1
     scored: str = ""
@@ -58,7 +60,9 @@ class Case:
             return f"{STAGES[self.size]}, {sides}, batch {self.batch}"
         if self.kind == "roi_align":
             passes = "forward + backward" if self.gradient else "forward"
-            return f"RoIAlign {self.size} x {self.size}, 512 regions, {passes}"
+            return f"RoIAlign {self.size} x {self.size}, 512 regions, {passes}" + (
+                f", {self.form}" if self.form else ""
+            )
         if self.kind == "nms":
             return f"NMS, {self.groups} x {self.size} boxes"
         if self.kind == "product":
@@ -88,6 +92,7 @@ _OPS = (
     Case("nms", size=1000, groups=5),
     Case("paste", canvas=(800, 1333)),
 )
+_FORMS = ("gather_all", "products", "kernel")
 _MODELS = ("mask_rcnn", "maskx_light", "maskx_paper")
 _CEILINGS = (Case("product", size=4096), Case("copy", size=512))
 SUITES = {
@@ -110,6 +115,8 @@ SUITES = {
         *_CEILINGS,
         Case("product", size=8192, dtype="bfloat16"),
         *_OPS[:-1],
+        # The suspects on accelerators: a scatter of gradients, and what could stand in for it.
+        *(dataclasses.replace(case, form=form) for form in _FORMS for case in _OPS if case.kind == "roi_align"),
         *(Case("detect", "mask_rcnn", _LARGE, 8, "bfloat16"),),
         *(Case("train", model, _LARGE, batch, "bfloat16") for batch in (8, 16) for model in _MODELS[:2]),
         *(Case("stage", "mask_rcnn", _LARGE, 8, "bfloat16", stage) for stage in range(len(STAGES))),

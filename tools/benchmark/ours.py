@@ -15,13 +15,13 @@ from configs import mask_rcnn, maskx_rcnn
 from maskx_jax.evaluation.paste_masks import paste_mask
 from maskx_jax.models import rcnn
 from maskx_jax.ops.nms import nms
-from maskx_jax.ops.roi_align import roi_align
 from maskx_jax.structures import STORED_MASK_SIDE, Batch, GroundTruth, PyTree
 from maskx_jax.training.optimizer import make_optimizer, merge_params, split_params
 from maskx_jax.training.pretrained import apply_conventions, open_weights, take_over
 from maskx_jax.training.sharding import make_mesh
 from maskx_jax.training.steps import initialize, make_detect_step, make_state, make_train_step
 from tools.benchmark import cases, host
+from tools.benchmark.roi_align_forms import FORMS
 from tools.benchmark.worker import Call, serve
 
 _CONFIGS = {
@@ -218,7 +218,7 @@ def _roi_align(arrays: Mapping[str, np.ndarray], case: cases.Case) -> tuple[Call
     maps, rois = jax.device_put((cases.feature_maps(case), arrays["rois"][0, :512]))
 
     def forward(maps: Any, rois: Any) -> Any:
-        return roi_align(maps, rois, case.size)
+        return FORMS[case.form](maps, rois, case.size)
 
     # With the value: pooling is linear, and its gradient alone would not need the forward pass.
     function = jax.value_and_grad(lambda maps, rois: forward(maps, rois).sum()) if case.gradient else forward
