@@ -24,7 +24,7 @@ def gather_all(features: Features, boxes: Float[Array, "r 4"], output_size: int)
 def products(features: Features, boxes: Float[Array, "r 4"], output_size: int) -> Float[Array, "r s s c"]:
     """Multiply every level with a matrix of the rows and one of the columns that each box reads: no scatter at all."""
     samples = sample(features, boxes, output_size)
-    pooled: Array = jnp.zeros(())
+    pooled = jnp.zeros((), features[min(features)].dtype)
     for position, level in enumerate(sorted(features)):
         image = features[level]
         here = (samples.level == position)[:, None, None]
