@@ -81,7 +81,7 @@ def main() -> None:
     parser.add_argument("--peer_python", default="", help="Python of an environment with torch and torchvision")
     parser.add_argument("--rounds", type=int, default=5, help="times that the two sides alternate")
     parser.add_argument("--seconds", type=float, default=1.0, help="a round repeats short calls for as long")
-    parser.add_argument("--cache", action="store_true", help="compile with the persistent cache")
+    parser.add_argument("--cache", metavar="FOLDER", help="compile with the persistent cache in this folder")
     options = parser.parse_args()
     print(f"| {' | '.join(_COLUMNS)} |\n|{'---|' * len(_COLUMNS)}")
     versions: set[str] = set()
@@ -108,7 +108,9 @@ def measure(case: cases.Case, folder: str, options: argparse.Namespace, versions
     """Return the row of a case."""
     # Two processes share a GPU, so neither may take its memory beforehand.
     environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-    if not options.cache:
+    if options.cache:
+        environment["JAX_COMPILATION_CACHE_DIR"] = options.cache
+    else:
         environment["JAX_ENABLE_COMPILATION_CACHE"] = "false"
     ours = [sys.executable, "-m", "tools.benchmark.ours", folder]
     sides = [(ours, case)]
