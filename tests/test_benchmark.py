@@ -41,7 +41,7 @@ def test_operations_and_host_work_run(folder, case):
     assert told["version"].startswith("jax")
 
 
-@pytest.mark.parametrize("form", ["gather_all", "products", "kernel"])
+@pytest.mark.parametrize("form", cases.ROI_ALIGN_FORMS)
 def test_other_forms_of_roi_align_equal_the_one_the_models_use(form):
     rng = np.random.default_rng(0)
     features = {k: jnp.asarray(rng.standard_normal((96 >> k, 128 >> k, 8), np.float32)) for k in (2, 3)}

@@ -14,6 +14,8 @@ STAGES = (
     *("backbone_fpn", "rpn_head", "proposals", "pool_boxes", "box_head", "pool_masks", "mask_head"),
     *TRAIN_STAGES,
 )
+# Beside the one that the models use.
+ROI_ALIGN_FORMS = ("gather_all", "products", "kernel")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Case:
       dtype: "float32" or "bfloat16" (the peer's autocast).
       size: of an operation: bins of RoIAlign, boxes of NMS, rows of a matrix, MiB of a copy. One of `STAGES` by its
         position.
-      form: of RoIAlign: ours as the models use it, or one of `roi_align_forms.FORMS`.
+      form: of RoIAlign: ours as the models use it, or one of `ROI_ALIGN_FORMS`.
       gradient: whether RoIAlign's backward pass is timed too.
       groups: of boxes that NMS keeps apart.
       scored: "bbox" or "segm".
@@ -92,7 +94,6 @@ _OPS = (
     Case("nms", size=1000, groups=5),
     Case("paste", canvas=(800, 1333)),
 )
-_FORMS = ("gather_all", "products", "kernel")
 _MODELS = ("mask_rcnn", "maskx_light", "maskx_paper")
 _CEILINGS = (Case("product", size=4096), Case("copy", size=512))
 SUITES = {
@@ -116,7 +117,12 @@ SUITES = {
         Case("product", size=8192, dtype="bfloat16"),
         *_OPS[:-1],
         # The suspects on accelerators: a scatter of gradients, and what could stand in for it.
-        *(dataclasses.replace(case, form=form) for form in _FORMS for case in _OPS if case.kind == "roi_align"),
+        *(
+            dataclasses.replace(case, form=form)
+            for form in ROI_ALIGN_FORMS
+            for case in _OPS
+            if case.kind == "roi_align"
+        ),
         *(Case("detect", "mask_rcnn", _LARGE, 8, "bfloat16"),),
         *(Case("train", model, _LARGE, batch, "bfloat16") for batch in (8, 16) for model in _MODELS[:2]),
         *(Case("stage", "mask_rcnn", _LARGE, 8, "bfloat16", stage) for stage in range(len(STAGES))),

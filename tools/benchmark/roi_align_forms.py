@@ -3,6 +3,7 @@
 Each equals `maskx_jax.ops.roi_align.roi_align` with its defaults, forward and backward, and none is used by the models.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -54,16 +55,14 @@ def _pool(
     source: Float[Array, "positions c"], index: Int[Array, "bins taps"], weight: Float[Array, "bins taps"]
 ) -> Float[Array, "bins c"]:
     (bins, taps), channels = index.shape, source.shape[1]
-    pooled: Array = pallas.pallas_call(
+    call = _over_bins(
         _pool_bin,
         jax.ShapeDtypeStruct((bins, channels), source.dtype),
         grid=(bins,),
         in_specs=[_row(taps), _row(taps), pallas.BlockSpec()],
         out_specs=_row(channels),
-        interpret=jax.default_backend() == "cpu",
-        compiler_params=triton.CompilerParams(),
-    )(index, weight, source)
-    return pooled
+    )
+    return call(index, weight, source)
 
 
 def _pool_forward(source: Array, index: Array, weight: Array) -> tuple[Array, tuple[Array, Array, Array]]:
@@ -73,7 +72,7 @@ def _pool_forward(source: Array, index: Array, weight: Array) -> tuple[Array, tu
 def _pool_backward(saved: tuple[Array, Array, Array], gradient: Array) -> tuple[Array, None, None]:
     source, index, weight = saved
     (bins, taps), channels = index.shape, source.shape[1]
-    total: Array = pallas.pallas_call(
+    call = _over_bins(
         _add_bin,
         jax.ShapeDtypeStruct(source.shape, jnp.float32),
         grid=(bins,),
@@ -81,13 +80,20 @@ def _pool_backward(saved: tuple[Array, Array, Array], gradient: Array) -> tuple[
         out_specs=pallas.BlockSpec(),
         # The sum begins with zeros.
         input_output_aliases={3: 0},
-        interpret=jax.default_backend() == "cpu",
-        compiler_params=triton.CompilerParams(),
-    )(index, weight, gradient, jnp.zeros(source.shape, jnp.float32))
+    )
+    total = call(index, weight, gradient, jnp.zeros(source.shape, jnp.float32))
     return total.astype(source.dtype), None, None
 
 
 _pool.defvjp(_pool_forward, _pool_backward)
+
+
+def _over_bins(body: Callable[..., None], result: jax.ShapeDtypeStruct, **options: Any) -> Callable[..., Array]:
+    interpret = jax.default_backend() == "cpu"
+    call: Callable[..., Array] = pallas.pallas_call(
+        body, result, interpret=interpret, compiler_params=triton.CompilerParams(), **options
+    )
+    return call
 
 
 def _row(length: int) -> pallas.BlockSpec:
