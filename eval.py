@@ -14,9 +14,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-from absl import app, flags, logging
+from absl import flags, logging
 
 import maskx_jax
+from maskx_jax import errors
 from maskx_jax.data import splits
 from maskx_jax.data.categories import Categories
 from maskx_jax.data.sources import open_source
@@ -49,7 +50,7 @@ def main(_: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     if _RESULTS.value:
         if not _ANNOTATIONS.value:
-            raise app.UsageError("--results needs --annotations")
+            raise ValueError("--results needs --annotations")
         with open(_ANNOTATIONS.value) as file:
             ground_truth = json.load(file)
         results = coco_results.read_results(_RESULTS.value)
@@ -59,7 +60,7 @@ def main(_: list[str]) -> None:
         report(metrics, _OUTPUT.value)
         return
     if not _WORKDIR.value:
-        raise app.UsageError("expected --workdir, or --results with --annotations")
+        raise ValueError("expected --workdir, or --results with --annotations")
     distributed.join(enabled=_DISTRIBUTED.value)
     loaded = maskx_jax.load(_WORKDIR.value, _STEP.value)
     data = loaded.config.data
@@ -100,7 +101,7 @@ def report(metrics: Mapping[str, Any], output: str | pathlib.Path | None) -> Non
 def _title_and_path(text: str) -> tuple[str, str]:
     title, separator, path = text.partition("=")
     if not separator:
-        raise app.UsageError(f"--compare: got {text!r}; expected title=results.json")
+        raise ValueError(f"--compare: got {text!r}; expected title=results.json")
     return title, path
 
 
@@ -111,4 +112,4 @@ def _kinds(results: list[dict[str, Any]], boundary: bool) -> tuple[str, ...]:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    errors.run_with_flags(main)

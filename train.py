@@ -19,11 +19,11 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 import jax
-from absl import app, flags, logging
+from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 from tqdm import tqdm
 
-from maskx_jax import evaluate
+from maskx_jax import errors, evaluate
 from maskx_jax.data import pipeline, splits
 from maskx_jax.data.schedule import Schedule, repeat_factors
 from maskx_jax.data.sources import open_source
@@ -299,4 +299,4 @@ def _with_weights(
 
 
 if __name__ == "__main__":
-    app.run(main)
+    errors.run_with_flags(main)

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from safetensors.numpy import save_file
 
 import maskx_jax
+from maskx_jax import errors
 from maskx_jax.training.export import to_torchvision
 from maskx_jax.training.loading import Loaded
 
@@ -80,4 +81,4 @@ def recipe(run: Loaded, output: str) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    errors.run(main)

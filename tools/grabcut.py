@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from maskx_jax import errors
 from maskx_jax.data import splits
 from maskx_jax.data.categories import Categories
 from maskx_jax.evaluation.paste_masks import encode_region
@@ -120,4 +121,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    errors.run(main)

@@ -10,9 +10,10 @@ import contextlib
 
 import jax
 import jax.numpy as jnp
-from absl import app, flags, logging
+from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
+from maskx_jax import errors
 from maskx_jax.data.sources import open_source
 from maskx_jax.models import rcnn
 from maskx_jax.structures import TrainState
@@ -56,4 +57,4 @@ if __name__ == "__main__":
     _CONFIG = config_flags.DEFINE_config_file("config", lock_config=True)
     _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run is made.", required=True)
     logging.set_verbosity(logging.WARNING)
-    app.run(lambda _: import_weights(_CONFIG.value, _WORKDIR.value))
+    errors.run_with_flags(lambda _: import_weights(_CONFIG.value, _WORKDIR.value))

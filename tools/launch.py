@@ -14,6 +14,8 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 
+from maskx_jax import errors
+
 
 def start(
     command: Sequence[str], num_processes: int, num_devices: int, environment: Mapping[str, str] | None = None
@@ -63,4 +65,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    errors.run(main)

@@ -3,6 +3,7 @@
 import argparse
 import pathlib
 
+from maskx_jax import errors
 from tools.goldens_of_model import make_model_goldens
 from tools.goldens_of_ops import make_op_goldens
 
@@ -21,4 +22,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    errors.run(main)

@@ -17,6 +17,7 @@ import numpy as np
 from flax import traverse_util
 
 from configs import maskx_rcnn
+from maskx_jax import errors
 from maskx_jax.models import rcnn
 from maskx_jax.structures import STORED_MASK_SIDE, Batch, GroundTruth, PyTree
 from maskx_jax.training.optimizer import make_optimizer
@@ -135,4 +136,4 @@ def median_seconds(function: Callable[[], PyTree], repeat: int) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    errors.run(main)

@@ -28,6 +28,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from configs import maskx_rcnn
+from maskx_jax import errors
 from maskx_jax.models import rcnn
 from maskx_jax.structures import STORED_MASK_SIDE, Batch, GroundTruth, PyTree
 from maskx_jax.training.optimizer import make_optimizer, merge_params, split_params
@@ -179,4 +180,4 @@ def _num_bytes(result: str) -> int:
 
 
 if __name__ == "__main__":
-    main()
+    errors.run(main)

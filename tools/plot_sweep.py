@@ -17,6 +17,8 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot
 
+from maskx_jax import errors
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Plot what the arguments say."""
@@ -62,4 +64,4 @@ def plot(values: dict[str, dict[int, list[float]]], output: pathlib.Path) -> Non
 
 
 if __name__ == "__main__":
-    main()
+    errors.run(main)

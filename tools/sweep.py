@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from configs import paper
+from maskx_jax import errors
 
 TRAIN = pathlib.Path(__file__).resolve().parents[1] / "train.py"
 # Columns of the table: title, name of the metric.
@@ -158,4 +159,4 @@ def _slug(text: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    errors.run(main)

@@ -20,6 +20,7 @@ import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from maskx_jax import errors
 from maskx_jax.training.weight_layouts import COCO_IDS
 
 # COCO's names that are not a synset's lemma, or of which another sense is meant. "water_faucet.n.01" is no mistake
@@ -203,4 +204,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    errors.run(main)

@@ -8,6 +8,7 @@ import sys
 
 from absl import logging
 
+from maskx_jax import errors
 from maskx_jax.data.coco_builder import prepare
 
 
@@ -54,4 +55,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    errors.run(main)

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
+from maskx_jax import errors
 from maskx_jax.data.shapes import ShapesSource
 from maskx_jax.data.transforms import decode
 from tests.golden.model_inputs import make_parameters
@@ -168,4 +169,4 @@ def _with_spread(seconds: list[float]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    errors.run(main)

@@ -1,0 +1,74 @@
+"""Errors as the user of a program meets them: one line that says what was wrong, and an exit code.
+
+A program of this package is run as `errors.run(main)`, or as `errors.run_with_flags(main)` where absl reads its flags.
+What a user can cause (a file, a flag, a field, a full disk) is raised as one of `EXPECTED` with a message that says
+what was got, what was expected and where. Anything else is a defect of this package and keeps its traceback.
+"""
+
+import sys
+from collections.abc import Callable, Iterable
+from typing import Any, NoReturn
+
+EXIT_ERROR = 1
+# As a shell reports a program that SIGINT ended: 128 + 2.
+EXIT_SIGINT = 130
+EXPECTED = (ArithmeticError, EOFError, ImportError, MemoryError, OSError, RuntimeError, ValueError)
+TRACEBACK_FLAG = "--traceback"
+
+
+def run(program: Callable[[], Any]) -> NoReturn:
+    """Run a program and exit with what it returns; an expected error is one line on stderr and exit code 1.
+
+    `--traceback` among the arguments shows where an error comes from instead; it is taken out of `sys.argv`.
+    """
+    shows_traceback = TRACEBACK_FLAG in sys.argv
+    sys.argv = [argument for argument in sys.argv if argument != TRACEBACK_FLAG]
+    try:
+        code = program()
+    except KeyboardInterrupt:
+        if shows_traceback:
+            raise
+        print("error: interrupted (SIGINT)", file=sys.stderr)
+        sys.exit(EXIT_SIGINT)
+    except EXPECTED as error:
+        # RecursionError and NotImplementedError are RuntimeErrors, and defects all the same.
+        if shows_traceback or isinstance(error, RecursionError | NotImplementedError):
+            raise
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        sys.exit(EXIT_ERROR)
+    sys.exit(code)
+
+
+def run_with_flags(main: Callable[[list[str]], Any]) -> NoReturn:
+    """Run `main` as absl's `app.run` does; a wrong flag and an expected error are one line and exit code 1."""
+    from absl import app, flags
+
+    def parse(arguments: list[str]) -> list[str]:
+        try:
+            return flags.FLAGS(arguments)
+        except flags.Error as error:
+            raise ValueError(str(error)) from error
+
+    def checked(arguments: list[str]) -> Any:
+        if len(arguments) > 1:
+            raise ValueError(f"got arguments {arguments[1:]}; expected flags alone (--name=value)")
+        return main(arguments)
+
+    run(lambda: app.run(checked, flags_parser=parse))
+
+
+def one_line(error: BaseException) -> str:
+    """Return what an error says, in one line; the kind of error where it says nothing."""
+    text = " ".join(str(error).split())
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        text = f"{error.filename}: {error.strerror}"
+    elif isinstance(error, MemoryError):
+        text = f"out of memory: {text}" if text else "out of memory"
+    return text or type(error).__name__
+
+
+def some(items: Iterable[Any], most: int = 5) -> str:
+    """Return the first items as text, and how many more there are."""
+    items = list(items)
+    shown = ", ".join(map(str, items[:most]))
+    return shown + (f" and {len(items) - most} more" if len(items) > most else "")
