@@ -1,17 +1,23 @@
-"""How much XLA optimises what the tests compile."""
+"""How quickly XLA compiles what the tests run, and how well."""
 
 import contextlib
+import os
 from collections.abc import Iterator
 
-import jax
-
-# What it takes to compile a program as quickly as XLA can, for programs that the tests start.
-QUICKLY = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+# What it takes to compile a program as quickly as XLA can, in this process (before JAX is imported) and in those that
+# the tests start: no optimisations, and the older emitters of fused loops. For our models this is three to four times as
+# quick, in half the memory.
+QUICKLY = {
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false".strip(),
+}
 
 
 @contextlib.contextmanager
 def optimized() -> Iterator[None]:
     """Compile with all optimisations: for the tests that compute for longer than they compile."""
+    import jax
+
     jax.config.update("jax_disable_most_optimizations", False)
     try:
         yield
