@@ -48,13 +48,25 @@ def eight_devices():
     return run(jax.devices())
 
 
+def assert_same_training(actual, expected):
+    """Check that two runs see the same losses and change every parameter alike.
+
+    A convolution adds in another order for another number of images, and on another processor, and activations near 0
+    may change their sign: changes differ by up to 0.3 % of their norm. A device whose gradients were lost would show
+    in more than 10 %.
+    """
+    for name, loss in expected[1].items():
+        np.testing.assert_allclose(actual[1][name], loss, rtol=1e-4, atol=1e-6, err_msg=name)
+    trees = (numpy_variables(small_model())["params"], actual[0].params, expected[0].params)
+    begun, *ended = (traverse_util.flatten_dict(tree, sep="/") for tree in trees)
+    for path, start in begun.items():
+        found, wanted = (params[path] - start for params in ended)
+        assert np.linalg.norm(found - wanted) <= 0.02 * np.linalg.norm(wanted), path
+
+
 @pytest.mark.slow
 def test_eight_devices_compute_what_one_does(one_device, eight_devices):
-    for name, loss in one_device[1].items():
-        np.testing.assert_allclose(eight_devices[1][name], loss, rtol=1e-5, atol=1e-6, err_msg=name)
-    ones, eights = (traverse_util.flatten_dict(result[0].params, sep="/") for result in (one_device, eight_devices))
-    for path, leaf in ones.items():
-        np.testing.assert_allclose(eights[path], leaf, rtol=1e-5, atol=1e-5, err_msg=path)
+    assert_same_training(eight_devices, one_device)
 
 
 @pytest.fixture(scope="module")
@@ -64,13 +76,7 @@ def eight_devices_fsdp():
 
 @pytest.mark.slow
 def test_a_split_state_learns_what_a_replicated_one_does(eight_devices, eight_devices_fsdp):
-    for name, loss in eight_devices[1].items():
-        np.testing.assert_allclose(eight_devices_fsdp[1][name], loss, rtol=1e-5, atol=1e-6, err_msg=name)
-    whole, split = (
-        traverse_util.flatten_dict(result[0].params, sep="/") for result in (eight_devices, eight_devices_fsdp)
-    )
-    for path, leaf in whole.items():
-        np.testing.assert_allclose(split[path], leaf, rtol=1e-5, atol=1e-5, err_msg=path)
+    assert_same_training(eight_devices_fsdp, eight_devices)
 
 
 @pytest.mark.slow
