@@ -7,12 +7,18 @@ DEMO_DEVICES := JAX_NUM_CPU_DEVICES=2
 # TensorFlow's start-up messages say nothing about this project.
 export TF_CPP_MIN_LOG_LEVEL := 3
 
-.PHONY: help demo test test-fast check format clean
+# Modules stay together, because their tests share what they compile.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
+# Of `make test-long`: all of it, or K/N for every N-th test from the K-th on.
+PART := 0/1
+
+.PHONY: help demo test test-fast test-long check format clean
 
 help:
 	@echo "make demo       train and evaluate a tiny Mask^X R-CNN on synthetic images, about 10 minutes on 2 cores"
-	@echo "make test       all tests"
-	@echo "make test-fast  the tests that take a few minutes"
+	@echo "make test       the tests, about 12 minutes on 2 cores"
+	@echo "make test-fast  those of them that need no long compilation, about 3 minutes"
+	@echo "make test-long  what takes minutes a test: campaigns of kills, every row of the paper; PART=2/7 is a part of it"
 	@echo "make check      formatting, lint, types and import rules"
 
 .venv/installed: requirements.txt requirements-dev.txt
@@ -27,10 +33,13 @@ demo: .venv/installed
 	@echo "results.json, metrics.json and pictures are in runs/demo/scores"
 
 test: .venv/installed
-	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
+	$(PYTEST) -m "not long"
 
 test-fast: .venv/installed
-	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder -m "not slow"
+	$(PYTEST) -m "not slow and not long"
+
+test-long: .venv/installed
+	$(PYTEST) -m long --part $(PART)
 
 check: .venv/installed
 	$(BIN)/ruff format --check .

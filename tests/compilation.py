@@ -5,8 +5,8 @@ import os
 from collections.abc import Iterator
 
 # What it takes to compile a program as quickly as XLA can, in this process (before JAX is imported) and in those that
-# the tests start: no optimisations, and the older emitters of fused loops. For our models this is three to four times as
-# quick, in half the memory.
+# the tests start: no optimisations, and the older emitters of fused loops. For our models this is three to four times
+# as quick, in half the memory.
 QUICKLY = {
     "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
     "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false".strip(),

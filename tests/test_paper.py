@@ -18,8 +18,11 @@ from tools import sweep
 DISTINCT = list({str(row): name for name, row in reversed(paper.ROWS.items())}.values())
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("row", DISTINCT)
+# The rows that trace the most of the code.
+USUAL = ("1a/random", "2/r101_maskx", "beyond/transfer_gt_boxes_deep")
+
+
+@pytest.mark.parametrize("row", [pytest.param(row, marks=[] if row in USUAL else pytest.mark.long) for row in DISTINCT])
 def test_every_row_traces_at_full_size(row):
     config = paper.get_config(f"row={row}")
     model = rcnn.build(80, **config.model.to_dict())

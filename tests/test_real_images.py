@@ -12,8 +12,10 @@ from maskx_jax.data.splits import VOC_NAMES
 from tests.compilation import optimized
 from tests.models.build import tiny_config
 
-# Rows that are one experiment at the small size are trained once.
-EXPERIMENTS = list(dict.fromkeys(paper.same_experiment(row, "tiny") for row in paper.ROWS))
+# Rows that are one experiment at the small size are trained once. GloVe's config is that of random vectors.
+EXPERIMENTS = [*dict.fromkeys(paper.same_experiment(row, "tiny") for row in paper.ROWS), "1a/glove"]
+# A stage-wise row, which begins with a detector, and the whole system.
+USUAL = ("1a/glove", "2/r50_maskx")
 
 # TensorFlow Datasets and what it imports.
 pytestmark = [
@@ -45,6 +47,7 @@ def eight_images(coco_mini, path) -> None:
     path.write_text(json.dumps({**content, "images": images, "annotations": annotations}))
 
 
+@pytest.mark.long
 def test_tiny_model_learns_eight_real_images_by_heart(coco_mini, tmp_path):
     eight_images(coco_mini, tmp_path / "eight.json")
     prepare(tmp_path / "data", {"train": (tmp_path / "eight.json", coco_mini / "images/train2017")})
@@ -89,7 +92,9 @@ def detector(prepared, tmp_path_factory):
     return workdir
 
 
-@pytest.mark.parametrize("row", EXPERIMENTS)
+@pytest.mark.parametrize(
+    "row", [pytest.param(row, marks=[] if row in USUAL else pytest.mark.long) for row in EXPERIMENTS]
+)
 def test_every_row_of_the_paper_trains_on_real_images(row, prepared, detector, coco_mini, tmp_path):
     config = row_config(row, prepared)
     if paper.ROWS[row].stage_wise:

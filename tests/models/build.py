@@ -1,5 +1,6 @@
 """Tiny models, their parameters made by NumPy, and batches: what the tests of models and training share."""
 
+import functools
 import zlib
 from typing import Any
 
@@ -41,8 +42,12 @@ def tiny_model(num_classes: int = NUM_CLASSES, **model: Any) -> rcnn.RCNN:
     return rcnn.build(num_classes, **tiny_config(**model).model.to_dict())
 
 
+@functools.lru_cache(maxsize=4)
 def numpy_variables(model: rcnn.RCNN, scale: float = 1.0) -> PyTree:
-    """Make variables from their shapes, each a function of its path: much faster than the real initialisers."""
+    """Make variables from their shapes, each a function of its path: much faster than the real initialisers.
+
+    The same arrays are given to all who ask: they are read-only.
+    """
     shapes = jax.eval_shape(lambda: initialize(model, jax.random.key(0)))
 
     def make(path: str, shape: Any) -> np.ndarray:
@@ -57,7 +62,10 @@ def numpy_variables(model: rcnn.RCNN, scale: float = 1.0) -> PyTree:
         return (rng.standard_normal(shape.shape) * scale * fan_in**-0.5).astype(np.float32)
 
     flat = traverse_util.flatten_dict(shapes, sep="/")
-    return traverse_util.unflatten_dict({path: make(path, shape) for path, shape in flat.items()}, sep="/")
+    made = {path: make(path, shape) for path, shape in flat.items()}
+    for array in made.values():
+        array.flags.writeable = False
+    return traverse_util.unflatten_dict(made, sep="/")
 
 
 def shapes_batch(
