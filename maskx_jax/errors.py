@@ -5,6 +5,7 @@ What a user can cause (a file, a flag, a field, a full disk) is raised as one of
 what was got, what was expected and where. Anything else is a defect of this package and keeps its traceback.
 """
 
+import argparse
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
@@ -55,6 +56,14 @@ def run_with_flags(main: Callable[[list[str]], Any]) -> NoReturn:
         return main(arguments)
 
     run(lambda: app.run(checked, flags_parser=parse))
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """Raises what is wrong with the arguments, so that `run` answers it as any other error."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise the message as a ValueError."""
+        raise ValueError(f"{message} (--help lists the arguments)")
 
 
 def one_line(error: BaseException) -> str:

@@ -4,6 +4,7 @@ import sys
 import pytest
 
 from maskx_jax import errors
+from tools import plot_sweep, sweep
 
 
 def failing(error):
@@ -65,6 +66,7 @@ def test_a_wrong_flag_is_one_line(arguments, code, said):
     program = """
 from absl import flags
 from maskx_jax import errors
+from tools import plot_sweep, sweep
 size = flags.DEFINE_integer("size", None, "A size.", required=True)
 def main(_):
     if size.value: raise ValueError(f"size is {size.value}")
@@ -73,3 +75,43 @@ errors.run_with_flags(main)
     done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == code
     assert done.stderr.startswith(said) and done.stderr.count("\n") == (1 if said else 0), done.stderr
+
+
+SWEEP = ("--table=1a", "--output={folder}/new")
+
+
+@pytest.mark.parametrize(
+    ("tool", "arguments", "said"),
+    [
+        (sweep, (), "the following arguments are required: --output"),
+        (sweep, ("--output={folder}/new",), "expected --table or --row"),
+        (sweep, (*SWEEP, "--table=9"), "argument --table: invalid choice: '9'"),
+        (sweep, (*SWEEP, "--seeds=a"), "--seeds: got 'a'; expected whole numbers"),
+        (sweep, (*SWEEP, "--seeds="), "--seeds: got ''; expected whole numbers"),
+        (sweep, ("--table=1a", "--output={folder}/file"), "is no folder"),
+        (sweep, ("--row=1a/oracle", "--output={folder}/broken"), "config.json or metrics.jsonl is no run's"),
+        (plot_sweep, (), "the following arguments are required: --table, --output"),
+        (plot_sweep, ("--table={folder}/none.csv", "--output=a.png"), "none.csv: No such file or directory"),
+        (plot_sweep, ("--table={folder}/file", "--output=a.png"), "file: no column row, segm/B/AP, split; expected"),
+        (plot_sweep, ("--table={folder}/other.csv", "--output=a.png"), "no run of a split random(trial,number) in"),
+        (plot_sweep, ("--table={folder}/fig3.csv", "--output={folder}/no/a.png"), "a.png: No such file or directory"),
+    ],
+)
+def test_a_tool_names_what_is_wrong_in_one_line(monkeypatch, capsys, tmp_path, tool, arguments, said):
+    (tmp_path / "file").write_text("text")
+    (tmp_path / "other.csv").write_text("row,split,segm/B/AP\n1a/cls,voc,0.1\n")
+    (tmp_path / "fig3.csv").write_text('row,split,segm/B/AP\n1a/cls,"random(1,20)",0.1\n')
+    broken = tmp_path / "broken/1a_oracle-seed0"
+    broken.mkdir(parents=True)
+    (broken / "config.json").write_text("{}")
+    (broken / "metrics.jsonl").write_text("{}")
+    detector = tmp_path / "broken/detector-seed0"
+    detector.mkdir()
+    (detector / "config.json").write_text('{"train": []}')
+    (detector / "metrics.jsonl").write_text("[]")
+    monkeypatch.setattr(sys, "argv", ["tool", *(argument.format(folder=tmp_path) for argument in arguments)])
+    with pytest.raises(SystemExit) as left:
+        errors.run(tool.main)
+    error = capsys.readouterr().err
+    assert left.value.code == 1
+    assert error.startswith("error: ") and said in error and error.count("\n") == 1, error

@@ -4,7 +4,6 @@ python -m tools.sweep --table=fig3 --size=tiny --split="random(1,20)" --split="r
 python -m tools.plot_sweep --table=SWEEP/table.csv --output=growth.png
 """
 
-import argparse
 import collections
 import csv
 import pathlib
@@ -18,11 +17,12 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 
 from maskx_jax import errors
+from maskx_jax.errors import some
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Plot what the arguments say."""
-    parser = argparse.ArgumentParser(prog="python -m tools.plot_sweep", description=(__doc__ or "").splitlines()[0])
+    parser = errors.ArgumentParser(prog="python -m tools.plot_sweep", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--table", required=True, action="append", type=pathlib.Path, help="repeat it for several")
     parser.add_argument("--output", required=True, type=pathlib.Path)
     options = parser.parse_args(arguments)
@@ -33,17 +33,20 @@ def read(tables: Sequence[pathlib.Path]) -> dict[str, dict[int, list[float]]]:
     """Return AP on B in percent of every seed, by row and number of classes with masks.
 
     Raises:
-      ValueError: no line of the tables has a split random(trial,number) and a score.
+      ValueError: a table has other columns, or no line of the tables has a split random(trial,number) and a score.
     """
     values: dict[str, dict[int, list[float]]] = collections.defaultdict(lambda: collections.defaultdict(list))
     for table in tables:
         with table.open() as file:
-            for line in csv.DictReader(file):
+            lines = csv.DictReader(file)
+            if missing := {"row", "split", "segm/B/AP"}.difference(lines.fieldnames or ()):
+                raise ValueError(f"{table}: no column {some(sorted(missing))}; expected a table.csv of tools.sweep")
+            for line in lines:
                 match = re.fullmatch(r"random\(\d+,(\d+)\)", line["split"])
                 if match and line["segm/B/AP"]:
                     values[line["row"]][int(match[1])].append(100 * float(line["segm/B/AP"]))
     if not values:
-        raise ValueError(f"no run of a split random(trial,number) in {', '.join(map(str, tables))}")
+        raise ValueError(f"no run of a split random(trial,number) in {some(tables)}")
     return values
 
 

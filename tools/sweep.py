@@ -9,7 +9,6 @@ finished is skipped and what is broken is resumed, so that the same command can 
 goes to train.py. Frozen detectors that stage-wise rows need are trained first, one for each seed.
 """
 
-import argparse
 import csv
 import dataclasses
 import json
@@ -50,7 +49,7 @@ class Run:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run what the arguments say; return 1 if a run failed."""
-    parser = argparse.ArgumentParser(prog="python -m tools.sweep", description=(__doc__ or "").splitlines()[0])
+    parser = errors.ArgumentParser(prog="python -m tools.sweep", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--table", action="append", choices=paper.tables(), help="repeat it for several")
     parser.add_argument("--row", action="append", choices=list(paper.ROWS), help="single rows")
     parser.add_argument("--size", choices=("full", "tiny"), default="full")
@@ -62,7 +61,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows = [row for table in options.table or () for row in paper.tables()[table]] + (options.row or [])
     if not rows:
         parser.error("expected --table or --row")
+    if not re.fullmatch(r"\d+(,\d+)*", options.seeds):
+        parser.error(f"--seeds: got {options.seeds!r}; expected whole numbers such as 0,1,2")
     seeds = [int(seed) for seed in options.seeds.split(",")]
+    if options.output.exists() and not options.output.is_dir():
+        parser.error(f"--output: {options.output} is no folder")
+    options.output.mkdir(parents=True, exist_ok=True)
     rows = list(dict.fromkeys(paper.same_experiment(row, options.size) for row in rows))
     runs = [Run(row, split, seed) for split in options.split or [""] for row in rows for seed in seeds]
     failed = [run for run in runs if not complete(run, options.size, options.output, options.train)]
@@ -103,16 +107,21 @@ def split_options(run: Run) -> list[str]:
 
 
 def final_metrics(workdir: pathlib.Path) -> dict[str, Any] | None:
-    """Return the metrics of a run's last step, or None if it has not got there."""
+    """Return the metrics of a run's last step, or None if it has not got there.
+
+    Raises:
+      ValueError: the run's files are damaged; it names the run.
+    """
     config, log = workdir / "config.json", workdir / "metrics.jsonl"
     if not (config.exists() and log.exists()):
         return None
-    num_steps = json.loads(config.read_text())["train"]["num_steps"]
-    for line in reversed(log.read_text().splitlines()):
-        values = json.loads(line)
-        if values["step"] == num_steps and "bbox/all/AP" in values:
-            return values
-    return None
+    try:
+        num_steps = json.loads(config.read_text())["train"]["num_steps"]
+        lines = [json.loads(line) for line in log.read_text().splitlines()]
+        ended = [line for line in lines if line["step"] == num_steps and "bbox/all/AP" in line]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{workdir}: config.json or metrics.jsonl is no run's of train.py: {error!r}") from error
+    return ended[-1] if ended else None
 
 
 def write_tables(runs: Sequence[Run], output: pathlib.Path, size: str) -> None:
