@@ -24,12 +24,13 @@ from etils import epath
 from maskx_jax.data.categories import Categories
 from maskx_jax.data.coco_checks import Instances, Report, check_objects, read_instances
 from maskx_jax.data.coco_images import UnreadableImageError, read_image
-from maskx_jax.data.records import PACKED_SHAPE, Record
+from maskx_jax.data.records import PACKED_SHAPE, Record, identity_of
 
 # TFDS orders examples by 128-bit keys.
 _NUM_KEYS = 1 << 128
 
 _CATEGORIES_FILE = "categories.json"
+_INDEX_ARRAYS = ("image_ids", "sizes", "num_objects", "labels", "has_mask")
 
 
 @dataclasses.dataclass
@@ -267,6 +268,7 @@ class CocoSource:
         self.categories = Categories.from_coco(json.loads(categories.read_text()))
         with index.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             self.sizes = arrays["sizes"]
+            self.identity = identity_of(self.categories, len(self.sizes), *(arrays[name] for name in _INDEX_ARRAYS))
             ends = np.cumsum(arrays["num_objects"])[:-1]
             self.image_labels = np.split(arrays["labels"], ends)
             self.image_has_mask = np.split(arrays["has_mask"], ends)

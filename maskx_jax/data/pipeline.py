@@ -17,6 +17,7 @@ from absl import logging
 
 from maskx_jax.data.records import Source
 from maskx_jax.data.schedule import ORIENTATION_NAMES, Schedule, evaluation_order
+from maskx_jax.data.splits import ROLES, class_roles, count_labels
 from maskx_jax.data.transforms import Counts, Transform, remove_masks
 from maskx_jax.structures import Batch, GroundTruth
 
@@ -197,17 +198,13 @@ def class_table(source: Source, allowed_masks: np.ndarray) -> str:
     For each class: its boxes, its masks that may be used, and its role: A (all boxes have masks), B (none has), mixed,
     or unseen (no box). Crowds do not count.
     """
-    num_labels = len(source.categories) + 1
-    labels = np.concatenate([np.zeros(0, np.int64), *source.image_labels]).astype(np.int64)
-    has_mask = np.concatenate([np.zeros(0, bool), *source.image_has_mask]).astype(bool)
-    boxes = np.bincount(labels, minlength=num_labels)
-    masks = np.bincount(labels[has_mask & allowed_masks[labels]], minlength=num_labels)
-    rows = []
-    for name, num_boxes, num_masks in zip(source.categories.names, boxes[1:], masks[1:], strict=True):
-        role = "unseen" if num_boxes == 0 else "B" if num_masks == 0 else "A" if num_masks == num_boxes else "mixed"
-        rows.append((name, str(num_boxes), str(num_masks), role))
-    roles = collections.Counter(row[3] for row in rows)
-    total = ", ".join(f"{roles[role]} {role}" for role in ("A", "B", "mixed", "unseen"))
+    boxes, masks = count_labels(source, allowed_masks)
+    roles = class_roles(source, allowed_masks)
+    rows = [
+        (name, str(boxes[label]), str(masks[label]), str(roles[label]))
+        for label, name in enumerate(source.categories.names, start=1)
+    ]
+    total = ", ".join(f"{(roles[1:] == role).sum()} {role}" for role in ROLES)
     rows.append(("total", str(boxes.sum()), str(masks.sum()), total))
     rows.insert(0, ("class", "boxes", "masks", "role"))
     widths = [max(len(row[column]) for row in rows) for column in range(3)]

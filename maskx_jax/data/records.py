@@ -5,8 +5,9 @@ directly. Everything after (splits, transforms, pipeline) knows only this form.
 """
 
 import dataclasses
+import hashlib
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -54,6 +55,7 @@ class Source(Protocol):
       sizes: int `N 2`, height and width of every image, without reading any.
       image_labels: for each image the labels of its non-crowd objects, and `image_has_mask` whether each has a mask;
         for the class table and repeat factors, without reading any image.
+      identity: what tells this data from other data under the same name, fit for JSON; see `identity_of`.
     """
 
     @property
@@ -68,6 +70,9 @@ class Source(Protocol):
     @property
     def image_has_mask(self) -> Sequence[np.ndarray]: ...
 
+    @property
+    def identity(self) -> dict[str, Any]: ...
+
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Record: ...
@@ -75,6 +80,24 @@ class Source(Protocol):
     def coco_ground_truth(self) -> dict:
         """Return the annotations as a COCO instances dictionary, for evaluation."""
         ...
+
+
+def identity_of(categories: Categories, num_images: int, *index: np.ndarray | str) -> dict[str, Any]:
+    """Return the identity of a dataset: `categories` (names), `num_images`, and `index_sha256` of what is given.
+
+    Args:
+      categories: of the dataset.
+      num_images: its number of records.
+      index: arrays or texts that decide which records there are, and in which order.
+    """
+    digest = hashlib.sha256(str(categories.ids).encode())
+    for part in index:
+        if isinstance(part, str):
+            digest.update(part.encode())
+        else:
+            digest.update(f"{part.dtype.str}{part.shape}".encode())
+            digest.update(part.tobytes())
+    return {"categories": list(categories.names), "num_images": num_images, "index_sha256": digest.hexdigest()}
 
 
 def pack_bitmap(bitmap: np.ndarray) -> np.ndarray:

@@ -10,7 +10,9 @@ Image `index` is a pure function of (seed, index) and of the options. No file is
 import colorsys
 import dataclasses
 import functools
+import json
 from collections.abc import Callable
+from typing import Any
 
 import cv2
 import numpy as np
@@ -169,6 +171,12 @@ class ShapesSource:
             has_mask=np.ones(len(masks), bool),
             is_crowd=np.array(layout.is_crowd, bool),
         )
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What tells this set from another; the sizes, the seed and the other options stand for its images."""
+        options = [self.seed, self.max_objects, self.pair_fraction, self.crowd_fraction, self.empty_fraction]
+        return records.identity_of(self.categories, len(self), self.sizes, json.dumps(options))
 
     @functools.cached_property
     def image_labels(self) -> list[np.ndarray]:

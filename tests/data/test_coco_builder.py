@@ -1,5 +1,6 @@
 import concurrent.futures
 import json
+import shutil
 import subprocess
 import sys
 
@@ -244,6 +245,22 @@ def test_tfds_reads_it_without_the_builder(whole, prepared):
     assert examples[8]["file_name"] == b"8.png"
     expected = [entry["id"] for entry in annotations_of(whole, 8)]
     assert examples[8]["objects"]["annotation_ids"].tolist() == expected
+
+
+def test_identity_is_that_of_the_index_and_not_of_the_place(prepared, source, tmp_path):
+    identity = source.identity
+    assert json.loads(json.dumps(identity)) == identity
+    assert identity["categories"] == ["bird", "cat", "dog"] and identity["num_images"] == NUM_IMAGES
+    copied = shutil.copytree(prepared[0], tmp_path / "copy")
+    assert CocoSource(copied, "val").identity == identity
+    with np.load(copied / "index_val.npz") as arrays:
+        index = dict(arrays)
+    for name, values in index.items():
+        changed = values.copy()
+        changed.flat[0] = not values.flat[0] if values.dtype == bool else values.flat[0] + 1
+        if name != "num_objects":
+            np.savez(copied / "index_val.npz", **{**index, name: changed})
+            assert CocoSource(copied, "val").identity != identity, name
 
 
 @pytest.mark.parametrize("split", ["test", "val[:5]", "all"])

@@ -206,3 +206,15 @@ def test_an_index_outside_is_refused(source, index):
 def test_bad_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         ShapesSource(1, 0, **options)
+
+
+def test_identity_tells_sets_apart_and_is_fit_for_json():
+    def identity(*arguments, **options):
+        return json.dumps(ShapesSource(*arguments, **options).identity)
+
+    assert identity(5, 1) == identity(5, 1)
+    others = [identity(6, 1), identity(5, 2), identity(5, 1, num_hues=9), identity(5, 1, max_objects=3)]
+    others += [identity(5, 1, image_size=64), identity(5, 1, pair_fraction=0.5), identity(5, 1, crowd_fraction=0.5)]
+    assert len({identity(5, 1), identity(5, 1, empty_fraction=0.5), *others}) == 9
+    assert json.loads(identity(5, 1, num_hues=2, num_textures=1))["categories"] == ["red solid", "green solid"]
+    assert json.loads(identity(5, 1))["num_images"] == 5
