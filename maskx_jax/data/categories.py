@@ -1,5 +1,6 @@
 """The bijection between a dataset's category ids and the labels 1..C that a model knows."""
 
+import collections
 import dataclasses
 import difflib
 from collections.abc import Iterable, Sequence
@@ -22,7 +23,7 @@ class Categories:
         if len(self.ids) != len(self.names):
             raise ValueError(f"got {len(self.ids)} category ids and {len(self.names)} names; expected as many of each")
         for what, values in (("id", self.ids), ("name", self.names)):
-            repeated = sorted({v for v in values if list(values).count(v) > 1}, key=str)
+            repeated = sorted((v for v, number in collections.Counter(values).items() if number > 1), key=str)
             if repeated:
                 raise ValueError(f"category {what}s must be unique; repeated: {repeated}")
 

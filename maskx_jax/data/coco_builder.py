@@ -11,7 +11,6 @@ A prepared directory holds, beside the files of TFDS (ArrayRecord, readable with
 import dataclasses
 import json
 import re
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,10 +19,12 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
+from tqdm import tqdm
 
+from maskx_jax import errors
 from maskx_jax.data.categories import Categories
 from maskx_jax.data.coco_checks import Instances, Report, check_objects, read_instances
-from maskx_jax.data.coco_images import UnreadableImageError, read_image
+from maskx_jax.data.coco_images import UnreadableImageError, check_header, missing_files, read_image
 from maskx_jax.data.records import PACKED_SHAPE, Record, identity_of
 
 # TFDS orders examples by 128-bit keys.
@@ -42,6 +43,7 @@ class _Split:
     report: Report
     skip_bad_images: bool
     fewest_images: int
+    progress: tqdm | None = None
     image_ids: list[int] = dataclasses.field(default_factory=list)
     sizes: list[tuple[int, int]] = dataclasses.field(default_factory=list)
     labels: list[np.ndarray] = dataclasses.field(default_factory=list)
@@ -56,6 +58,8 @@ class _Split:
         stride = _NUM_KEYS // len(self.instances.images)
         for index, image in enumerate(self.instances.images):
             example = self._example(image)
+            if self.progress is not None:
+                self.progress.update()
             if example is not None:
                 yield index * stride, example
         if len(self.image_ids) < self.fewest_images:
@@ -66,13 +70,13 @@ class _Split:
 
     def _example(self, image: dict) -> dict[str, Any] | None:
         annotations = self.instances.annotations[image["id"]]
-        size = (image["height"], image["width"]) if image.get("height") else None
+        size = _size_of(image)
         try:
             data, actual_size, reasons = read_image(self.folder / image["file_name"], size)
         except UnreadableImageError as error:
             if not self.skip_bad_images:
                 raise UnreadableImageError(f"image {image['id']}: {error}. Use skip_bad_images to go on") from error
-            self.report.add("image_skipped", image["id"])
+            self.report.add(error.reason, image["id"])
             for annotation in annotations:
                 self.report.add("annotation_image_skipped", annotation["id"])
             return None
@@ -108,6 +112,22 @@ class _Split:
             "objects": objects,
         }
 
+    def bad_images(self, progress: tqdm) -> list[str]:
+        """Return what is wrong with the image files, as far as it shows without decoding their pixels."""
+        missing = missing_files(self.folder, (image["file_name"] for image in self.instances.images))
+        bad = []
+        for image in self.instances.images:
+            message = missing.get(image["file_name"])
+            if message is None:
+                try:
+                    check_header(self.folder / image["file_name"], _size_of(image))
+                except UnreadableImageError as error:
+                    message = str(error)
+            progress.update()
+            if message is not None:
+                bad.append(f"image {image['id']}: {message}")
+        return bad
+
     def write_companions(self, directory: Path) -> None:
         """Write the index, the ground truth and the report of a split whose examples are all written."""
         name = self.report.split
@@ -124,6 +144,13 @@ class _Split:
         (directory / f"report_{name}.json").write_text(json.dumps(self.report.to_json(), indent=2))
 
 
+class _NewInfo(tfds.core.DatasetInfo):
+    """Information on a dataset that nobody has made before: TFDS would look in its bucket and leave a folder behind."""
+
+    def initialize_from_bucket(self) -> None:
+        pass
+
+
 class CocoRecords(tfds.core.GeneratorBasedBuilder):
     """The TFDS builder of prepared datasets. Its output is read without it."""
 
@@ -135,12 +162,18 @@ class CocoRecords(tfds.core.GeneratorBasedBuilder):
         self._splits = splits
         super().__init__(**arguments)
 
+    def _log_download_bytes(self) -> None:
+        """Print nothing: nothing is downloaded, and sizes are not known."""
+
+    def _log_download_done(self) -> None:
+        """Print nothing: the place it would name is a temporary one."""
+
     def _info(self) -> tfds.core.DatasetInfo:
         def per_object(*shape: int, dtype: type) -> tfds.features.Tensor:
             # As bytes: tf.train.Example would make an int64 of every byte of a mask.
             return tfds.features.Tensor(shape=(None, *shape), dtype=dtype, encoding="bytes")
 
-        return tfds.core.DatasetInfo(
+        return _NewInfo(
             builder=self,
             description="Images with boxes, and masks where there are any; made by maskx_jax.data.prepare.",
             features=tfds.features.FeaturesDict(
@@ -179,18 +212,22 @@ def prepare(
     *,
     skip_bad_images: bool = False,
     drop_unknown: bool = False,
+    allow_outside: bool = False,
     overwrite: bool = False,
 ) -> dict[str, Report]:
     """Check COCO-style annotations and images and write them as one TFDS dataset.
 
-    The output appears at once when all is done; a failed run leaves nothing behind.
+    All annotations and the headers of all images are checked before anything is written; the pixels are decoded as they
+    are written. The output appears at once when all is done; a failed run leaves nothing behind.
 
     Args:
-      output: the directory to make.
+      output: the directory to make, on a local disk.
       splits: for each split its annotations (JSON) and its folder of images.
       num_shards: files a split is written to, at most one per image; None leaves it to TFDS (by size).
-      skip_bad_images: leave out images that are missing or corrupt, with their annotations, instead of stopping.
+      skip_bad_images: leave out images that are missing, corrupt, too large or of another size than the JSON says,
+        with their annotations, instead of stopping.
       drop_unknown: leave out annotations of unknown categories and images instead of stopping.
+      allow_outside: take image files outside their folder, named by an absolute path or by `..`.
       overwrite: replace the dataset that is at `output`.
 
     Returns:
@@ -201,6 +238,9 @@ def prepare(
       FileNotFoundError: an annotation file or image folder is missing.
       ValueError: an input is unsound; the message names file and id.
     """
+    for path in (output, *(path for pair in splits.values() for path in pair)):
+        if "://" in str(path):
+            raise ValueError(f"got {str(path)!r}; expected a local path: prepare on a local disk, and copy the result")
     output = Path(output).expanduser()
     _check_output(output, overwrite)
     if num_shards is not None and num_shards < 1:
@@ -217,6 +257,7 @@ def prepare(
             Path(annotations).expanduser(),
             Path(folder).expanduser(),
             drop_unknown,
+            allow_outside,
             skip_bad_images,
             num_shards or 1,
         )
@@ -224,9 +265,19 @@ def prepare(
     smallest = min(len(split.instances.images) for split in todo.values())
     if num_shards is not None and num_shards > smallest:
         raise ValueError(f"num_shards is {num_shards}; the smallest split has {smallest} images")
+    if not skip_bad_images:
+        _check_images(todo)
+    # TFDS's bars know no totals.
+    tfds.disable_progress_bar()
     output.parent.mkdir(parents=True, exist_ok=True)
+    num_images = sum(len(split.instances.images) for split in todo.values())
     # Beside the output, so that the move at the end is one rename.
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as temporary:
+    with (
+        tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as temporary,
+        tqdm(total=num_images, desc="writing records", unit="image", disable=None) as progress,
+    ):
+        for split in todo.values():
+            split.progress = progress
         builder = CocoRecords(todo, data_dir=temporary, file_format="array_record")
         builder.download_and_prepare(
             download_config=tfds.download.DownloadConfig(num_shards=num_shards, try_download_gcs=False)
@@ -236,9 +287,7 @@ def prepare(
         (written / _CATEGORIES_FILE).write_text(json.dumps(categories.to_coco(), indent=2))
         for split in todo.values():
             split.write_companions(written)
-        if output.exists():
-            shutil.rmtree(output)
-        written.rename(output)
+        _move(written, output, Path(temporary) / "replaced")
     return {name: split.report for name, split in todo.items()}
 
 
@@ -300,6 +349,40 @@ class CocoSource:
         return json.loads((self._directory / f"annotations_{self._split}.json").read_text())
 
 
+def _size_of(image: dict) -> tuple[int, int] | None:
+    return (image["height"], image["width"]) if image.get("height") else None
+
+
+def _check_images(splits: Mapping[str, _Split]) -> None:
+    """Name all images of all splits that cannot be used, as far as it shows without their pixels."""
+    num_images = sum(len(split.instances.images) for split in splits.values())
+    with tqdm(total=num_images, desc="checking images", unit="image", disable=None) as progress:
+        bad = {name: split.bad_images(progress) for name, split in splits.items()}
+    if not any(bad.values()):
+        return
+    raise UnreadableImageError(
+        "; ".join(
+            f"split {name!r}: {len(messages)} of {len(splits[name].instances.images)} images cannot be used: "
+            f"{errors.some(messages)}"
+            for name, messages in bad.items()
+            if messages
+        )
+        + ". Use skip_bad_images to leave them out"
+    )
+
+
+def _move(written: Path, output: Path, replaced: Path) -> None:
+    """Put what is written in the place of the output; what was there goes to `replaced`, and back where this fails."""
+    if output.exists():
+        output.rename(replaced)
+    try:
+        written.rename(output)
+    except BaseException:
+        if replaced.exists() and not output.exists():
+            replaced.rename(output)
+        raise
+
+
 def _check_output(output: Path, overwrite: bool) -> None:
     if not output.exists():
         return
@@ -311,12 +394,19 @@ def _check_output(output: Path, overwrite: bool) -> None:
 
 
 def _open_split(
-    name: str, annotations: Path, folder: Path, drop_unknown: bool, skip_bad_images: bool, fewest_images: int
+    name: str,
+    annotations: Path,
+    folder: Path,
+    drop_unknown: bool,
+    allow_outside: bool,
+    skip_bad_images: bool,
+    fewest_images: int,
 ) -> _Split:
     if not folder.is_dir():
         raise FileNotFoundError(f"split {name!r}: there is no image folder {folder}")
     report = Report(name)
-    return _Split(read_instances(annotations, report, drop_unknown), folder, report, skip_bad_images, fewest_images)
+    instances = read_instances(annotations, report, drop_unknown, allow_outside)
+    return _Split(instances, folder, report, skip_bad_images, fewest_images)
 
 
 def _check_same_categories(splits: Mapping[str, _Split]) -> None:

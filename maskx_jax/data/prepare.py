@@ -4,12 +4,25 @@ python -m maskx_jax.data.prepare --output=DATA --split train=train.json,images/t
 """
 
 import argparse
+import os
+import signal
 import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import TypeVar
 
 from absl import logging
 
 from maskx_jax import errors
-from maskx_jax.data.coco_builder import prepare
+
+# As a shell reports a program that SIGTERM ended: 128 + 15.
+EXIT_SIGTERM = 143
+
+T = TypeVar("T")
+
+
+class _Terminated(BaseException):
+    """SIGTERM came."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -22,8 +35,15 @@ def main(arguments: list[str] | None = None) -> int:
         "--split", required=True, action="append", metavar="NAME=JSON,IMAGES", help="repeat it for several splits"
     )
     parser.add_argument("--num_shards", type=int, help="files a split is written to; by size if not given")
-    parser.add_argument("--skip_bad_images", action="store_true", help="leave out missing and corrupt images")
+    parser.add_argument(
+        "--skip_bad_images",
+        action="store_true",
+        help="leave out images that are missing, corrupt, too large or of another size than the JSON says",
+    )
     parser.add_argument("--drop_unknown", action="store_true", help="leave out annotations of unknown ids")
+    parser.add_argument(
+        "--allow_outside", action="store_true", help="take image files outside their folder (absolute names, or ..)"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace the dataset that is at the output")
     options = parser.parse_args(arguments)
     splits = {}
@@ -35,23 +55,53 @@ def main(arguments: list[str] | None = None) -> int:
         if name in splits:
             parser.error(f"--split: {name!r} is given twice")
         splits[name] = (annotations, folder)
-    # TensorFlow Datasets tells of every step at the level below.
+
+    # TensorFlow's C++ parts read it as they are loaded; TensorFlow Datasets tells of every step at the level below.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.set_verbosity(logging.WARNING)
+    from maskx_jax.data.coco_builder import prepare
+
     try:
-        reports = prepare(
-            options.output,
-            splits,
-            options.num_shards,
-            skip_bad_images=options.skip_bad_images,
-            drop_unknown=options.drop_unknown,
-            overwrite=options.overwrite,
+        reports = _interruptible(
+            lambda: prepare(
+                options.output,
+                splits,
+                options.num_shards,
+                skip_bad_images=options.skip_bad_images,
+                drop_unknown=options.drop_unknown,
+                allow_outside=options.allow_outside,
+                overwrite=options.overwrite,
+            )
         )
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    except _Terminated:
+        print("error: ended (SIGTERM); nothing was written", file=sys.stderr)
+        return EXIT_SIGTERM
     for report in reports.values():
         print(report.table())
     return 0
+
+
+def _interruptible(program: Callable[[], T]) -> T:
+    """Run a program that SIGTERM ends as SIGINT does, by an exception, so that it clears away what it has begun.
+
+    Raises:
+      KeyboardInterrupt: SIGINT came.
+      _Terminated: SIGTERM came.
+    """
+    signals = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: _Terminated}
+
+    def leave(number: int, _: FrameType | None) -> None:
+        # The next ones would interrupt the clearing.
+        for other in signals:
+            signal.signal(other, signal.SIG_IGN)
+        raise signals[signal.Signals(number)]
+
+    before = {number: signal.signal(number, leave) for number in signals}
+    try:
+        return program()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 if __name__ == "__main__":

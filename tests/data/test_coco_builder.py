@@ -1,8 +1,10 @@
 import concurrent.futures
 import json
+import pathlib
 import shutil
 import subprocess
 import sys
+import tempfile
 
 import numpy as np
 import pytest
@@ -10,9 +12,8 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from maskx_jax.data.categories import Categories
-from maskx_jax.data.coco_builder import CocoSource, prepare
+from maskx_jax.data.coco_builder import CocoRecords, CocoSource, prepare
 from maskx_jax.data.coco_images import UnreadableImageError
-from maskx_jax.data.prepare import main
 from maskx_jax.data.records import rasterize_polygons, unpack_bitmap
 from maskx_jax.data.shapes import ShapesSource
 from maskx_jax.data.sources import open_source
@@ -323,13 +324,34 @@ def test_too_few_readable_images_are_an_error(tmp_path, broken, num_shards):
     assert left(tmp_path) == before
 
 
-def test_image_of_another_size_is_an_error_even_when_bad_ones_are_skipped(tmp_path):
+def test_image_of_another_size_is_named_or_skipped_and_counted(tmp_path):
     split = make(tmp_path)
     Image.fromarray(pixels_of(1)[:-1]).save(split[1] / "1.png")
     before = left(tmp_path)
-    with pytest.raises(ValueError, match=r"1\.png: the image has height 20 and width 32; the JSON says height 21"):
-        prepare(tmp_path / "out", {"val": split}, skip_bad_images=True)
+    with pytest.raises(
+        UnreadableImageError, match=r"1\.png: the image has height 20 and width 32; the JSON says height 21"
+    ):
+        prepare(tmp_path / "out", {"val": split})
     assert left(tmp_path) == before
+    report = prepare(tmp_path / "out", {"val": split}, skip_bad_images=True)["val"]
+    assert report.num_images == 2
+    assert report.examples == {"image_other_size": [101], "annotation_image_skipped": [1]}
+
+
+def test_all_images_of_all_splits_are_checked_before_anything_is_written(tmp_path, monkeypatch):
+    train, val = make(tmp_path / "train", 12, broken=[3]), make(tmp_path / "val", 3)
+    for index in (*range(1, 3), *range(4, 10)):
+        (train[1] / f"{index}.png").unlink()
+    (val[1] / "2.png").rename(val[1] / "2.PNG")
+    monkeypatch.setattr(CocoRecords, "_generate_examples", None)
+    with pytest.raises(UnreadableImageError) as caught:
+        prepare(tmp_path / "out", {"train": train, "val": val})
+    message = str(caught.value)
+    assert "split 'train': 9 of 12 images cannot be used: image 101: " in message
+    assert "3.png: cannot be read as an image" in message and message.count("there is no such file") == 5
+    assert "and 4 more; split 'val': 1 of 3 images cannot be used: image 102: " in message
+    assert message.endswith("'2.PNG': upper and lower case matter. Use skip_bad_images to leave them out")
+    assert left(tmp_path) == ["train", "val"]
 
 
 def test_turned_converted_and_unsized_images_are_read_back_and_counted(tmp_path):
@@ -389,6 +411,47 @@ def test_splits_with_different_categories_are_refused(tmp_path):
 # Arguments and output.
 
 
+def test_a_url_makes_no_folder_of_that_name(tmp_path, monkeypatch):
+    annotations, images = make(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    before = left(tmp_path)
+    for output, split in (
+        ("gs://bucket/data", (annotations, images)),
+        ("out", ("gs://bucket/a.json", images)),
+        ("out", (annotations, "https://host/images")),
+    ):
+        with pytest.raises(ValueError, match=r"got '(gs|https)://.*'; expected a local path"):
+            prepare(output, {"val": split})
+    assert left(tmp_path) == before
+
+
+def test_nothing_is_left_in_the_folder_for_temporary_files(tmp_path, monkeypatch):
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    prepare(tmp_path / "out", {"val": make(tmp_path)})
+    assert left(tmp_path / "temporary") == []
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_move_that_fails_leaves_the_old_dataset_in_place(tmp_path, overwrite, monkeypatch):
+    split = make(tmp_path)
+    if overwrite:
+        prepare(tmp_path / "out", {"train": split})
+    before = left(tmp_path)
+
+    def fail(path, target):
+        if target.name == "out" and path.name == "1.0.0":
+            raise OSError("disk on fire")
+        return rename(path, target)
+
+    rename = pathlib.Path.rename
+    monkeypatch.setattr(pathlib.Path, "rename", fail)
+    with pytest.raises(OSError, match="disk on fire"):
+        prepare(tmp_path / "out", {"val": split}, overwrite=overwrite)
+    assert left(tmp_path) == before
+    assert not overwrite or len(CocoSource(tmp_path / "out", "train")) == 3
+
+
 def test_missing_inputs_are_named(tmp_path):
     annotations, images = make(tmp_path)
     before = left(tmp_path)
@@ -445,44 +508,6 @@ def test_nothing_but_a_prepared_dataset_is_overwritten(tmp_path):
             prepare(tmp_path / name, {"val": split}, overwrite=True)
     assert (tmp_path / "thesis/chapter1.tex").read_text() == "years of work"
     assert (tmp_path / "file").read_text() == "more of it"
-
-
-# The command.
-
-
-def test_command_prints_the_report(tmp_path, capsys):
-    annotations, images = make(tmp_path, broken=[1])
-    assert main([f"--output={tmp_path / 'out'}", f"--split=val={annotations},{images}", "--skip_bad_images"]) == 0
-    printed = capsys.readouterr().out
-    assert "split val: 2 images, 2 objects (2 with mask), 0 crowd regions" in printed
-    assert "[image_skipped; ids 101]" in printed
-    assert len(CocoSource(tmp_path / "out", "val")) == 2
-
-
-@pytest.mark.parametrize("broken", ["image", "json", "folder", "output"])
-def test_command_fails_with_one_line(tmp_path, capsys, broken):
-    annotations, images = make(tmp_path, broken=[1] if broken == "image" else [])
-    if broken == "json":
-        annotations.write_text("{")
-    if broken == "folder":
-        images = tmp_path / "nowhere"
-    if broken == "output":
-        (tmp_path / "out").write_text("")
-    assert main([f"--output={tmp_path / 'out'}", f"--split=val={annotations},{images}"]) == 1
-    # TFDS's progress bars go to stderr too; the message begins after them.
-    (line,) = capsys.readouterr().err.partition("error: ")[2].splitlines()
-    named = {"image": "1.png", "json": "instances.json", "folder": "nowhere", "output": "out"}[broken]
-    assert named in line and "Traceback" not in line
-
-
-@pytest.mark.parametrize(
-    "splits", [["val"], ["val=a.json"], ["=a.json,b"], ["val=a.json,"], ["val=,b"], ["val=a.json,b", "val=c.json,d"]]
-)
-def test_command_refuses_mistyped_splits(tmp_path, capsys, splits):
-    with pytest.raises(SystemExit) as caught:
-        main([f"--output={tmp_path / 'out'}", *(f"--split={split}" for split in splits)])
-    assert caught.value.code == 2
-    assert "--split: " in capsys.readouterr().err.splitlines()[-1]
 
 
 # Opening.

@@ -1,6 +1,7 @@
 import itertools
 import json
 import math
+import os
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from maskx_jax.data.records import PACKED_SHAPE, crop_bitmap, rasterize_polygons
 
 SIZE = (40, 60)
 CATEGORIES = Categories((2, 5, 90), ("bird", "cat", "dog"))
-SQUARE = [10, 10, 30, 10, 30, 30, 10, 30]
+# But for a corner, without which it would be nothing but its box.
+SQUARE = [10, 10, 30, 10, 30, 30, 14, 30, 10, 26]
 
 
 def annotation(**changes):
@@ -99,6 +101,31 @@ def test_text_that_is_not_unicode_is_an_error(tmp_path):
     (tmp_path / "a.json").write_bytes(b'{"images": "\xff\xfe\xfa"}')
     with pytest.raises(ValueError, match=r"a\.json: not valid JSON"):
         read_instances(tmp_path / "a.json", Report("val"))
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"images": ' + "9" * 5000 + "}"])
+def test_json_that_python_does_not_take_is_an_error(read, text):
+    with pytest.raises(ValueError, match=r"instances\.json: not (usable|valid) JSON: "):
+        read(text)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("/dev/zero")])
+def test_what_is_no_file_is_not_read(tmp_path, make):
+    make(tmp_path / "a.json")
+    with pytest.raises(ValueError, match=r"a\.json: expected a JSON file"):
+        read_instances(tmp_path / "a.json", Report("val"))
+
+
+def test_endless_json_is_not_read(tmp_path):
+    with (tmp_path / "a.json").open("wb") as file:
+        file.truncate(40 * 2**30)
+    with pytest.raises(ValueError, match=r"a\.json: the file has 40\.0 GiB; expected at most 8 GiB of JSON"):
+        read_instances(tmp_path / "a.json", Report("val"))
+
+
+def test_many_categories_are_checked_in_no_time(read):
+    categories = [{"id": i, "name": str(i)} for i in range(20_000)]
+    assert len(read(content(categories=categories))[0].categories) == 20_000
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
@@ -232,6 +259,21 @@ def test_image_without_file_name_is_refused(read, name):
         read(content(images=[image]))
 
 
+@pytest.mark.parametrize("name", ["a\0b.png", "\ud800.png"])
+def test_name_that_no_file_can_have_is_refused(read, name):
+    with pytest.raises(ValueError, match=r"image 1 has file_name .*; expected a path in the image folder"):
+        read(content(images=[{"id": 1, "file_name": name}]))
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../a.png", "sub/../../a.png", ".."])
+def test_name_that_leads_out_of_the_folder_is_refused_unless_allowed(read, name):
+    whole = content(images=[{"id": 1, "file_name": name}])
+    with pytest.raises(ValueError, match=r"image 1 has file_name .*, which leads out of the image folder\..*allow_out"):
+        read(whole)
+    assert read(whole, allow_outside=True)[0].images[0]["file_name"] == name
+    assert read(content(images=[{"id": 1, "file_name": "..a/b..png"}]))[0].images[0]["file_name"] == "..a/b..png"
+
+
 def test_lvis_url_names_the_file(read):
     image = {"id": 1, "height": 40, "width": 60, "coco_url": "http://images.cocodataset.org/train2017/000000391895.jpg"}
     assert read(content(images=[image]))[0].images[0]["file_name"] == "train2017/000000391895.jpg"
@@ -258,10 +300,12 @@ def test_missing_iscrowd_becomes_0(read, missing):
     assert report.counts == {"iscrowd_filled": 1}
 
 
-@pytest.mark.parametrize("wrong", [2, -1, "0", []])
-def test_other_iscrowd_is_refused(read, wrong):
-    with pytest.raises(ValueError, match=r"annotation 7 has iscrowd .*; expected 0 or 1"):
-        read(content(annotations=[annotation(iscrowd=wrong)]))
+@pytest.mark.parametrize("key", ["iscrowd", "ignore"])
+@pytest.mark.parametrize("wrong", [2, -1, "0", [], [[1] * 1000]])
+def test_other_flag_is_refused(read, wrong, key):
+    with pytest.raises(ValueError, match=rf"annotation 7 has {key} .*; expected 0 or 1") as caught:
+        read(content(annotations=[annotation(**{key: wrong})]))
+    assert len(str(caught.value)) < 300
 
 
 @pytest.mark.parametrize("wrong", [None, ..., -1, math.nan, math.inf, "400", True])
@@ -279,9 +323,54 @@ def test_unusable_area_is_that_of_the_clipped_box_where_there_is_no_mask():
     assert counts == {"area_filled": 1, "mask_missing": 1, "box_clipped": 1}
 
 
-def test_given_area_is_kept():
-    assert check(annotation(area=0))[1][0]["area"] == 0
-    assert check(annotation(area=123.5))[1][0]["area"] == 123.5
+CIRCLE = np.stack([20 + 10 * np.cos(np.arange(48) * np.pi / 24), 20 + 10 * np.sin(np.arange(48) * np.pi / 24)], 1)
+# Of 12 x 12 in a box of 20 x 20, and of pi * 100.
+SMALL = [14, 14, 26, 14, 26, 26, 14, 26]
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "area", "kept"),
+    [
+        ([], 400, True),
+        # An exporter that left the masks out and the areas of the masks in.
+        ([], 90.5, True),
+        ([], 0, False),
+        ([], 2400, False),
+        ([CIRCLE.ravel().tolist()], 314, True),
+        ([CIRCLE.ravel().tolist()], 300, True),
+        ([CIRCLE.ravel().tolist()], 0, False),
+        ([CIRCLE.ravel().tolist()], 2400, False),
+        (compressed(disc(SIZE, 20, 20, 10)), 316, True),
+        (compressed(disc(SIZE, 20, 20, 10)), 2400, False),
+        # That of the box, or that of a box one pixel wider.
+        ([SMALL], 400, False),
+        ([SMALL], 144, True),
+        ([SMALL], 169, True),
+    ],
+)
+@pytest.mark.parametrize("crowd", [0, 1])
+def test_area_that_fits_neither_mask_nor_box_is_repaired(segmentation, area, kept, crowd):
+    _, ground_truth, counts = check(annotation(area=area, segmentation=segmentation, iscrowd=crowd))
+    kept = kept or bool(crowd)
+    assert counts.get("area_repaired", 0) == (not kept)
+    expected = 400 if segmentation == [] else 144 if segmentation == [SMALL] else 314
+    assert ground_truth[0]["area"] == (area if kept else pytest.approx(expected, rel=0.02))
+    assert isinstance(ground_truth[0]["area"], float)
+
+
+def test_areas_of_a_large_box_of_the_box_and_of_the_mask_are_told_apart():
+    box, polygon = [0, 0, 300, 300], [[0, 0, 300, 0, 0, 300]]
+    for area, reason in ((45_000, {}), (90_000, {"area_repaired": 1})):
+        _, ground_truth, counts = check(annotation(bbox=box, area=area, segmentation=polygon), size=(300, 300))
+        assert counts == reason and ground_truth[0]["area"] == pytest.approx(45_000, rel=0.01)
+
+
+def test_area_of_what_reaches_outside_counts_all_or_what_is_seen():
+    polygon = [[40, 10, 80, 10, 80, 30, 40, 30]]
+    for area in (800, 400):
+        for segmentation in (polygon, []):
+            _, ground_truth, counts = check(annotation(bbox=[40, 10, 40, 20], area=area, segmentation=segmentation))
+            assert ground_truth[0]["area"] == area and "area_repaired" not in counts
 
 
 def boxes_of(*boxes):
@@ -293,6 +382,14 @@ def test_xyxy_given_as_xywh_is_refused(read):
         ValueError, match=r"instances\.json: 'bbox' looks like x1, y1, x2, y2: 2 of 3 boxes would reach outside"
     ):
         read(boxes_of([30, 20, 50, 38], [40, 5, 60, 30], [0, 0, 20, 20]))
+
+
+def test_boxes_as_fractions_of_the_image_are_refused(read):
+    said = r"instances\.json: 'bbox' looks like fractions of the image: 2 of 3 boxes lie in 0\.\.1"
+    with pytest.raises(ValueError, match=said):
+        read(boxes_of([0.1, 0.2, 0.5, 0.5], [0, 0, 1, 1], [10, 10, 20, 20]))
+    # Half of them may be specks in the corner.
+    assert len(read(boxes_of([0.1, 0.2, 0.5, 0.5], [10, 10, 20, 20]))[0].annotations[1]) == 2
 
 
 @pytest.mark.parametrize(
@@ -346,8 +443,6 @@ def test_box_becomes_corners_in_float32():
         ([10, 10, True, 20], "box_invalid"),
         ({"x": 10}, "box_invalid"),
         ("10 10 20 20", "box_invalid"),
-        (None, "box_invalid"),
-        (..., "box_invalid"),
     ],
 )
 def test_bad_box_drops_its_annotation_alone(box, reason):
@@ -355,6 +450,20 @@ def test_bad_box_drops_its_annotation_alone(box, reason):
     assert counts == {reason: 1}
     assert [entry["id"] for entry in ground_truth] == [7] == objects["annotation_ids"].tolist()
     assert all(len(values) == 1 for values in objects.values())
+
+
+@pytest.mark.parametrize("missing", [None, ...])
+def test_missing_box_is_that_of_the_mask(missing):
+    for segmentation in ([SQUARE], compressed(disc(SIZE, 20, 20, 10))):
+        objects, ground_truth, counts = check(annotation(bbox=missing, segmentation=segmentation, area=380))
+        np.testing.assert_array_equal(objects["boxes"], [[10, 10, 30, 30]])
+        assert counts.pop("box_filled") == 1 and not set(counts) - {"rle_compressed", "area_repaired"}
+        assert ground_truth[0]["bbox"] == [10, 10, 20, 20]
+    objects, ground_truth, counts = check(annotation(bbox=missing, segmentation=[[50, 10, 70, 10, 70, 30]]))
+    np.testing.assert_array_equal(objects["boxes"], [[50, 10, 60, 30]])
+    assert ground_truth[0]["bbox"] == [50, 10, 20, 20] and counts["box_clipped"] == 1
+    objects, ground_truth, counts = check(annotation(bbox=missing, segmentation=[]))
+    assert counts == {"box_invalid": 1} and ground_truth == [] and len(objects["boxes"]) == 0
 
 
 @pytest.mark.parametrize(
@@ -376,7 +485,8 @@ def test_box_partly_outside_is_clipped(box, clipped):
 
 
 def test_box_on_the_border_is_not_clipped():
-    assert check(annotation(bbox=[0, 0, 60, 40], segmentation=[[0, 0, 60, 0, 60, 40, 0, 40]]))[2] == {}
+    whole = annotation(bbox=[0, 0, 60, 40], area=2400, segmentation=[[0, 0, 60, 0, 60, 40, 0, 40]])
+    assert check(whole)[2] == {"mask_rectangle": 1}
 
 
 def test_no_annotations_make_empty_arrays_of_the_right_shapes():
@@ -409,7 +519,14 @@ def test_no_annotations_make_empty_arrays_of_the_right_shapes():
         ({"size": [40, 60]}, "mask_malformed"),
         ({"size": [40, 60], "counts": 2400}, "mask_malformed"),
         ([[]], "polygon_none_left"),
-        ([10, 10, 30, 10, 30, 30], "polygon_none_left"),
+        ([10, 10, 30, 10, 30, 30, 10], "polygon_none_left"),
+        ([10, 10, 30, 10, 30, math.nan], "polygon_none_left"),
+        # An outline of many thousand pixels in an image of 40 x 60.
+        ([[10, 10, 30, 10, 30, 30] + [0, 0, 60, 40] * 200], "polygon_none_left"),
+        ([[0, 0, 1e9, 0, 1e9, 30]], "polygon_none_left"),
+        # Not one pixel, in any corner of one.
+        ([[10.1, 10.1, 10.3, 10.1, 10.3, 10.3, 10.1, 10.3]], "mask_empty"),
+        ([[10.6, 10.6, 10.8, 10.6, 10.8, 10.8, 10.6, 10.8]], "mask_empty"),
         ([[10, 10, 30, 10]], "polygon_none_left"),
         ([[10, 10, 30, 10, 30, 30, 10]], "polygon_none_left"),
         ([[10, 10, 30, 10, math.nan, 30]], "polygon_none_left"),
@@ -420,6 +537,7 @@ def test_no_annotations_make_empty_arrays_of_the_right_shapes():
         ([[10, 10, 20, 10, 30, 10]], "mask_empty"),
         ([[10, 10, 10, 10, 10, 10]], "mask_empty"),
         ([[70, 10, 90, 10, 90, 30, 70, 30]], "mask_empty"),
+        ([[1e14, 10, 1e14, 30, 1e14, 30]], "mask_empty"),
     ],
 )
 def test_object_without_usable_mask_is_kept_as_a_box(segmentation, reason):
@@ -431,17 +549,53 @@ def test_object_without_usable_mask_is_kept_as_a_box(segmentation, reason):
     assert ground_truth == [annotation(segmentation=[])]
 
 
+def test_flat_polygon_is_one_polygon():
+    objects, ground_truth, counts = check(annotation(segmentation=SQUARE))
+    expected, frame = rasterize_polygons([SQUARE])
+    assert counts == {"polygon_flat": 1} and ground_truth[0]["segmentation"] == [SQUARE]
+    np.testing.assert_array_equal(objects["masks"], expected[None])
+    np.testing.assert_array_equal(objects["mask_frames"], frame[None])
+
+
+def test_masks_that_are_just_their_box_are_counted_by_class():
+    report = Report("val")
+    square = [[10, 10, 30, 10, 30, 30, 10, 30]]
+    bitmap = np.zeros(SIZE, bool)
+    bitmap[10:30, 10:30] = True
+    entries = [
+        annotation(segmentation=square),
+        annotation(segmentation=compressed(bitmap), category_id=90),
+        annotation(segmentation=[SQUARE]),
+        # Of a part of its box, and of a crowd: no rectangle to learn from.
+        annotation(segmentation=[SMALL], area=144),
+        annotation(segmentation=square, iscrowd=1),
+    ]
+    check_objects(entries, SIZE, CATEGORIES, report)
+    assert report.counts == {"mask_rectangle": 2, "rle_compressed": 1, "mask_box_differ": 1}
+    assert report.class_masks == {"cat": [3, 1], "dog": [1, 1]}
+    assert "by class: dog 1 of 1, cat 1 of 3\n" in report.table() + "\n"
+    assert report.to_json()["classes"]["cat"] == {"masks": 3, "rectangles": 1}
+
+
+@pytest.mark.parametrize("num_crowds", [0, 3])
+def test_report_warns_where_there_is_nothing_to_learn_from(num_crowds):
+    table = Report("val", num_images=3, num_crowds=num_crowds).table()
+    assert "warning  there is no object to learn from" in table
+    assert ("all annotations are crowd regions" in table) == (num_crowds > 0)
+    assert "warning" not in Report("val", num_images=3, num_objects=1).table()
+
+
 @pytest.mark.parametrize("bad", [[1, 2, 3, 4], [1, 2, 3, 4, 5, 6, 7], [1, 2, 3, 4, math.nan, 6], None, {}])
 def test_invalid_polygon_beside_a_valid_one_is_dropped(bad):
     objects, ground_truth, counts = check(annotation(segmentation=[bad, SQUARE]))
     assert counts == {"polygon_dropped": 1}
     assert ground_truth[0]["segmentation"] == [SQUARE]
-    assert objects["has_mask"].all() and unpack_bitmap(objects["masks"]).all()
+    assert objects["has_mask"].all() and unpack_bitmap(objects["masks"]).mean() > 0.97
 
 
 def test_polygons_are_rasterized_over_their_own_box():
     parts = [[10, 10, 18, 10, 10, 18], [20, 20, 30, 20, 30, 30]]
-    objects, ground_truth, counts = check(annotation(segmentation=parts))
+    objects, ground_truth, counts = check(annotation(segmentation=parts, area=82))
     mask, frame = rasterize_polygons(parts)
     np.testing.assert_array_equal(objects["masks"], mask[None])
     np.testing.assert_array_equal(objects["mask_frames"], frame[None])
@@ -452,7 +606,7 @@ def test_polygons_are_rasterized_over_their_own_box():
 def test_mask_reaching_outside_keeps_its_frame():
     objects, _, counts = check(annotation(bbox=[40, 10, 20, 20], segmentation=[[40, 10, 70, 10, 70, 30, 40, 30]]))
     np.testing.assert_array_equal(objects["mask_frames"], [[40, 10, 70, 30]])
-    assert counts == {}
+    assert counts == {"mask_rectangle": 1}
 
 
 @pytest.mark.parametrize(
@@ -493,7 +647,7 @@ def test_run_lengths_become_the_mask_of_their_bitmap(encode):
         ({"size": [40, 60], "counts": ""}, "rle_corrupt"),
         ({"size": [40, 60], "counts": "no \x7f runs"}, "rle_corrupt"),
         ({"size": [40, 60], "counts": compressed(disc(SIZE, 20, 20, 10))["counts"][:-3]}, "rle_corrupt"),
-        ({"size": [40, 60], "counts": "o" * 1000}, "rle_corrupt"),
+        ({"size": [40, 60], "counts": "o" * 1_000_000}, "rle_corrupt"),
         (compressed(np.zeros(SIZE, bool)), "mask_empty"),
         ({"size": [40, 60], "counts": [2400]}, "mask_empty"),
         ({"size": [40, 60], "counts": [2400, 0]}, "mask_empty"),
@@ -520,11 +674,21 @@ def test_decoding_undoes_encoding(density):
 
 @pytest.mark.parametrize("segmentation", [[SQUARE], compressed(disc(SIZE, 20, 20, 10)), []])
 def test_crowd_is_kept_without_mask_but_with_its_segmentation(segmentation):
-    objects, ground_truth, _ = check(annotation(iscrowd=1, segmentation=segmentation))
+    objects, ground_truth, _ = check(annotation(iscrowd=1, area=350, segmentation=segmentation))
     assert objects["is_crowd"].tolist() == [True] and objects["has_mask"].tolist() == [False]
     assert not objects["masks"].any()
     np.testing.assert_array_equal(objects["mask_frames"], objects["boxes"])
-    assert ground_truth == [annotation(iscrowd=1, segmentation=segmentation)]
+    assert ground_truth == [annotation(iscrowd=1, area=350, segmentation=segmentation)]
+
+
+@pytest.mark.parametrize("crowd", [0, 1, None])
+def test_what_is_marked_to_be_ignored_is_kept_as_a_crowd_region(read, crowd):
+    annotations = [annotation(ignore=1, iscrowd=crowd), annotation(id=8, ignore=0), annotation(id=9, ignore=None)]
+    instances, report = read(content(annotations=annotations))
+    assert report.counts.get("ignore_as_crowd", 0) == (crowd != 1)
+    objects, ground_truth = check_objects(instances.annotations[1], SIZE, CATEGORIES, report)
+    assert objects["is_crowd"].tolist() == [True, False, False] == (~objects["has_mask"]).tolist()
+    assert [entry["iscrowd"] for entry in ground_truth] == [1, 0, 0]
 
 
 def test_crowd_flag_that_is_a_truth_value_becomes_a_number():

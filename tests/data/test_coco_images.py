@@ -1,4 +1,6 @@
+import errno
 import io
+import os
 import struct
 import zlib
 
@@ -8,7 +10,13 @@ import pytest
 from PIL import Image, ImageOps
 
 from maskx_jax.data.coco_checks import REASONS
-from maskx_jax.data.coco_images import UnreadableImageError, read_image
+from maskx_jax.data.coco_images import (
+    ImageSizeError,
+    UnreadableImageError,
+    check_header,
+    missing_files,
+    read_image,
+)
 from maskx_jax.data.records import Record
 from maskx_jax.data.transforms import decode
 
@@ -54,24 +62,73 @@ def test_missing_folder_is_named(tmp_path):
         read_image(tmp_path / "b/a.jpg", SIZE)
 
 
-def test_other_case_is_pointed_out(tmp_path):
-    store(tmp_path / "A.JPG", Image.fromarray(photo()), "JPEG")
-    if (tmp_path / "a.jpg").exists():
-        pytest.skip("this file system takes upper and lower case for the same")
-    with pytest.raises(UnreadableImageError, match=r"a\.jpg: there is no such file, but 'A\.JPG'"):
-        read_image(tmp_path / "a.jpg", SIZE)
+OTHER_THAN_A_FILE = {
+    "folder": (lambda path: path.mkdir(), "expected a file; it is a folder"),
+    "link to a folder": (lambda path: path.symlink_to("/"), "expected a file; it is a folder"),
+    "pipe": (os.mkfifo, "expected a file; it is a pipe"),
+    "device": (lambda path: path.symlink_to("/dev/zero"), "expected a file; it is a device"),
+    "link to nothing": (lambda path: path.symlink_to("nowhere"), "there is no such file but a link that leads nowhere"),
+    "link to itself": (lambda path: path.symlink_to(path), "Too many levels of symbolic links"),
+    "sparse file": (lambda path: sparse(path, 40 * 2**30), "the file has 40.0 GiB; expected at most 2 GiB"),
+}
 
 
-def test_folder_is_no_image(tmp_path):
-    (tmp_path / "a.jpg").mkdir()
-    with pytest.raises(UnreadableImageError, match=r"a\.jpg: there is no such file"):
-        read_image(tmp_path / "a.jpg", SIZE)
+def sparse(path, size):
+    with path.open("wb") as file:
+        file.truncate(size)
 
 
-def test_link_to_itself_is_no_image(tmp_path):
-    (tmp_path / "a.jpg").symlink_to(tmp_path / "a.jpg")
-    with pytest.raises(UnreadableImageError, match=r"a\.jpg: there is no such file"):
-        read_image(tmp_path / "a.jpg", SIZE)
+@pytest.mark.parametrize("read", [read_image, check_header])
+@pytest.mark.parametrize("kind", OTHER_THAN_A_FILE)
+def test_what_is_no_regular_file_of_a_sane_size_is_named_and_never_read(tmp_path, kind, read):
+    make, said = OTHER_THAN_A_FILE[kind]
+    make(tmp_path / "a.jpg")
+    with pytest.raises(UnreadableImageError, match=rf"a\.jpg: {said}$"):
+        read(tmp_path / "a.jpg", SIZE)
+
+
+@pytest.mark.parametrize("name", ["b.jpg/a.jpg", f"{'a' * 300}.jpg"])
+def test_impossible_name_is_named(tmp_path, name):
+    (tmp_path / "b.jpg").touch()
+    with pytest.raises(UnreadableImageError, match=r"a\.jpg: (Not a directory|File name too long)"):
+        read_image(tmp_path / name, SIZE)
+
+
+def test_an_error_of_the_moment_says_nothing_of_the_file(tmp_path, monkeypatch):
+    def fail(self):
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(self))
+
+    store(tmp_path / "a.png", Image.fromarray(photo()), "PNG")
+    monkeypatch.setattr(type(tmp_path), "read_bytes", fail)
+    with pytest.raises(OSError, match="Stale file handle"):
+        read_image(tmp_path / "a.png", SIZE)
+    monkeypatch.undo()
+    monkeypatch.setattr(Image.Image, "getexif", lambda self: bytearray(2**60))
+    with pytest.raises(MemoryError, match=r"a\.png: the image cannot be"):
+        read_image(tmp_path / "a.png", SIZE)
+
+
+@pytest.mark.parametrize("folder", [".", "b/c"])
+def test_missing_files_are_found_by_one_listing_of_each_folder(tmp_path, folder, monkeypatch):
+    (tmp_path / folder).mkdir(exist_ok=True, parents=True)
+    for name in ("1.jpg", "2.JPG", "3.JPG"):
+        (tmp_path / folder / name).write_text("content")
+    (tmp_path / folder / "4.jpg").mkdir()
+    (tmp_path / folder / "5.JPG").mkdir()
+    (tmp_path / folder / "6.jpg").symlink_to("1.jpg")
+    listed = []
+    scandir = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: listed.append(path) or scandir(path))
+    names = [os.path.join(folder, f"{number}.jpg") for number in (*range(1, 7), *range(10, 500))]
+    missing = missing_files(tmp_path, [*names, "nowhere/1.jpg"])
+    monkeypatch.undo()
+    assert len(listed) == 2
+    assert set(missing) == {*names[1:5], *names[6:], "nowhere/1.jpg"}
+    said = {name: message.removeprefix(f"{tmp_path / name}: ") for name, message in missing.items()}
+    assert said[names[1]] == "there is no such file, but '2.JPG': upper and lower case matter"
+    assert said[names[3]] == "expected a file; it is a folder"
+    # Of a folder whose name differs in case it is not said that case matters.
+    assert said[names[4]] == said[names[6]] == said["nowhere/1.jpg"] == "there is no such file"
 
 
 def test_empty_file_is_named(tmp_path):
@@ -105,13 +162,41 @@ def test_corrupt_pixels_are_named(tmp_path):
         read_image(tmp_path / "a.png", SIZE)
 
 
-def test_header_that_asks_for_all_memory_is_refused(tmp_path):
-    path = store(tmp_path / "a.png", Image.fromarray(photo()), "PNG")
-    data = path.read_bytes()
-    header = b"IHDR" + struct.pack(">II", 100_000, 100_000) + data[24:29]
+def with_header_of(path, height, width):
+    """Write a PNG whose header says another size."""
+    data = store(path, Image.fromarray(photo()), "PNG").read_bytes()
+    header = b"IHDR" + struct.pack(">II", width, height) + data[24:29]
     path.write_bytes(data[:12] + header + struct.pack(">I", zlib.crc32(header)) + data[33:])
-    with pytest.raises(UnreadableImageError, match=r"a\.png: cannot be read as an image: .*decompression bomb"):
-        read_image(path, (100_000, 100_000))
+
+
+@pytest.mark.parametrize("read", [read_image, check_header])
+def test_header_that_asks_for_all_memory_is_refused_for_what_it_is(tmp_path, read):
+    with_header_of(tmp_path / "a.png", 30_000, 20_000)
+    said = r"a\.png: the image has height 30000 and width 20000, 600 megapixels; expected at most 537$"
+    with pytest.raises(UnreadableImageError, match=said):
+        read(tmp_path / "a.png", (30_000, 20_000))
+
+
+def test_an_image_beyond_pillows_limit_is_no_attack(tmp_path, monkeypatch):
+    # 400 megapixels: its header passes, and only its pixels are missing.
+    with_header_of(tmp_path / "a.png", 20_000, 20_000)
+    check_header(tmp_path / "a.png", (20_000, 20_000))
+    # As small an image is read in full where the limit is as small.
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    path = store(tmp_path / "b.png", Image.fromarray(photo()), "PNG")
+    assert read_image(path, SIZE) == (path.read_bytes(), SIZE, [])
+    assert Image.MAX_IMAGE_PIXELS == 100
+
+
+def test_the_header_alone_is_checked_first(tmp_path):
+    path = oriented(tmp_path / "a.jpg", 6, photo(), "JPEG")
+    for size in (None, SIZE, SIZE[::-1]):
+        check_header(path, size)
+    with pytest.raises(ImageSizeError, match=r"a\.jpg: the image has height 24 and width 36; the JSON says height 25"):
+        check_header(path, (25, 36))
+    path.write_text("text")
+    with pytest.raises(UnreadableImageError, match=r"a\.jpg: cannot be read as an image"):
+        check_header(path, None)
 
 
 # Plain files.
@@ -143,13 +228,11 @@ def test_size_is_that_of_the_file_where_the_json_has_none(tmp_path, kind):
 def test_other_size_than_the_json_says_is_an_error(tmp_path, size, kind):
     path = store(tmp_path / "a.jpg", Image.fromarray(photo()), kind)
     with pytest.raises(
-        ValueError,
+        ImageSizeError,
         match=rf"a\.jpg: the image has height {HEIGHT} and width {WIDTH}; "
         f"the JSON says height {size[0]} and width {size[1]}",
-    ) as caught:
+    ):
         read_image(path, size)
-    # Not to be skipped as unreadable: the annotations may be of another image.
-    assert not isinstance(caught.value, UnreadableImageError)
 
 
 # EXIF orientation.
