@@ -25,7 +25,7 @@ from maskx_jax import errors
 from maskx_jax.data.categories import Categories
 from maskx_jax.data.coco_checks import Instances, Report, check_objects, read_instances
 from maskx_jax.data.coco_images import UnreadableImageError, check_header, missing_files, read_image
-from maskx_jax.data.records import PACKED_SHAPE, Record, identity_of
+from maskx_jax.data.records import PACKED_SHAPE, BrokenRecordError, Record, identity_of
 
 # TFDS orders examples by 128-bit keys.
 _NUM_KEYS = 1 << 128
@@ -330,7 +330,15 @@ class CocoSource:
     def __getitem__(self, index: int) -> Record:
         if not 0 <= index < len(self):
             raise IndexError(f"image {index} of a split of {len(self)}")
-        example = self._records[index]
+        try:
+            example = self._records[index]
+        except (MemoryError, OSError):
+            raise
+        except Exception as error:
+            # ArrayRecord has one error for all: what is not corrupted could not be read for the moment.
+            if isinstance(error, RuntimeError) and not str(error).startswith("Corrupted"):
+                raise OSError(f"{self._directory}: split {self._split!r} cannot be read: {error}") from error
+            raise BrokenRecordError(f"its record cannot be decoded: {error}") from error
         objects = example["objects"]
         return Record(
             image=bytes(example["image"]),

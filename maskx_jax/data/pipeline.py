@@ -15,7 +15,8 @@ import cv2
 import numpy as np
 from absl import logging
 
-from maskx_jax.data.records import Source
+from maskx_jax import errors
+from maskx_jax.data.records import BrokenRecordError, Source, check_record
 from maskx_jax.data.schedule import ORIENTATION_NAMES, Schedule, evaluation_order
 from maskx_jax.data.splits import ROLES, class_roles, count_labels
 from maskx_jax.data.transforms import Counts, Transform, remove_masks
@@ -25,6 +26,10 @@ LOADERS = ("tf_data", "threads")
 
 # Example number n of this process -> a `Batch` without leading axis.
 MakeExample = Callable[[int], Batch]
+
+
+class _BrokenExample(RuntimeError):
+    """No example can be made of a record, now or ever."""
 
 
 class Statistics:
@@ -60,7 +65,7 @@ class Statistics:
                 num_slots,
             )
 
-    def add_broken(self, index: int, error: RuntimeError, limit: int) -> None:
+    def add_broken(self, index: int, error: Exception, limit: int) -> None:
         """Count a record that cannot be read, once however often it is met; the first time is logged.
 
         Raises:
@@ -107,14 +112,15 @@ def train_batches(
       loader: one of `LOADERS`.
       num_workers: examples made at the same time.
       prefetch: batches made ahead.
-      max_broken_records: how many records this process may find that no example can be made of. Wherever the order has
-        one of them, the next good one stands in; see `Schedule.candidates`.
+      max_broken_records: how many records this process may find that are damaged or hold what cannot be learned from (a
+        box that is not finite, a label that is no class). Wherever the order has one of them, the next good one stands
+        in; see `Schedule.candidates`.
       statistics: counts what becomes of records and objects.
 
     Raises:
       ValueError: an argument is out of range, or the batch cannot be cut into equal parts.
-      RuntimeError: while iterating, where there are more broken records, or none to stand in; the message names the
-        images and the causes.
+      RuntimeError: while iterating, where there are more broken records, or none to stand in, or where a record cannot
+        be read for the moment; the message names the images and the causes.
     """
     if allowed_masks.shape != (len(source.categories) + 1,):
         raise ValueError(
@@ -139,7 +145,7 @@ def train_batches(
             rng = np.random.default_rng((schedule.seed, 1, step, slot))
             try:
                 return _make_example(source, index, transform, canvas, rng, allowed_masks, statistics)
-            except RuntimeError as error:
+            except _BrokenExample as error:
                 statistics.add_broken(index, error, max_broken_records)
         raise RuntimeError(
             f"step {step}: every {ORIENTATION_NAMES[orientation]} record is broken, none can stand in: "
@@ -235,9 +241,13 @@ def _make_example(
     try:
         record = source[index]
         name = f"example {index}, image id {record.image_id}"
+        check_record(record, len(source.categories))
         example, counts = transform(remove_masks(record, allowed_masks), canvas, rng)
+    except BrokenRecordError as error:
+        raise _BrokenExample(f"{name}: {error}") from error
+    # Of the moment (no memory, a file system that does not answer) or a defect: another example must not stand in.
     except Exception as error:
-        raise RuntimeError(f"{name}: {type(error).__name__}: {error}") from error
+        raise RuntimeError(f"{name}: {type(error).__name__}: {errors.one_line(error)}") from error
     if statistics is not None:
         statistics.add(counts, record.image_id, transform.num_slots)
     return example

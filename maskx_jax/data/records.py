@@ -17,7 +17,14 @@ from faster_coco_eval import mask as coco_mask
 from maskx_jax.data.categories import Categories
 from maskx_jax.structures import STORED_MASK_SIDE
 
+# Beyond any image, and finite in float32 after any scaling.
+_LARGEST = 1e15
+
 PACKED_SHAPE = (STORED_MASK_SIDE, STORED_MASK_SIDE // 8)
+
+
+class BrokenRecordError(ValueError):
+    """What is stored of an image cannot be used, now or ever: it is damaged, or was never right."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +87,39 @@ class Source(Protocol):
     def coco_ground_truth(self) -> dict:
         """Return the annotations as a COCO instances dictionary, for evaluation."""
         ...
+
+
+def check_record(record: Record, num_categories: int) -> None:
+    """Check what a model could not learn from without harm: shapes, labels, and that all coordinates are finite.
+
+    Raises:
+      BrokenRecordError: the message names what is wrong.
+    """
+    count = len(record.labels)
+    shapes = {
+        "boxes": (count, 4),
+        "labels": (count,),
+        "masks": (count, *PACKED_SHAPE),
+        "mask_frames": (count, 4),
+        "has_mask": (count,),
+        "is_crowd": (count,),
+    }
+    for name, shape in shapes.items():
+        if (found := getattr(record, name).shape) != shape:
+            raise BrokenRecordError(f"{name} has shape {found}; expected {shape}")
+    if min(record.size) < 1:
+        raise BrokenRecordError(f"size is {record.size}; expected a height and a width of 1 or more")
+    for name in ("boxes", "mask_frames"):
+        # Neither holds for NaN.
+        wrong = ~(np.abs(getattr(record, name)) <= _LARGEST).all(axis=1)
+        if wrong.any():
+            raise BrokenRecordError(f"{name} holds {getattr(record, name)[wrong][0].tolist()}; expected finite numbers")
+    wrong = record.has_mask & (record.mask_frames[:, 2:] <= record.mask_frames[:, :2]).any(axis=1)
+    if wrong.any():
+        raise BrokenRecordError(f"mask_frames holds {record.mask_frames[wrong][0].tolist()}; expected x1 < x2, y1 < y2")
+    wrong = (record.labels < 1) | (record.labels > num_categories)
+    if wrong.any():
+        raise BrokenRecordError(f"labels holds {record.labels[wrong][0]}; expected 1 to {num_categories}")
 
 
 def identity_of(categories: Categories, num_images: int, *index: np.ndarray | str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from maskx_jax.data import records
-from maskx_jax.data.records import Record
+from maskx_jax.data.records import BrokenRecordError, Record
 from maskx_jax.structures import Batch, GroundTruth
 
 
@@ -101,7 +101,7 @@ class Transform:
         """Make one example: a `Batch` whose arrays lack the leading axis.
 
         Raises:
-          ValueError: the image cannot be decoded, or has another size than the record says.
+          BrokenRecordError: the image cannot be decoded, or has another size than the record says.
         """
         image = decode(record)
         view = self.draw_view(record.size, canvas, rng)
@@ -127,9 +127,9 @@ class Transform:
             scale = min(short_side_scale(size, short_side, self.max_long_side), fitting)
         else:
             smallest, largest = self.jitter_scales
-            # Not even a sliver is resized to nothing.
-            scale = max(fitting * (smallest + multiple * (largest - smallest)), 1 / min(size))
-        resized = (round(height * scale), round(width * scale))
+            scale = fitting * (smallest + multiple * (largest - smallest))
+        # Not even a sliver is resized to nothing.
+        resized = (max(round(height * scale), 1), max(round(width * scale), 1))
         return View(
             scale=scale,
             flip=flip < self.flip_probability,
@@ -143,18 +143,28 @@ def decode(record: Record) -> np.ndarray:
     """Return the image of a record as uint8 `h w 3` RGB.
 
     Raises:
-      ValueError: the bytes are no image, or one of another size.
+      BrokenRecordError: the bytes are no image, or one of another size.
+      MemoryError: there is none for the pixels.
     """
     image = record.image
     if isinstance(image, bytes):
         # `prepare` has applied EXIF orientation to the annotations and sizes; the pixels are taken as they are stored.
         flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-        decoded = cv2.imdecode(np.frombuffer(image, np.uint8), flags) if image else None
+        try:
+            decoded = cv2.imdecode(np.frombuffer(image, np.uint8), flags) if image else None
+        except cv2.error as error:
+            if error.code == cv2.Error.STS_NO_MEM:
+                raise MemoryError(f"image {record.image_id}: {error.err}") from error
+            raise BrokenRecordError(f"image {record.image_id}: cannot be decoded: {error.err}") from error
         if decoded is None:
-            raise ValueError(f"image {record.image_id}: its {len(image)} bytes are no image that can be decoded")
+            # OpenCV says the same where it finds no memory; then there is none here either.
+            np.empty((2, *record.size, 3), np.uint8)
+            raise BrokenRecordError(f"image {record.image_id}: its {len(image)} bytes are no image that can be decoded")
         image = decoded
     if image.shape != (*record.size, 3):
-        raise ValueError(f"image {record.image_id}: its array has shape {image.shape}, its record size {record.size}")
+        raise BrokenRecordError(
+            f"image {record.image_id}: its array has shape {image.shape}, its record size {record.size}"
+        )
     return image
 
 
@@ -173,7 +183,9 @@ def transform_image(
         # First, since the resized width is rounded and the mirror has to be where it is for the boxes.
         image = cv2.flip(image, 1)
     # By scale factors and not by a size: the rounded size would map x and y by other scales than the boxes.
-    resized = cv2.resize(image, None, fx=view.scale, fy=view.scale, interpolation=cv2.INTER_LINEAR)
+    # But for a side that is less than a pixel of the canvas, which becomes one.
+    factors = {"fx": max(view.scale, 1 / image.shape[1]), "fy": max(view.scale, 1 / image.shape[0])}
+    resized = cv2.resize(image, None, **factors, interpolation=cv2.INTER_LINEAR)
     height, width = view.size
     part = resized[view.top : view.top + height, view.left : view.left + width]
     return cv2.copyMakeBorder(

@@ -14,7 +14,7 @@ from PIL import Image
 from maskx_jax.data.categories import Categories
 from maskx_jax.data.coco_builder import CocoRecords, CocoSource, prepare
 from maskx_jax.data.coco_images import UnreadableImageError
-from maskx_jax.data.records import rasterize_polygons, unpack_bitmap
+from maskx_jax.data.records import BrokenRecordError, rasterize_polygons, unpack_bitmap
 from maskx_jax.data.shapes import ShapesSource
 from maskx_jax.data.sources import open_source
 from maskx_jax.data.transforms import decode
@@ -246,6 +246,24 @@ def test_tfds_reads_it_without_the_builder(whole, prepared):
     assert examples[8]["file_name"] == b"8.png"
     expected = [entry["id"] for entry in annotations_of(whole, 8)]
     assert examples[8]["objects"]["annotation_ids"].tolist() == expected
+
+
+def test_damage_of_a_record_is_told_from_a_read_that_fails(prepared, tmp_path):
+    copied = shutil.copytree(prepared[0], tmp_path / "copy")
+    shards = sorted(copied.glob("*-val.array_record-*"))
+    data = bytearray(shards[0].read_bytes())
+    # The second half of what is no padding.
+    end = len(bytes(data).rstrip(b"\0"))
+    data[end // 2 : end] = bytes(value ^ 1 for value in data[end // 2 : end])
+    shards[0].write_bytes(data)
+    shards[-1].unlink()
+    source = CocoSource(copied, "val")
+    with pytest.raises(BrokenRecordError, match="its record cannot be decoded: Corrupted"):
+        for index in range(NUM_IMAGES // 3):
+            source[index]
+    with pytest.raises(OSError, match=r"copy: split 'val' cannot be read: open\(\) failed: No such file"):
+        source[NUM_IMAGES - 1]
+    assert source[NUM_IMAGES // 2].image_id >= 0
 
 
 def test_identity_is_that_of_the_index_and_not_of_the_place(prepared, source, tmp_path):

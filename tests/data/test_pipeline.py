@@ -1,6 +1,8 @@
 """Batches: who makes them does not matter, what is in them does."""
 
 import dataclasses
+import errno
+import re
 import subprocess
 import sys
 
@@ -9,6 +11,7 @@ import pytest
 
 from maskx_jax.data import pipeline
 from maskx_jax.data.pipeline import LOADERS, Statistics, class_table, evaluation_batches, train_batches
+from maskx_jax.data.records import BrokenRecordError, check_record
 from maskx_jax.data.schedule import Schedule
 from maskx_jax.data.shapes import ShapesSource
 from maskx_jax.data.transforms import Transform
@@ -203,7 +206,7 @@ def test_broken_records_are_counted_and_named_once(loader, source, schedule, bro
     )
     take(batches, 12)
     assert set(statistics.broken) == broken
-    assert statistics.broken[13].startswith("example 13, image id 14: ValueError: image 14: its 6 bytes")
+    assert statistics.broken[13].startswith("example 13, image id 14: image 14: its 6 bytes")
     messages = [record.getMessage() for record in caplog.records if "broken record" in record.getMessage()]
     assert [message[: message.index(",")] for message in messages] == [
         f"broken record {count} of at most 3" for count in (1, 2, 3)
@@ -211,6 +214,83 @@ def test_broken_records_are_counted_and_named_once(loader, source, schedule, bro
     assert {message.split("its place: ")[1] for message in messages} == set(statistics.broken.values())
     # Those that stood in are examples made, the broken ones are not.
     assert statistics.num_examples >= 48
+
+
+WRONG = {
+    "boxes": ("boxes", (0, 2), np.nan, "boxes holds .*nan.*; expected finite numbers"),
+    "boxes beyond all": ("boxes", (0, 2), 1e30, "boxes holds .*; expected finite numbers"),
+    "frames": ("mask_frames", (0, 1), -np.inf, "mask_frames holds .*inf.*; expected finite numbers"),
+    "frames turned": ("mask_frames", (0, 2), -5, "mask_frames holds .*; expected x1 < x2, y1 < y2"),
+    "labels below": ("labels", 0, 0, "labels holds 0; expected 1 to 6"),
+    "labels above": ("labels", 0, 7, "labels holds 7; expected 1 to 6"),
+}
+
+
+class Changed(Broken):
+    """A source some of whose records are changed as they are read."""
+
+    def __init__(self, source, indices, change):
+        super().__init__(source, indices)
+        self._change = change
+
+    def __getitem__(self, index):
+        record = self._source[index]
+        return self._change(record) if index in self._indices else record
+
+
+def with_value(record, name, place, value):
+    values = getattr(record, name).copy()
+    values[place] = value
+    return dataclasses.replace(record, **{name: values})
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_what_cannot_be_learned_from_is_named(wrong, source):
+    *change, said = WRONG[wrong]
+    with pytest.raises(BrokenRecordError, match=said):
+        check_record(with_value(source[0], *change), 6)
+    for index in range(NUM_IMAGES):
+        check_record(source[index], 6)
+
+
+def test_what_cannot_be_learned_from_is_a_broken_record(source, schedule):
+    def change(record):
+        return with_value(record, *WRONG["boxes"][:3])
+
+    statistics = Statistics()
+    options = {"loader": "threads", "max_broken_records": 1, "statistics": statistics}
+    made = take(train_batches(Changed(source, {0}, change), schedule, TRANSFORM, ALLOWED, **options), 12)
+    assert list(statistics.broken) == [0] and re.search(WRONG["boxes"][3], statistics.broken[0])
+    assert all(np.isfinite(batch.ground_truth.boxes).all() for batch in made)
+    assert 1 not in np.concatenate([batch.image_ids for batch in made])
+
+
+@pytest.mark.parametrize("arrays", [{"labels": np.zeros(0)}, {"masks": np.zeros((1, 8))}, {"size": (0, 5)}])
+def test_a_record_of_other_shapes_is_broken(source, arrays):
+    with pytest.raises(BrokenRecordError, match=r"; expected "):
+        check_record(dataclasses.replace(source[0], **arrays), 6)
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (MemoryError(), "MemoryError: out of memory"),
+        (OSError(errno.EIO, "Input/output error", "a"), "OSError: a: Input/output error"),
+        (TypeError("a defect"), "TypeError: a defect"),
+    ],
+)
+def test_what_fails_for_the_moment_is_no_broken_record(loader, source, schedule, error, said):
+    def fail(record):
+        raise error
+
+    statistics = Statistics()
+    options = {"loader": loader, "max_broken_records": 3, "statistics": statistics}
+    batches = train_batches(Changed(source, {13}, fail), schedule, TRANSFORM, ALLOWED, **options)
+    with pytest.raises(RuntimeError, match=rf"^example 13: {said}$"):
+        for _ in range(12):
+            next(batches)
+    assert statistics.broken == {}
 
 
 @pytest.mark.parametrize("loader", LOADERS)
@@ -226,7 +306,7 @@ def test_more_broken_records_than_the_limit_stop_the_run_and_are_named(loader, l
     assert message.startswith(
         f"got {limit + 1} broken records, expected at most {limit} (data.max_broken_records): example "
     )
-    named = {index for index in broken if f"example {index}, image id {index + 1}: ValueError" in message}
+    named = {index for index in broken if f"example {index}, image id {index + 1}: image {index + 1}: " in message}
     assert len(named) == message.count("; ") + 1 == limit + 1
 
 
@@ -243,14 +323,14 @@ def test_a_run_stops_where_no_record_can_stand_in(loader, source, schedule):
 
 @pytest.mark.parametrize("loader", LOADERS)
 def test_evaluation_stops_at_a_broken_record(loader, source):
-    with pytest.raises(RuntimeError, match=r"^example 13, image id 14: ValueError: image 14: its 6 bytes"):
+    with pytest.raises(RuntimeError, match=r"^example 13, image id 14: image 14: its 6 bytes"):
         list(evaluation_batches(Broken(source, {13}), TRANSFORM, 4, loader=loader))
 
 
 @pytest.mark.parametrize("loader", LOADERS)
 def test_errors_of_workers_name_the_image(loader, source, schedule):
     batches = train_batches(Broken(source, {13}), schedule, TRANSFORM, ALLOWED, loader=loader)
-    with pytest.raises(RuntimeError, match=r"example 13, image id 14: ValueError: image 14: its 6 bytes"):
+    with pytest.raises(RuntimeError, match=r"example 13, image id 14: image 14: its 6 bytes"):
         for _ in range(12):
             next(batches)
 

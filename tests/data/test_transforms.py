@@ -218,8 +218,22 @@ def test_jitter_covers_its_range_and_every_crop():
     assert {view.size for view in largest} <= {(h, 100) for h in range(90, 101)}
     assert min(view.left for view in largest) < 10 and max(view.left for view in largest) > 80
     assert all(view.left + 100 <= round(100 * view.scale) for view in largest)
-    sliver = Transform(canvas=(100, 100), jitter_scales=(0.1, 0.1)).draw_view((2, 100), (100, 100), rng())
-    assert sliver.size[0] >= 1
+
+
+@pytest.mark.parametrize("size", [(3, 900), (900, 3), (1, 5000), (1, 1), (2, 100)])
+@pytest.mark.parametrize("options", [{}, {"jitter_scales": (0.1, 0.1)}, {"flip_probability": 1.0}])
+def test_a_strip_is_never_resized_to_nothing(size, options):
+    transform = Transform(canvas=(96, 128), short_sides=(96,), max_long_side=128, num_slots=2, **options)
+    canvas = transform.canvas_of(portrait=size[1] < size[0])
+    box = np.array([[0, 0, size[1], size[0]]], np.float32)
+    one = {"labels": np.array([1]), "masks": np.zeros((1, 112, 14), np.uint8), "has_mask": np.zeros(1, bool)}
+    image = np.full((*size, 3), 200, np.uint8)
+    record = records.Record(image, 7, size, boxes=box, mask_frames=box, is_crowd=np.zeros(1, bool), **one)
+    example, _ = transform(record, canvas, rng())
+    height, width = example.image_sizes.astype(int)
+    assert 1 <= height <= canvas[0] and 1 <= width <= canvas[1]
+    assert (example.images[:height, :width] == 200).all()
+    assert (example.images[height:] != 200).all() and (example.images[:, width:] != 200).all()
 
 
 def test_padding_has_its_value_and_is_at_the_bottom_and_the_right():
@@ -339,8 +353,23 @@ def test_a_grey_image_gets_three_channels():
     ],
 )
 def test_bad_images_are_named(data, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(records.BrokenRecordError, match=message):
         transforms.decode(dataclasses.replace(scene(), image=data))
+
+
+@pytest.mark.parametrize("fails", ["an error", "nothing", "another error"])
+def test_an_image_that_finds_no_memory_is_not_broken(fails, monkeypatch):
+    def decode(*_):
+        if fails == "nothing":
+            return None
+        error = cv2.error("Failed to allocate")
+        error.code, error.err = (cv2.Error.STS_NO_MEM if fails == "an error" else cv2.Error.STS_ASSERT), "said"
+        raise error
+
+    monkeypatch.setattr(cv2, "imdecode", decode)
+    record = dataclasses.replace(scene(), image=b"1", size=(2**21, 2**21))
+    with pytest.raises(records.BrokenRecordError if fails == "another error" else MemoryError):
+        transforms.decode(record)
 
 
 @pytest.mark.parametrize(
