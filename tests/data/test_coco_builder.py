@@ -248,6 +248,83 @@ def test_tfds_reads_it_without_the_builder(whole, prepared):
     assert examples[8]["objects"]["annotation_ids"].tolist() == expected
 
 
+def hostile(path):
+    """Name a module that is no part of TFDS, deep in the features."""
+    path.write_text(path.read_text().replace("tensorflow_datasets.core.features.text_feature.Text", "antigravity.Text"))
+
+
+def truncated(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def without(name):
+    def change(path):
+        with np.load(path) as arrays:
+            np.savez(path, **{key: value for key, value in arrays.items() if key != name})
+
+    return change
+
+
+def changed(name, change):
+    def write(path):
+        with np.load(path) as arrays:
+            np.savez(path, **{key: change(value) if key == name else value for key, value in arrays.items()})
+
+    return write
+
+
+DAMAGE = [
+    ("features.json", hostile, "names the class 'antigravity.Text'; expected one of tensorflow_datasets.core"),
+    ("features.json", lambda path: path.write_text('{"type": "os.x", "content": {}}'), "names the class 'os.x'"),
+    ("features.json", lambda path: path.write_text('{"a": [{"python_class_name": "os.x"}]}'), "names the class 'os.x'"),
+    ("features.json", lambda path: path.write_text('{"type": ["os.x"]}'), "KeyError"),
+    ("features.json", lambda path: path.write_text("[" * 100_000), "RecursionError"),
+    ("features.json", lambda path: path.write_text("{}"), ""),
+    ("features.json", truncated, "JSONDecodeError"),
+    ("dataset_info.json", truncated, ""),
+    ("dataset_info.json", lambda path: path.write_text("{}"), ""),
+    ("categories.json", truncated, "JSONDecodeError"),
+    ("categories.json", lambda path: path.write_text("[3]"), "TypeError"),
+    ("index_val.npz", truncated, "BadZipFile"),
+    ("index_val.npz", lambda path: path.write_bytes(b""), "EOFError"),
+    ("index_val.npz", lambda path: path.write_bytes(b"pickle"), ""),
+    ("index_val.npz", without("labels"), "KeyError"),
+    ("index_val.npz", changed("labels", lambda labels: labels + 5), "labels go from 6 to 8; expected 1 to 3"),
+    ("index_val.npz", changed("labels", lambda labels: labels.astype(float)), "labels is float64"),
+    ("index_val.npz", changed("has_mask", lambda has_mask: has_mask[1:]), "has_mask is bool"),
+    ("index_val.npz", changed("num_objects", lambda numbers: numbers + 1), "num_objects adds up to"),
+    ("index_val.npz", changed("sizes", lambda sizes: -sizes), "sizes of 1 or more"),
+    ("index_val.npz", changed("image_ids", lambda ids: ids * 0), "ids of their own"),
+]
+
+
+@pytest.mark.parametrize("case", range(len(DAMAGE)))
+def test_a_damaged_or_hostile_dataset_is_refused_by_one_line(prepared, tmp_path, case):
+    name, damage, said = DAMAGE[case]
+    copied = shutil.copytree(prepared[0], tmp_path / "copy")
+    damage(copied / name)
+    with pytest.raises(ValueError, match=rf"^{copied}\S* is damaged, prepare the dataset again: ") as caught:
+        CocoSource(copied, "val")
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+    assert "antigravity" not in sys.modules
+
+
+def test_missing_records_and_ground_truth_are_named(prepared, tmp_path):
+    copied = shutil.copytree(prepared[0], tmp_path / "copy")
+    truncated(copied / "annotations_val.json")
+    with pytest.raises(ValueError, match=r"annotations_val\.json is damaged, prepare the dataset again"):
+        CocoSource(copied, "val").coco_ground_truth()
+    shutil.copy(copied / "index_val.npz", copied / "index_test.npz")
+    with pytest.raises(ValueError, match="copy is damaged, prepare the dataset again"):
+        CocoSource(copied, "test")
+    info = json.loads((copied / "dataset_info.json").read_text())
+    for split in info["splits"]:
+        split["shardLengths"] = ["1"] * 3
+    (copied / "dataset_info.json").write_text(json.dumps(info))
+    with pytest.raises(ValueError, match=f"3 records in split 'val'; its index has {NUM_IMAGES}"):
+        CocoSource(copied, "val")
+
+
 def test_damage_of_a_record_is_told_from_a_read_that_fails(prepared, tmp_path):
     copied = shutil.copytree(prepared[0], tmp_path / "copy")
     shards = sorted(copied.glob("*-val.array_record-*"))
