@@ -109,9 +109,9 @@ def _train(config: ConfigDict, workdir: str, change_config: bool, watchdog: Watc
     allowed_masks = splits.mask_labels(data.mask_split, categories)
     say(f"{len(train_source)} training images\n{pipeline.class_table(train_source, allowed_masks)}")
     transform = Transform(**data.transform)
-    factors = None
-    if data.repeat_threshold > 0:
-        factors = repeat_factors(train_source.image_labels, len(categories), data.repeat_threshold)
+    factors = repeat_factors(train_source.image_labels, len(categories), data.repeat_threshold, data.keep_empty_images)
+    if not data.keep_empty_images:
+        say(f"{(factors == 0).sum()} of them without objects are left out")
     order = Schedule(train_source.sizes, config.train.batch_size, config.seed, factors, transform.single_canvas)
 
     # Model, optimizer and state, laid out on the devices.

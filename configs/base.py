@@ -144,6 +144,8 @@ def get_config() -> ConfigDict:
             },
             # Images with rare classes are repeated (LVIS): classes in less than this fraction of images; 0 is off.
             "repeat_threshold": 0.0,
+            # Whether images without objects are trained on, as all background; Detectron and detectron2 leave them out.
+            "keep_empty_images": True,
             # "tf_data" or "threads" (needs no TensorFlow).
             "loader": "tf_data",
             "num_workers": 8,

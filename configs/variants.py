@@ -56,6 +56,11 @@ def bfloat16(config: ConfigDict) -> None:
     config.model.dtype = "bfloat16"
 
 
+def short_sides(config: ConfigDict) -> None:
+    """Draw the short side of every training image from 640 to 800, as Detectron and detectron2 do."""
+    config.data.transform.short_sides = (640, 672, 704, 736, 768, 800)
+
+
 def schedule(num_steps: int, decay_steps: tuple[int, int]) -> Change:
     """Return the change to a schedule given for batch 16; another batch size keeps the number of images."""
 
@@ -70,6 +75,7 @@ def schedule(num_steps: int, decay_steps: tuple[int, int]) -> Change:
 BACKBONE = {"r50": resnet50, "r101": resnet101, "tiny": tiny}
 SCHEDULE = {"1x": schedule(90_000, (60_000, 80_000)), "2x": schedule(180_000, (120_000, 160_000))}
 DTYPE = {"float32": lambda config: None, "bfloat16": bfloat16}
+JITTER = {"none": lambda config: None, "short_sides": short_sides}
 DATA = {"prepared": lambda config: None, "shapes": shapes}
 
 

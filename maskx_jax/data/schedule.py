@@ -139,15 +139,19 @@ def evaluation_order(
     return batches
 
 
-def repeat_factors(image_labels: Sequence[np.ndarray], num_categories: int, threshold: float = 0.001) -> np.ndarray:
+def repeat_factors(
+    image_labels: Sequence[np.ndarray], num_categories: int, threshold: float = 0.001, keep_empty: bool = True
+) -> np.ndarray:
     """Return float `N`: how often each image should be seen in an epoch (LVIS; Gupta, Dollar and Girshick, 2019).
 
     A category on the share `f` of the images has `r = max(1, sqrt(threshold / f))`; an image takes the largest `r` of
-    its categories, and 1 if it has none.
+    its categories. An image without objects (crowd regions are none) takes 1, or 0 where `keep_empty` is false.
     """
     num_images_with = np.zeros(num_categories + 1)
     for labels in image_labels:
         num_images_with[np.unique(labels)] += 1
     share = num_images_with / max(1, len(image_labels))
     of_category = np.sqrt(np.maximum(1.0, threshold / np.maximum(share, 1e-12)))
-    return np.array([of_category[labels].max(initial=1.0) for labels in image_labels])
+    return np.array(
+        [of_category[labels].max(initial=1.0) if len(labels) else float(keep_empty) for labels in image_labels]
+    )

@@ -98,6 +98,21 @@ def test_repeat_factors_follow_the_formula():
     assert factors[100] == 1, "an image without objects is seen once"
 
 
+def test_images_without_objects_are_kept_or_left_out():
+    labels = [np.array([1]) if i % 3 else np.zeros(0, int) for i in range(len(SIZES))]
+    # Without a threshold every image is seen once, in the order that no factors give.
+    kept = repeat_factors(labels, 1, threshold=0.0)
+    assert (kept == 1).all()
+    first, second = Schedule(SIZES, 4, seed=3), Schedule(SIZES, 4, seed=3, repeat_factors=kept)
+    for step in range(12):
+        assert second.step(step)[1].tolist() == first.step(step)[1].tolist()
+    factors = repeat_factors(labels, 1, threshold=0.0, keep_empty=False)
+    assert factors.tolist() == [float(i % 3 > 0) for i in range(len(SIZES))]
+    left = Schedule(SIZES, 4, seed=3, repeat_factors=factors)
+    seen = {index for step in range(12) for index in left.step(step)[1].tolist()}
+    assert seen == set(np.flatnonzero(factors).tolist()) and left.epoch_size == len(seen)
+
+
 def test_candidates_are_the_examples_of_the_orientation_once_each_in_a_ring():
     # The orientations are shuffled; one example is repeated, one is never seen.
     portrait = np.flatnonzero(SIZES[:, 1] < SIZES[:, 0])

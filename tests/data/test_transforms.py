@@ -8,6 +8,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from configs import mask_rcnn, maskx_rcnn
 from maskx_jax.data import records, transforms
 from maskx_jax.data.transforms import Transform, View
 
@@ -207,6 +208,15 @@ def test_choices_are_drawn_evenly():
     assert {quiet.draw_view((480, 640), (800, 1344), rng(seed)) for seed in range(20)} == {
         View(800 / 480, False, 0, 0, (800, 1067))
     }
+
+
+@pytest.mark.parametrize("system", [mask_rcnn, maskx_rcnn])
+def test_the_variant_jitter_draws_short_sides_of_640_to_800(system):
+    for choice, expected in (("none", {800}), ("short_sides", {640, 672, 704, 736, 768, 800})):
+        transform = Transform(**system.get_config(f"jitter={choice}").data.transform)
+        views = [transform.draw_view((480, 640), (800, 1344), rng(seed)) for seed in range(60)]
+        assert {view.size[0] for view in views} == expected
+        assert transform.for_evaluation().draw_view((480, 640), (800, 1344), rng()).size[0] == 800
 
 
 def test_jitter_covers_its_range_and_every_crop():
