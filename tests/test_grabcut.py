@@ -1,10 +1,12 @@
 import json
+import os
 
 import cv2
 import numpy as np
 import pytest
 from faster_coco_eval import mask as mask_coder
 
+from maskx_jax import errors
 from tools import grabcut
 
 
@@ -93,8 +95,39 @@ def test_detections_get_masks(tmp_path, scene):
 def test_unknown_and_unreadable_images_are_named(tmp_path, scene):
     content, _ = files(tmp_path, scene)
     images = {image["id"]: image for image in content["images"]}
-    with pytest.raises(ValueError, match=r"image 7 of an entry is not among the 1"):
+    with pytest.raises(ValueError, match=r"entry 0 has image_id 7; expected one of 1 of the annotations"):
         grabcut.add_masks([{"image_id": 7, "bbox": [0, 0, 1, 1]}], images, tmp_path)
-    (tmp_path / "1.png").unlink()
-    with pytest.raises(FileNotFoundError, match=r"image 1: cannot read .*1.png"):
+    (tmp_path / "1.png").write_text("text")
+    with pytest.raises(ValueError, match=r"image 1: .*1\.png cannot be read as an image"):
         grabcut.add_masks(content["annotations"], images, tmp_path)
+    (tmp_path / "1.png").unlink()
+    os.mkfifo(tmp_path / "1.png")
+    with pytest.raises(ValueError, match=r"1\.png: expected a file; it is a pipe"):
+        grabcut.add_masks(content["annotations"], images, tmp_path)
+
+
+BAD_RESULTS = {
+    "numbers": ([1, 2], "entry 0 is a int"),
+    "an object": ({"a": 1}, "results.json: got a dict at the top; expected a list"),
+    "no image": ([{"bbox": [0, 0, 1, 1]}], "entry 0 has image_id None"),
+    "image a list": ([{"image_id": [1], "bbox": [0, 0, 1, 1]}], "entry 0 has image_id [1]"),
+    "no box": ([{"image_id": 1}], "entry 0 has bbox None"),
+    "box not finite": ([{"image_id": 1, "bbox": [0, 0, float("nan"), 1]}], "entry 0 has bbox [0, 0, nan, 1]"),
+    "box without area": ([{"image_id": 1, "bbox": [0, 0, 0, 1]}], "entry 0 has bbox [0, 0, 0, 1]"),
+    "cut": ("[{", "results.json: not valid JSON"),
+    "nested": ("[" * 100_000, "results.json: not usable JSON: nested too deeply"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_RESULTS)
+def test_bad_results_are_refused_by_one_line(tmp_path, scene, capsys, name):
+    files(tmp_path, scene)
+    results, said = BAD_RESULTS[name]
+    (tmp_path / "results.json").write_text(results if isinstance(results, str) else json.dumps(results))
+    options = {"annotations": "instances.json", "results": "results.json", "output": "out.json", "images": ""}
+    arguments = [f"--{option}={tmp_path / file}" for option, file in options.items()]
+    with pytest.raises(SystemExit) as ended:
+        errors.run(lambda: grabcut.main(arguments))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 1 and line.startswith("error: ") and said in line
+    assert not (tmp_path / "out.json").exists()

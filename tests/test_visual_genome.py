@@ -7,6 +7,7 @@ import pytest
 
 import maskx_jax
 import train
+from maskx_jax import errors
 from maskx_jax.data.coco_builder import prepare
 from maskx_jax.training.weight_layouts import COCO_IDS
 from tests.models.build import tiny_config
@@ -117,6 +118,45 @@ def test_a_class_of_coco_takes_the_most_frequent_sense():
     assert visual_genome.synset_of_coco(counts, ["hot dog"]) == {"hot dog": "hotdog.n.01"}
     with pytest.raises(ValueError, match=r"1 classes of COCO have no synset among the objects, such as \['zebra'\]"):
         visual_genome.synset_of_coco(counts, ["dog", "zebra"])
+
+
+OBJECT = {"object_id": 1, "synsets": ["dog.n.01"], "x": 1, "y": 1, "w": 5, "h": 5}
+BAD_FILES = {
+    "numbers": ("objects", [1], "objects.json: entry 0 is a int"),
+    "an object": ("objects", {}, "objects.json: got a dict at the top"),
+    "image id a list": ("objects", [{"image_id": [1]}], "entry 0 has image_id [1]; expected int"),
+    "no objects": ("objects", [{"image_id": 1}], "entry 0 has objects None; expected list"),
+    "objects of numbers": ("objects", [{"image_id": 1, "objects": [1]}], "image 1: entry 0 is a int"),
+    "a box of text": ("objects", [{"image_id": 1, "objects": [OBJECT | {"w": "5"}]}], "image 1: object 1 has x, y, w"),
+    "no box": ("objects", [{"image_id": 1, "objects": [OBJECT | {"x": None}]}], "object 1 has x, y, w, h [None, 1"),
+    "synsets nested": ("objects", [{"image_id": 1, "objects": [OBJECT | {"synsets": [[]]}]}], "synsets [[]]; expected"),
+    "an address that is none": ("objects", [{"image_id": 1, "objects": [], "image_url": 3}], "has image_url 3"),
+    "nested": ("objects", "[" * 100_000, "objects.json: not usable JSON: nested too deeply"),
+    "data of text": ("image_data", ["a"], "image_data.json: entry 0 is a str"),
+    "a COCO id in a list": (
+        "image_data",
+        [{"image_id": 1, "coco_id": [1]}],
+        "image_data.json: entry 0 has coco_id [1]",
+    ),
+    "no images": ("minival", {}, "minival.json: got a dict at the top; expected a list of objects under 'images'"),
+    "minival of numbers": ("minival", {"images": [1]}, "minival.json: entry 0 is a int"),
+    "no annotations": ("coco", {"images": []}, "coco.json: the key 'annotations' is missing"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_bad_files_are_refused_by_one_line(tmp_path, capsys, name):
+    bad, content, said = BAD_FILES[name]
+    synsets = [coco_synset(name) for name in COCO_IDS]
+    objects = [{"image_id": 1, "objects": [entry(i, [synset]) for i, synset in enumerate(synsets)]}]
+    (tmp_path / "objects.json").write_text(json.dumps(objects))
+    (tmp_path / f"{bad}.json").write_text(content if isinstance(content, str) else json.dumps(content))
+    arguments = [f"--{file}={tmp_path / file}.json" for file in {"objects", bad}]
+    with pytest.raises(SystemExit) as ended:
+        errors.run(lambda: visual_genome.main([*arguments, f"--output={tmp_path / 'out'}"]))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 1 and line.startswith("error: ") and said in line
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ import argparse
 import collections
 import json
 import pathlib
+import reprlib
 from typing import Any
 
 import cv2
@@ -21,7 +22,8 @@ from tqdm import tqdm
 
 from maskx_jax import errors
 from maskx_jax.data import splits
-from maskx_jax.data.categories import Categories
+from maskx_jax.data.coco_checks import Report, is_box, read_instances, read_json
+from maskx_jax.data.coco_images import UnreadableImageError, check_file
 from maskx_jax.evaluation.paste_masks import encode_region
 
 # Around a box as much is taken in as background as the box is wide and high.
@@ -72,19 +74,28 @@ def add_masks(entries: list[dict[str, Any]], images: dict[int, dict[str, Any]], 
       folder: of the image files.
 
     Raises:
-      FileNotFoundError: an image is missing or unreadable.
-      ValueError: an entry is of an unknown image.
+      ValueError: an entry is no object, has no sound bbox or is of an unknown image, or an image cannot be read.
     """
     of_image: dict[int, list[dict[str, Any]]] = collections.defaultdict(list)
-    for entry in entries:
-        if entry["image_id"] not in images:
-            raise ValueError(f"image {entry['image_id']} of an entry is not among the {len(images)} of the annotations")
-        of_image[entry["image_id"]].append(entry)
-    for image_id, own in tqdm(of_image.items(), unit="image"):
+    for place, entry in enumerate(entries):
+        if not isinstance(entry, dict):
+            raise ValueError(f"entry {place} is a {type(entry).__name__}; expected an object with image_id and bbox")
+        image_id, box = entry.get("image_id"), entry.get("bbox")
+        if not isinstance(image_id, int) or image_id not in images:
+            raise ValueError(
+                f"entry {place} has image_id {reprlib.repr(image_id)}; expected one of {len(images)} of the annotations"
+            )
+        if not is_box(box) or min(box[2:]) <= 0:
+            raise ValueError(
+                f"entry {place} has bbox {reprlib.repr(box)}; expected 4 finite numbers, width and height above 0"
+            )
+        of_image[image_id].append(entry)
+    for image_id, own in tqdm(of_image.items(), unit="image", disable=None):
         path = folder / images[image_id]["file_name"]
+        check_file(path)
         image = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
         if image is None:
-            raise FileNotFoundError(f"image {image_id}: cannot read {path}")
+            raise UnreadableImageError(f"image {image_id}: {path} cannot be read as an image")
         for entry in own:
             mask = grabcut_mask(image, entry["bbox"])
             entry["segmentation"] = encode_region(mask, (0, 0), *mask.shape)
@@ -103,17 +114,24 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--output", required=True, type=pathlib.Path)
     options = parser.parse_args(arguments)
-    content = json.loads(options.annotations.read_text())
-    images = {image["id"]: image for image in content["images"]}
+    # Before an hour of work.
+    if not options.output.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {options.output.parent} for --output")
+    instances = read_instances(options.annotations, Report("annotations"))
+    images = {image["id"]: image for image in instances.images}
+    content: Any
     if options.results:
-        content = json.loads(options.results.read_text())
-        entries = content
+        entries = content = read_json(options.results)
+        if not isinstance(content, list):
+            raise ValueError(
+                f"{options.results}: got a {type(content).__name__} at the top; expected a list of results"
+            )
     else:
+        content = instances.to_coco()
         kept: set[int] = set()
         if options.keep:
-            categories = Categories.from_coco(content["categories"])
-            allowed = splits.mask_labels(options.keep, categories)
-            kept = {i for i, label in categories.label_of_id().items() if allowed[label]}
+            allowed = splits.mask_labels(options.keep, instances.categories)
+            kept = {i for i, label in instances.categories.label_of_id().items() if allowed[label]}
         entries = [a for a in content["annotations"] if a["category_id"] not in kept and not a.get("iscrowd")]
     add_masks(entries, images, options.images)
     options.output.write_text(json.dumps(content))

@@ -17,10 +17,12 @@ import argparse
 import collections
 import json
 import pathlib
+import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from maskx_jax import errors
+from maskx_jax.data.coco_checks import Report, is_box, read_instances, read_json
 from maskx_jax.training.weight_layouts import COCO_IDS
 
 # COCO's names that are not a synset's lemma, or of which another sense is meant. "water_faucet.n.01" is no mistake
@@ -92,7 +94,7 @@ def convert_image(image: Mapping[str, Any], ids: Mapping[str, int], data: Mappin
     url = image.get("image_url") or data.get("url") or f"VG_100K/{image['image_id']}.jpg"
     converted = {"id": image["image_id"], "file_name": "/".join(url.split("/")[-2:])}
     if "width" in data:
-        converted |= {"width": data["width"], "height": data["height"]}
+        converted |= {"width": data["width"], "height": data.get("height")}
     annotations = []
     for entry in image["objects"]:
         known = [name for name in entry["synsets"] if name in ids]
@@ -155,6 +157,59 @@ def join_coco(
         )
 
 
+def read_entries(path: pathlib.Path, key: str | None = None, **fields: Any) -> list[dict[str, Any]]:
+    """Read a JSON file that holds a list of objects.
+
+    Args:
+      path: the file.
+      key: under which it holds them; None where the list is all.
+      fields: see `check_entries`.
+
+    Raises:
+      OSError: the file cannot be read.
+      ValueError: it holds something else; the message names the first place.
+    """
+    entries = content = read_json(path)
+    if key is not None:
+        entries = content.get(key) if isinstance(content, dict) else None
+    if not isinstance(entries, list):
+        found = f"{type(content).__name__} at the top" if key is None or entries is None else type(entries).__name__
+        raise ValueError(f"{path}: got a {found}; expected a list of objects{f' under {key!r}' if key else ''}")
+    check_entries(entries, str(path), **fields)
+    return entries
+
+
+def check_entries(entries: list[Any], where: str, **fields: Any) -> None:
+    """Check that all entries of a list are objects, with fields of these types by name.
+
+    Raises:
+      ValueError: one is not; the message begins with `where` and names its place.
+    """
+    for place, entry in enumerate(entries):
+        if not isinstance(entry, dict):
+            raise ValueError(f"{where}: entry {place} is a {type(entry).__name__}; expected an object")
+        for name, kind in fields.items():
+            if not isinstance(value := entry.get(name), kind):
+                expected = getattr(kind, "__name__", kind)
+                raise ValueError(f"{where}: entry {place} has {name} {reprlib.repr(value)}; expected {expected}")
+
+
+def read_objects(path: pathlib.Path) -> list[dict[str, Any]]:
+    """Read Visual Genome's objects.json; errors as of `read_entries`."""
+    images = read_entries(path, image_id=int, objects=list, image_url=str | None)
+    for image in images:
+        where = f"{path}: image {image['image_id']}"
+        check_entries(image["objects"], where, object_id=int, synsets=list)
+        for entry in image["objects"]:
+            box = [entry.get(name) for name in "xywh"]
+            if not is_box(box) or not all(isinstance(name, str) for name in entry["synsets"]):
+                raise ValueError(
+                    f"{where}: object {entry['object_id']} has x, y, w, h {reprlib.repr(box)} and synsets "
+                    f"{reprlib.repr(entry['synsets'])}; expected finite numbers and text"
+                )
+    return images
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Convert what the arguments say."""
     parser = argparse.ArgumentParser(prog="python -m tools.visual_genome", description=(__doc__ or "").splitlines()[0])
@@ -170,13 +225,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--output", required=True, type=pathlib.Path, help="folder for train.json, val.json, test.json")
     options = parser.parse_args(arguments)
 
-    images = json.loads(options.objects.read_text())
+    images = read_objects(options.objects)
     data = {}
     if options.image_data:
-        data = {entry["image_id"]: entry for entry in json.loads(options.image_data.read_text())}
+        entries = read_entries(options.image_data, image_id=int, url=str | None, coco_id=int | None)
+        data = {entry["image_id"]: entry for entry in entries}
     minival = set()
     if options.minival:
-        minival = {image["id"] for image in json.loads(options.minival.read_text())["images"]}
+        minival = {image["id"] for image in read_entries(options.minival, "images", id=int)}
+    coco = read_instances(options.coco, Report("coco")).to_coco() if options.coco else None
     counts = count_synsets(images)
     categories, ids = make_categories(counts, options.num_synsets)
     coco_ids = {image_id: entry.get("coco_id") for image_id, entry in data.items()}
@@ -194,8 +251,8 @@ def main(arguments: list[str] | None = None) -> None:
             content["annotations"] += annotations
             num_objects += len(of_id[image_id]["objects"])
         kept = len(content["annotations"])
-        if name == "train" and options.coco:
-            join_coco(content, json.loads(options.coco.read_text()), ids, options.coco_prefix, first_id)
+        if name == "train" and coco:
+            join_coco(content, coco, ids, options.coco_prefix, first_id)
         (options.output / f"{name}.json").write_text(json.dumps(content))
         print(
             f"{name}: {len(members)} images, {kept} of {num_objects} objects (the others have no synset, several, or a "

@@ -172,6 +172,11 @@ class Instances:
     annotations: dict[int, list[dict]]
     header: dict[str, Any]
 
+    def to_coco(self) -> dict[str, Any]:
+        """Return it as a COCO instances dictionary again; its entries are the same objects."""
+        annotations = [annotation for image in self.images for annotation in self.annotations[image["id"]]]
+        return {**self.header, "images": self.images, "annotations": annotations}
+
 
 def read_instances(path: Path, report: Report, drop_unknown: bool = False, allow_outside: bool = False) -> Instances:
     """Read a COCO instances file and check its structure, without looking at images, boxes or masks one by one.
@@ -216,6 +221,11 @@ def read_instances(path: Path, report: Report, drop_unknown: bool = False, allow
         of_image[annotation["image_id"]].append(annotation)
     header = {key: content[key] for key in ("info", "licenses", "categories") if key in content}
     return Instances(categories, images, of_image, header)
+
+
+def is_box(box: object) -> TypeGuard[list[float]]:
+    """Return whether a value out of somebody's file is a box: a list of 4 finite numbers."""
+    return isinstance(box, list) and len(box) == 4 and all(map(_is_number, box))
 
 
 def check_objects(
@@ -450,7 +460,7 @@ def _check_box_format(annotations: list[dict], images: list[dict], path: Path) -
     pairs = [
         (annotation["bbox"], size_of_image[annotation["image_id"]])
         for annotation in annotations
-        if annotation["image_id"] in size_of_image and _is_box(annotation.get("bbox"))
+        if annotation["image_id"] in size_of_image and is_box(annotation.get("bbox"))
     ]
     if not pairs:
         return
@@ -476,7 +486,7 @@ def _check_box_format(annotations: list[dict], images: list[dict], path: Path) -
 
 def _check_box(box: object, size: tuple[int, int], count: Callable[[str], None]) -> np.ndarray | None:
     """Return the clipped xyxy box, or None where it is to be dropped."""
-    if not _is_box(box):
+    if not is_box(box):
         count("box_invalid")
         return None
     x, y, width, height = np.array(box, np.float64)
@@ -603,10 +613,6 @@ def _is_integer(value: object) -> TypeGuard[int]:
 def _is_number(value: object) -> TypeGuard[int | float]:
     # Neither holds for NaN.
     return isinstance(value, int | float) and not isinstance(value, bool) and -_LARGEST <= value <= _LARGEST
-
-
-def _is_box(box: object) -> bool:
-    return isinstance(box, list) and len(box) == 4 and all(map(_is_number, box))
 
 
 def _is_polygon(polygon: object) -> bool:
