@@ -261,6 +261,45 @@ def take_over(
     return traverse_util.unflatten_dict(own | loaded, sep="/")
 
 
+def untrained_without_source(fresh: PyTree, variables: PyTree, frozen_patterns: Sequence[str]) -> tuple[str, ...]:
+    """Return a warning for everything that keeps its initial value for good, though no weights were loaded for it.
+
+    Args:
+      fresh: variables as they were initialised.
+      variables: the same with what `take_over` and `with_class_embeddings` put in; an array that neither replaced is
+        the same object in both.
+      frozen_patterns: regular expressions over whole parameter paths, see `optimizer.split_params`.
+
+    Returns:
+      A line for the parameters that the patterns cover, one for BatchNorm's constants and one for class embeddings;
+      none where weights were loaded for all of them.
+    """
+    initial, given = (traverse_util.flatten_dict(tree, sep="/") for tree in (fresh, variables))
+    kept: dict[str, list[str]] = collections.defaultdict(list)
+    for full_path in sorted(path for path, array in given.items() if initial[path] is array):
+        collection, _, path = full_path.partition("/")
+        if collection == "frozen":
+            is_embedding = path == "mask_weights/embedding"
+            kept["random class embeddings" if is_embedding else "constants of BatchNorm"].append(path)
+        elif any(re.fullmatch(pattern, path) for pattern in frozen_patterns):
+            kept["frozen parameters"].append(path)
+    remedies = {
+        "frozen parameters": "--config.initialize.path, or --config.optimizer.frozen='()'",
+        "constants of BatchNorm": "--config.initialize.path, or --config.model.backbone.norm=group",
+        "random class embeddings": "--config.embedding.path",
+    }
+    return tuple(
+        f"{what} that no weights were loaded for: {_some(_groups(kept[what]))} ({len(kept[what])} arrays): set {remedy}"
+        for what, remedy in remedies.items()
+        if kept[what]
+    )
+
+
+def _groups(paths: Iterable[str]) -> list[str]:
+    """Return the modules of paths to the second level, such as "backbone/res2_block0"."""
+    return list(dict.fromkeys("/".join(path.split("/")[:2]) for path in paths))
+
+
 def _is_shared(module: str, shape: Sequence[int]) -> bool:
     """Return whether a predictor has one row for all classes."""
     return module == "mask_weights" and shape[-1] == 1

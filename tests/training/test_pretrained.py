@@ -17,6 +17,7 @@ from maskx_jax.training.pretrained import (
     load_class_embeddings,
     open_weights,
     take_over,
+    untrained_without_source,
     with_class_embeddings,
 )
 from maskx_jax.training.steps import initialize
@@ -120,6 +121,22 @@ def small_config(**model):
     return config
 
 
+@functools.cache
+def _shapes(num_classes, fields):
+    model = rcnn.build(num_classes, **json.loads(fields, object_hook=lists_to_tuples))
+    return jax.eval_shape(lambda: initialize(model, jax.random.key(0)))
+
+
+def lists_to_tuples(fields):
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+
+
+def shapes_of(config, num_classes=NUM_CLASSES):
+    """Return the shapes of a model's variables; the conventions that have no part in them are left out."""
+    fields = {name: value for name, value in config.model.to_dict().items() if not name.startswith("pixel")}
+    return _shapes(num_classes, json.dumps(fields | {"channel_order": "rgb", "roi_align_convention": "torchvision"}))
+
+
 def taken_over(tmp_path, arrays, preset="auto", names=CLASSES, config=None, **options):
     """Take over the weights of a file with these arrays; return (variables by path, config.model, the model)."""
     config = config or small_config()
@@ -127,7 +144,7 @@ def taken_over(tmp_path, arrays, preset="auto", names=CLASSES, config=None, **op
     weights = FileWeights(file, recognize(file) if preset == "auto" else LAYOUTS[preset])
     apply_conventions(config.model, weights.conventions)
     model = rcnn.build(len(names), **config.model.to_dict())
-    shapes = jax.eval_shape(lambda: initialize(model, jax.random.key(0)))
+    shapes = shapes_of(config, len(names))
     fresh = jax.tree.map(lambda shape: np.broadcast_to(np.float32(np.nan), shape.shape), shapes)
     variables = take_over(fresh, weights, config.model, names, **options)
     return traverse_util.flatten_dict(variables, sep="/"), config.model, model
@@ -331,8 +348,7 @@ def test_classes_that_a_file_names_are_found_by_name(tmp_path, capsys):
     save_file(arrays, tmp_path / "model.safetensors", metadata)
     config = small_config()
     weights = open_weights(tmp_path / "model.safetensors")
-    model = rcnn.build(3, **config.model.to_dict())
-    shapes = jax.eval_shape(lambda: initialize(model, jax.random.key(0)))
+    shapes = shapes_of(config)
     variables = take_over(shapes, weights, config.model, CLASSES)
     np.testing.assert_array_equal(variables["params"]["box_head"]["classification"]["bias"], [0, 3, 2, 1])
     assert "classes are matched by the names in the file" in capsys.readouterr().out
@@ -526,3 +542,53 @@ def test_embeddings_go_into_the_frozen_constants_of_t():
         with_class_embeddings(variables, np.ones((5, 2)))
     with pytest.raises(ValueError, match="has no class embedding"):
         with_class_embeddings(numpy_variables(tiny_model(3)), table)
+
+
+def tree(*paths):
+    return traverse_util.unflatten_dict({path: np.zeros(1) for path in paths}, sep="/")
+
+
+def test_what_stays_at_its_initial_value_for_good_is_warned_of():
+    fresh = tree(
+        *("params/backbone/stem/kernel", "params/backbone/res2_block0/conv1/kernel", "params/fpn/lateral2/kernel"),
+        *("params/backbone/res2_block0/conv2/kernel", "frozen/backbone/stem_norm/scale"),
+        "frozen/mask_weights/embedding",
+    )
+    frozen = ("backbone/stem/.*", "backbone/res2_.*")
+    source = "that no weights were loaded for"
+    parameters = (
+        f"frozen parameters {source}: backbone/res2_block0, backbone/stem (3 arrays): "
+        "set --config.initialize.path, or --config.optimizer.frozen='()'"
+    )
+    constants = (
+        f"constants of BatchNorm {source}: backbone/stem_norm (1 arrays): "
+        "set --config.initialize.path, or --config.model.backbone.norm=group"
+    )
+    embeddings = (f"random class embeddings {source}: mask_weights/embedding (1 arrays): set --config.embedding.path",)
+    assert untrained_without_source(fresh, fresh, frozen) == (parameters, constants, *embeddings)
+    # Nothing frozen: the constants are still nobody's.
+    assert untrained_without_source(fresh, fresh, ()) == (constants, *embeddings)
+    # Weights came for the whole backbone, then for the stem alone, then vectors of classes.
+    loaded = tree(*(path for path in traverse_util.flatten_dict(fresh, sep="/") if "backbone" in path))
+    loaded["frozen"]["mask_weights"] = fresh["frozen"]["mask_weights"]
+    loaded["params"]["fpn"] = fresh["params"]["fpn"]
+    assert untrained_without_source(fresh, loaded, frozen) == embeddings
+    partly = {**loaded, "params": {**loaded["params"], "backbone": {**fresh["params"]["backbone"]}}}
+    partly["params"]["backbone"]["stem"] = loaded["params"]["backbone"]["stem"]
+    assert untrained_without_source(fresh, partly, frozen)[0].startswith(
+        f"frozen parameters {source}: backbone/res2_block0 (2 arrays)"
+    )
+    given = with_class_embeddings(loaded, np.ones(1))
+    assert untrained_without_source(fresh, given, frozen) == ()
+
+
+def test_weights_of_a_backbone_leave_nothing_frozen_without_source(tmp_path):
+    config = small_config()
+    shapes = shapes_of(config)
+    arrays = backbone_of(torchvision_arrays(), r"backbone\.body\.", "")
+    file = WeightFile(tmp_path / "model.pth", arrays)
+    frozen = config.optimizer.frozen
+    before = untrained_without_source(shapes, shapes, frozen)
+    assert [line.partition(" that")[0] for line in before] == ["frozen parameters", "constants of BatchNorm"]
+    after = take_over(shapes, FileWeights(file, recognize(file)), config.model, CLASSES)
+    assert untrained_without_source(shapes, after, frozen) == ()
