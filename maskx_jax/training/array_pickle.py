@@ -5,6 +5,9 @@ made. Here the machine has no other instructions than those that numbers, string
 the names of the few functions that rebuild arrays stand for stand-ins of our own, which keep what they are told and
 build an array only when it has been checked. It is Python's own interpreter in Python: the one in C has instructions
 that cannot be taken away.
+
+A few bytes can make a list that holds itself twice, forty levels deep. So nothing of a file is printed, compared or
+hashed before its type is known to be flat, and what is copied is counted.
 """
 
 import dataclasses
@@ -26,6 +29,9 @@ _ADMITTED_OPCODES = (
     *("DICT", "EMPTY_DICT", "SETITEM", "SETITEMS", "GLOBAL", "STACK_GLOBAL", "REDUCE", "BUILD", "BINPERSID"),
     *("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE", "GET", "BINGET", "LONG_BINGET"),
 )
+
+# NumPy's own limit.
+_MOST_DIMENSIONS = 64
 
 _TORCH_DTYPES: dict[str, Any] = {
     "DoubleStorage": np.float64,
@@ -117,7 +123,8 @@ class _Dtype:
 
     def __init__(self, code: Any, *_: Any) -> None:
         if not isinstance(code, str) or not code or code[0] not in "fiub" or not code[1:].isdigit():
-            raise ValueError(f"holds an array of dtype {code!r}; only plain numbers are read")
+            said = repr(code[:20]) if isinstance(code, str) else f"given by a {type(code).__name__}"
+            raise ValueError(f"holds an array of dtype {said}; only plain numbers are read")
         self.dtype = np.dtype(code)
 
     def set_state(self, state: Any) -> None:
@@ -169,11 +176,13 @@ def build(value: Any) -> Any:
 def _whole_numbers(values: Any) -> tuple[int, ...]:
     if not isinstance(values, tuple) or not all(type(n) is int and 0 <= n < 2**62 for n in values):
         raise ValueError("got sizes, strides or an offset that are no whole numbers")
+    if len(values) > _MOST_DIMENSIONS:
+        raise ValueError(f"got {len(values)} dimensions; expected at most {_MOST_DIMENSIONS}")
     return values
 
 
 def _encode(text: Any, encoding: Any = "latin1") -> bytes:
-    if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
+    if not isinstance(text, str) or not isinstance(encoding, str) or encoding not in ("latin1", "latin-1"):
         raise ValueError("holds bytes in another encoding than latin1")
     return text.encode("latin1")
 
@@ -182,7 +191,7 @@ def _ordered_dict(items: Any = ()) -> dict:
     # Python 2 lists the items here; later ones set them afterwards, with keys that are checked.
     if not isinstance(items, list | tuple) or not all(isinstance(item, list) and len(item) == 2 for item in items):
         raise ValueError("holds an ordered dictionary of something else than pairs")
-    return _checked_keys({_checked_key(key): value for key, value in items})
+    return {_checked_key(key): value for key, value in items}
 
 
 def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *more: Any) -> _Tensor:
@@ -220,23 +229,23 @@ def _checked_key(key: Any) -> Any:
     return key
 
 
-def _checked_keys(items: dict) -> dict:
-    for key in items:
-        _checked_key(key)
-    return items
-
-
 class ArrayUnpickler(pickle._Unpickler):
     """Reads plain containers and stand-ins for arrays; everything else is refused with its name, and not imported.
+
+    Args:
+      file: with the pickle at its position.
+      size: of the whole file in bytes. A program that copies more elements than that is refused: one text or list can
+        be named often, but what wrote the file named each once.
 
     Attributes:
       storages: of a PyTorch file, by key; to be filled before its arrays are built.
     """
 
-    def __init__(self, file: Readable) -> None:
+    def __init__(self, file: Readable, size: int) -> None:
         # Python 2's byte strings, which Detectron's files are full of, become text.
         super().__init__(file, encoding="latin1")
         self.storages: dict[str, Storage] = {}
+        self._copies_left = size
 
     def find_class(self, module: str, name: str) -> Any:
         if module == "torch" and name in _TORCH_DTYPES:
@@ -270,6 +279,7 @@ class ArrayUnpickler(pickle._Unpickler):
         function = self.stack[-1]  # type: ignore[attr-defined]
         if not isinstance(function, _Function) or not isinstance(arguments, tuple):
             raise ValueError("calls what is no function; refused")
+        self._count_copies(arguments)
         self.stack[-1] = function.call(*arguments)  # type: ignore[attr-defined]
 
     def load_build(self) -> None:
@@ -277,6 +287,7 @@ class ArrayUnpickler(pickle._Unpickler):
         state = self.stack.pop()  # type: ignore[attr-defined]
         target = self.stack[-1]  # type: ignore[attr-defined]
         if isinstance(target, _Array | _Dtype):
+            self._count_copies(state)
             target.set_state(state)
         elif type(target) is not dict:
             raise ValueError(f"sets attributes of {type(target).__name__}; refused")
@@ -314,6 +325,12 @@ class ArrayUnpickler(pickle._Unpickler):
         """Read bytes; the base class would set aside as many as the file claims to have."""
         length = int.from_bytes(self.read(8), "little")  # type: ignore[attr-defined]
         self.append(bytearray(self.read(length)))  # type: ignore[attr-defined]
+
+    def _count_copies(self, arguments: Any) -> None:
+        values = (arguments, *arguments) if isinstance(arguments, tuple) else ()
+        self._copies_left -= sum(len(value) for value in values if isinstance(value, str | list | tuple))
+        if self._copies_left < 0:
+            raise ValueError("copies its parts more often than any program that writes weights; refused")
 
     def _dictionary(self) -> dict:
         target = self.stack[-1]  # type: ignore[attr-defined]

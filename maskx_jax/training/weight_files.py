@@ -21,6 +21,8 @@ _TORCH_MAGIC = 0x1950A86A20F9469CFC6C
 _TORCH_PROTOCOL = 1001
 # Where training programs put the weights among other things.
 _WRAPPERS = ("model", "state_dict", "model_state", "blobs")
+# Weights hardly shrink; zeros do. More than this many bytes from one of the file is no file of weights.
+_MOST_INFLATION = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,30 +50,33 @@ def read_weight_file(path: str | pathlib.Path) -> WeightFile:
 
     Raises:
       FileNotFoundError: there is no such file.
+      OSError: the file cannot be opened.
       ValueError: the format is unknown, the file is damaged, or it holds something that is no array of numbers; a
         pickle that names a function which rebuilds no array is refused with that function's name.
     """
     path = pathlib.Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"expected a file of weights; found no file {path}")
-    try:
-        return _read(path)
-    except Exception as error:
-        # Whatever a damaged file makes the readers stumble over: one line that says which file it was.
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise ValueError(f"{path}: cannot be read as weights: {reason}") from error
-
-
-def _read(path: pathlib.Path) -> WeightFile:
-    categories = None
     with path.open("rb") as file:
-        start = file.read(9)
-        if start.startswith(b"PK"):
-            content = _read_zip(file)
-        elif path.suffix == ".safetensors" or start[8:9] == b"{":
-            content, categories = _read_safetensors(path)
-        else:
-            content = _read_pickles(file)
+        try:
+            return _read(path, file)
+        except Exception as error:
+            # Whatever a damaged file makes the readers stumble over: one line that says which file it was.
+            reason = " ".join(str(error).split())[:300]
+            if not isinstance(error, ValueError | OSError | zipfile.BadZipFile):
+                reason = f"{type(error).__name__} {reason}".strip()
+            raise ValueError(f"{path}: cannot be read as weights: {reason}") from error
+
+
+def _read(path: pathlib.Path, file: BinaryIO) -> WeightFile:
+    categories = None
+    start = file.read(9)
+    if start.startswith(b"PK"):
+        content = _read_zip(file)
+    elif path.suffix == ".safetensors" or start[8:9] == b"{":
+        content, categories = _read_safetensors(path)
+    else:
+        content = _read_pickles(file)
     arrays, author = _find_arrays(content)
     for name, array in arrays.items():
         if array.dtype.kind not in "fiub" and array.dtype != ml_dtypes.bfloat16:
@@ -81,16 +86,16 @@ def _read(path: pathlib.Path) -> WeightFile:
 
 def _find_arrays(content: Any) -> tuple[dict[str, np.ndarray], str]:
     """Return the arrays of a nested dictionary's innermost part that training programs keep weights in."""
-    author, above = "", []
+    author, above = "", set[int]()
     while isinstance(content, dict):
         if isinstance(content.get("__author__"), str):
             author = content["__author__"]
         inner = [key for key in _WRAPPERS if isinstance(content.get(key), dict)]
         if not inner:
             break
-        above.append(content)
+        above.add(id(content))
         content = content[inner[0]]
-        if any(content is outer for outer in above):
+        if id(content) in above:
             raise ValueError("holds a dictionary that contains itself")
     if not isinstance(content, dict):
         raise ValueError(f"expected a dictionary of arrays; found {type(content).__name__}")
@@ -121,8 +126,15 @@ def _read_zip(file: BinaryIO) -> Any:
             parts = pathlib.PurePosixPath(entry.filename.replace("\\", "/"))
             if parts.is_absolute() or ".." in parts.parts or ":" in entry.filename:
                 raise ValueError(f"the archive's entry {entry.filename!r} points out of the archive; refused")
-        packed, size = sum(entry.compress_size for entry in entries), sum(entry.file_size for entry in entries)
-        if size > 100 * packed + 2**20:
+            # Python unpacks the other methods in one piece, however large it gets.
+            if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise ValueError(
+                    f"the archive's entry {entry.filename!r} is packed by method {entry.compress_type}; expected stored "
+                    f"({zipfile.ZIP_STORED}) or deflated ({zipfile.ZIP_DEFLATED})"
+                )
+        # No entry is read beyond the size that it declares; the sizes of packed entries may be lies.
+        packed, size = file.seek(0, io.SEEK_END), sum(entry.file_size for entry in entries)
+        if size > _MOST_INFLATION * packed + 2**20:
             raise ValueError(f"unpacks from {packed} to {size} bytes; refused")
         names = archive.namelist()
         programs = [name for name in names if name.endswith("/data.pkl") and name.count("/") == 1]
@@ -135,7 +147,8 @@ def _read_zip(file: BinaryIO) -> Any:
         root = programs[0].removesuffix("data.pkl")
         if f"{root}byteorder" in names and archive.read(f"{root}byteorder") != b"little":
             raise ValueError("written on a big-endian machine; only little-endian files are read")
-        unpickler = ArrayUnpickler(io.BytesIO(archive.read(programs[0])))
+        program = archive.read(programs[0])
+        unpickler = ArrayUnpickler(io.BytesIO(program), len(program))
         content = unpickler.load()
         for key, storage in unpickler.storages.items():
             entry = archive.getinfo(f"{root}data/{key}")
@@ -149,16 +162,18 @@ def _read_pickles(file: BinaryIO) -> Any:
     """Read one pickle of arrays (Detectron, detectron2), or PyTorch's legacy format."""
     # Mapped, because a read from it never sets aside more memory than the file has bytes.
     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as source:
-        content = ArrayUnpickler(source).load()
+        size = len(source)
+        content = ArrayUnpickler(source, size).load()
         if type(content) is not int or content != _TORCH_MAGIC:
             return content
-        protocol = ArrayUnpickler(source).load()
-        machine = ArrayUnpickler(source).load()
+        protocol, machine = ArrayUnpickler(source, size).load(), ArrayUnpickler(source, size).load()
         if protocol != _TORCH_PROTOCOL or not isinstance(machine, dict) or machine.get("little_endian") is not True:
             raise ValueError(f"expected PyTorch's protocol {_TORCH_PROTOCOL} of a little-endian machine")
-        unpickler = ArrayUnpickler(source)
-        content = unpickler.load()
-        for key in ArrayUnpickler(source).load():
+        unpickler = ArrayUnpickler(source, size)
+        content, keys = unpickler.load(), ArrayUnpickler(source, size).load()
+        if not isinstance(keys, list) or not all(isinstance(key, str) and key in unpickler.storages for key in keys):
+            raise ValueError("expected a list of the storages' keys after the object")
+        for key in keys:
             storage = unpickler.storages[key]
             length = int.from_bytes(source.read(8), "little")
             if length != storage.length:

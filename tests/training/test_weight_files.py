@@ -2,9 +2,11 @@ import codecs
 import collections
 import io
 import os
+import pathlib
 import pickle
 import resource
 import struct
+import time
 import zipfile
 
 import numpy as np
@@ -295,6 +297,138 @@ def test_a_few_bytes_do_not_become_gigabytes(tmp_path):
     (tmp_path / "model.pth").write_bytes(zip_archive({"a": Tensor(np.ones(1), shape=(10**9,), strides=(0,))}))
     with pytest.raises(ValueError, match=r"shape \(1000000000,\), strides \(0,\) over 1 elements"):
         read_weight_file(tmp_path / "model.pth")
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_only_stored_and_deflated_entries_are_read(tmp_path, method):
+    # What 1.5 kB unpack to is 4.1 GiB where Python's reader is let; here a small one.
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", method) as archive:
+        archive.writestr("archive/data.pkl", pickle.dumps({"a": 1}))
+    (tmp_path / "model.pth").write_bytes(content.getvalue())
+    with pytest.raises(ValueError, match=rf"'archive/data.pkl' is packed by method {method}; expected stored \(0\) or"):
+        read_weight_file(tmp_path / "model.pth")
+
+
+def test_a_size_that_an_archive_claims_for_itself_is_not_believed(tmp_path):
+    # The directory says that the entry is as long packed as unpacked.
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", bytes(2**21))
+        packed = struct.pack("<II", archive.infolist()[0].compress_size, 2**21)
+    damaged = content.getvalue()
+    assert damaged.count(packed) == 2
+    (tmp_path / "model.pth").write_bytes(damaged.replace(packed, struct.pack("<II", 2**21, 2**21)))
+    with pytest.raises(ValueError, match=r"unpacks from \d{4} to 2097152 bytes"):
+        read_weight_file(tmp_path / "model.pth")
+
+
+# A list of lists 40 deep, of which each holds the one below twice: printed, it would fill any memory.
+TOWER = b"(]q\x00" + b"".join(b"]q%c(h%ch%ce" % (i + 1, i, i) for i in range(40)) + b"1h%c" % 40
+LONG_TEXT = b"X" + struct.pack("<I", 2**17) + b"t" * 2**17
+
+
+def nested_dictionaries(depth):
+    return b"}" + (text("model") + b"}") * depth + b"s" * depth
+
+
+@pytest.mark.parametrize(
+    ("program", "message"),
+    [
+        (name("numpy", "dtype") + TOWER + b"\x85R", "dtype given by a list"),
+        (name("_codecs", "encode") + text("a") + TOWER + b"\x86R", "another encoding"),
+        (name("numpy.core.numeric", "_frombuffer") + b"(C\x00" + name("numpy", "dtype") + text("f4") + b"\x85R("
+         + number(2**61) * 300_000 + b"ttR", "got 300000 dimensions; expected at most 64"),
+        # One text of 128 KiB, encoded and kept 30,000 times.
+        (LONG_TEXT + b"q\x00" + name("_codecs", "encode") + b"q\x01(" + b"h\x01h\x00\x85R" * 30_000 + b"l",
+         "copies its parts"),
+        # One list of 40,000 pairs, made into 40,000 dictionaries.
+        (name("collections", "OrderedDict") + b"q\x01(" + b"(K\x01K\x02l" * 40_000 + b"l\x85q\x02("
+         + b"h\x01h\x02R" * 40_000 + b"l", "copies its parts"),
+        # One tuple of 100,000 arguments, given 40,000 times.
+        (name("numpy.core.multiarray", "_reconstruct") + b"q\x01(" + b"N" * 100_000 + b"tq\x02("
+         + b"h\x01h\x02R" * 40_000 + b"l", "copies its parts"),
+    ],
+    ids=["dtype", "encoding", "shape", "texts", "dictionaries", "arguments"],
+)  # fmt: skip
+def test_a_small_program_is_answered_at_once(tmp_path, program, message):
+    (tmp_path / "model.pkl").write_bytes(b"\x80\x04}" + text("a") + program + b"s.")
+    start = time.process_time()
+    with pytest.raises(ValueError, match=message):
+        read_weight_file(tmp_path / "model.pkl")
+    assert time.process_time() - start < 5
+
+
+def test_dictionaries_may_be_nested_deeply(tmp_path):
+    (tmp_path / "model.pkl").write_bytes(b"\x80\x04" + nested_dictionaries(50_000) + b".")
+    start = time.process_time()
+    with pytest.raises(ValueError, match="found 0 arrays"):
+        read_weight_file(tmp_path / "model.pkl")
+    assert time.process_time() - start < 5
+
+
+def legacy_with_keys(program):
+    """Return a file of the legacy format with another program for the list of the storages' keys."""
+    whole = legacy_pickles(TENSORS)
+    keys = pickle.dumps(["0"], protocol=2)
+    assert whole.count(keys) == 1
+    return whole.replace(keys, b"\x80\x02" + program + b".")
+
+
+@pytest.mark.parametrize("program", [b"]" + TOWER + b"\x85a", b"K\x03", text("0"), b"]" + text("1") + b"a"])
+def test_the_keys_of_storages_are_a_list_of_known_names(tmp_path, program):
+    (tmp_path / "model.pth").write_bytes(legacy_with_keys(program))
+    with pytest.raises(ValueError, match="expected a list of the storages' keys"):
+        read_weight_file(tmp_path / "model.pth")
+
+
+def npz_bytes(save):
+    content = io.BytesIO()
+    save(content, **ARRAYS)
+    return content.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("suffix", "make"),
+    [
+        (".pth", lambda folder: zip_archive({name: Tensor(array) for name, array in ARRAYS.items()})),
+        (".pth", lambda folder: legacy_pickles({name: Tensor(array) for name, array in ARRAYS.items()})),
+        (".pkl", lambda folder: pickle.dumps({"blobs": ARRAYS}, protocol=0)),
+        (".pkl", lambda folder: pickle.dumps({"model": ARRAYS}, protocol=2)),
+        (".pkl", lambda folder: pickle.dumps({"model": ARRAYS}, protocol=5)),
+        (".npz", lambda folder: npz_bytes(np.savez)),
+        (".npz", lambda folder: npz_bytes(np.savez_compressed)),
+        (".safetensors", safetensors_bytes),
+    ],
+    ids=["zip", "legacy", "pickle-0", "pickle-2", "pickle-5", "npz", "npz-deflated", "safetensors"],
+)
+def test_a_damaged_file_is_read_or_refused_with_one_line(tmp_path, suffix, make):
+    whole, path, rng = make(tmp_path), tmp_path / f"model{suffix}", np.random.default_rng(0)
+    refused = 0
+    for round_number in range(90):
+        damaged = bytearray(whole)
+        if round_number % 3 == 0:
+            del damaged[rng.integers(len(whole)) :]
+        for _ in range(rng.integers(1, 9) if round_number % 3 else 0):
+            damaged[rng.integers(len(whole))] ^= 1 << rng.integers(8)
+        path.write_bytes(damaged)
+        try:
+            read_weight_file(path)
+        except ValueError as error:
+            refused += 1
+            assert str(error).startswith(f"{path}: cannot be read as weights: ") and "\n" not in str(error)
+    assert refused > 30
+
+
+def test_a_file_that_may_not_be_read_is_no_damaged_one(tmp_path, monkeypatch):
+    (tmp_path / "model.npz").write_bytes(npz_bytes(np.savez))
+
+    def refuse(self, *_):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(pathlib.Path, "open", refuse)
+    with pytest.raises(PermissionError, match=r"model\.npz"):
+        read_weight_file(tmp_path / "model.npz")
 
 
 @pytest.mark.parametrize("values", [["1.5", "2"], [1j, 2j], np.array(["2020-01-01"], "M8[D]")])
