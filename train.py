@@ -89,12 +89,12 @@ def _train(config: ConfigDict, workdir: str, change_config: bool, watchdog: Watc
     resumes = has_checkpoint(workdir)
     if resumes:
         begun = runs.read_config(workdir)
-        pretrained.apply_conventions(config.model, pretrained.conventions_of(begun.model), say=say)
+        pretrained.apply_conventions(config, pretrained.conventions_of(begun), say=say)
         if not change_config:
             runs.check_resumable(begun, config)
     elif config.initialize.path:
-        weights = pretrained.open_weights(config.initialize.path, config.initialize.preset)
-        pretrained.apply_conventions(config.model, weights.conventions, config.initialize.keep, say)
+        weights = pretrained.open_weights(config.initialize.path, config.initialize.preset, config.initialize.classes)
+        pretrained.apply_conventions(config, weights.conventions, config.initialize.keep, say)
 
     # Data: which examples, in which order, and whose masks may be used.
     data = config.data

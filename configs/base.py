@@ -37,7 +37,7 @@ def get_config() -> ConfigDict:
         }
     )
     # Weights to start from: the work directory of a run, or a file of torchvision, timm, detectron2 or Detectron. The
-    # conventions that the weights were trained with replace those of `model` below.
+    # conventions that the weights were trained with replace those of `model` and `evaluation` below.
     config.initialize = ConfigDict(
         {
             "path": "",
@@ -47,7 +47,9 @@ def get_config() -> ConfigDict:
             "new": (),
             # Regular expressions over whole names in the source: these are left there.
             "unused": (),
-            # Fields of `model` that keep their value here although the weights come with another.
+            # Names of a file's classes in the order of its rows, where it has none and they are not COCO's.
+            "classes": (),
+            # Fields that keep their value here although the weights come with another ("model.pixel_mean").
             "keep": (),
         }
     )
@@ -216,6 +218,9 @@ def get_config() -> ConfigDict:
             # is compared on the classes that others learned without.
             "split": "",
             "mask_threshold": 0.5,
+            # How a mask is put into the image: "continuous" or "integer", explained at
+            # `maskx_jax.evaluation.paste_masks.paste_mask`; the convention that the weights' own evaluation used.
+            "paste_grid": "continuous",
             # Whether to score the borders of masks too (Boundary AP); takes longer.
             "boundary": False,
             # "faster_coco_eval", "pycocotools" or "hotcoco": the same numbers, the second more slowly, the third faster

@@ -14,7 +14,7 @@ from maskx_jax.ops import boxes as box_ops
 from maskx_jax.ops.nms import nms
 from maskx_jax.ops.roi_align import roi_align
 from maskx_jax.structures import GroundTruth, Proposals, RoiTargets
-from maskx_jax.training.weight_arrays import select_classes
+from maskx_jax.training.weight_arrays import background_first, names_of_rows
 from maskx_jax.training.weight_layouts import COCO_IDS, LAYOUTS
 from tests.models.build import numpy_variables, tiny_model
 
@@ -56,7 +56,7 @@ def test_background_is_label_0_and_comes_first():
 )
 def test_background_is_found_where_each_code_base_has_it(preset, order):
     rows = np.arange(3, dtype=np.float32)
-    ours = select_classes("box_head/classification", rows, LAYOUTS[preset].background, ("nut", "bolt"))[0]
+    ours = background_first("box_head/classification", rows, LAYOUTS[preset].background)
     assert ours.tolist() == order
 
 
@@ -65,10 +65,10 @@ def test_background_is_found_where_each_code_base_has_it(preset, order):
 )
 def test_classes_of_coco_have_91_81_or_80_rows(num_rows, background, expected):
     # The toothbrush: category 90, the 80th class, index 79.
-    rows = np.arange(num_rows, dtype=np.float32)
-    ours = select_classes("box_head/classification", rows, background, tuple(COCO_IDS))[0]
-    assert len(ours) == 81
-    assert ours[-1] == expected
+    rows = background_first("box_head/classification", np.arange(num_rows), background)
+    names = names_of_rows(num_rows - 1)[0]
+    assert sorted(filter(None, names)) == sorted(COCO_IDS)
+    assert rows[1 + names.index("toothbrush")] == expected
 
 
 def test_proposals_are_limited_for_each_image_not_for_the_batch():

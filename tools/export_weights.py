@@ -6,7 +6,6 @@ It prints how to build the model there. Mask^X R-CNN without its MLP branch beco
 """
 
 import argparse
-import json
 
 from absl import logging
 from ml_collections import ConfigDict
@@ -14,7 +13,7 @@ from safetensors.numpy import save_file
 
 import maskx_jax
 from maskx_jax import errors
-from maskx_jax.training.export import to_torchvision
+from maskx_jax.training.export import describe, to_torchvision
 from maskx_jax.training.loading import Loaded
 
 _RECIPE = """\
@@ -55,7 +54,7 @@ def main() -> None:
     logging.set_verbosity(logging.WARNING)
     run = maskx_jax.load(options.workdir, options.step)
     state = to_torchvision(run.variables, run.model, run.config.model)
-    save_file(state, options.output, metadata={"categories": json.dumps(run.categories)})
+    save_file(state, options.output, metadata=describe(run.config, run.categories).to_text())
     print(f"wrote {len(state)} arrays to {options.output}; in PyTorch:\n\n{recipe(run, options.output)}")
 
 

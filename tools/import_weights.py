@@ -32,8 +32,8 @@ def import_weights(config: ConfigDict, workdir: str) -> None:
     options, data = config.initialize, config.data
     if not options.path:
         raise ValueError("expected --config.initialize.path, the file of weights")
-    weights = pretrained.open_weights(options.path, options.preset)
-    pretrained.apply_conventions(config.model, weights.conventions, options.keep)
+    weights = pretrained.open_weights(options.path, options.preset, options.classes)
+    pretrained.apply_conventions(config, weights.conventions, options.keep)
     source = open_source(data.source, data.directory, data.eval_split, data.shapes, training=False, seed=config.seed)
     categories = source.categories
     model = rcnn.build(len(categories), **config.model.to_dict())

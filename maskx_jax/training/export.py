@@ -1,6 +1,6 @@
 """Parameters of ours as a state dict of torchvision's Mask R-CNN: what is trained here runs there."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,9 @@ from flax import traverse_util
 from maskx_jax.models.box_head import ClassWeights
 from maskx_jax.models.rcnn import RCNN
 from maskx_jax.structures import PyTree
+from maskx_jax.training.pretrained import conventions_of
 from maskx_jax.training.weight_arrays import to_theirs
+from maskx_jax.training.weight_files import Metadata
 from maskx_jax.training.weight_layouts import LAYOUTS, field_of
 
 _LAYOUT = LAYOUTS["torchvision_detector"]
@@ -71,6 +73,16 @@ def to_torchvision(variables: PyTree, model: RCNN, fields: Mapping[str, Any]) ->
         # With the epsilon of torchvision's BatchNorm this is a variance of 1.
         state[f"{name}.running_var"] = np.full_like(constant, 1 - _LAYOUT.epsilon)
     return state
+
+
+def describe(config: Any, categories: Sequence[Mapping[str, Any]]) -> Metadata:
+    """Return what is written beside an export, so that it can be read back as what it was.
+
+    Args:
+      config: of the run.
+      categories: the `categories` list of a COCO file, in label order.
+    """
+    return Metadata(categories, _LAYOUT.epsilon, conventions_of(config))
 
 
 def _mask_weights(model: RCNN) -> Any:

@@ -3,12 +3,13 @@
 In short, for a config and the names of the classes:
 
     weights = open_weights("maskrcnn_resnet50_fpn_coco.pth")
-    apply_conventions(config.model, weights.conventions)
+    apply_conventions(config, weights.conventions)
     model = rcnn.build(len(names), **config.model.to_dict())
     variables = take_over(initialize(model, key), weights, config.model, names)
 """
 
 import collections
+import contextlib
 import dataclasses
 import pathlib
 import re
@@ -20,12 +21,21 @@ from flax import traverse_util
 
 from maskx_jax.structures import PyTree
 from maskx_jax.training.loading import Loaded, load
-from maskx_jax.training.weight_arrays import ROWS_OF_CLASS, fold_batch_norm, select_classes, to_ours
+from maskx_jax.training.weight_arrays import (
+    ROWS_OF_CLASS,
+    background_first,
+    fold_batch_norm,
+    names_of_rows,
+    select_classes,
+    to_ours,
+)
 from maskx_jax.training.weight_files import WeightFile, read_weight_file
 from maskx_jax.training.weight_layouts import LAYOUTS, Layout, check_evidence, field_of, recognize
 
 # What a source offers for each parameter: the array, or the reason why it has none that fits.
 Proposals = dict[str, np.ndarray | str]
+# The field of the config, outside of `model`, that belongs to weights.
+_PASTE_GRID = "evaluation.paste_grid"
 
 
 class Weights(Protocol):
@@ -33,7 +43,7 @@ class Weights(Protocol):
 
     Attributes:
       origin: for messages.
-      conventions: fields of `config.model` that the weights were trained with, by dotted name.
+      conventions: fields of the config that the weights were trained with, by dotted name.
     """
 
     @property
@@ -42,30 +52,52 @@ class Weights(Protocol):
     @property
     def conventions(self) -> Mapping[str, Any]: ...
 
+    def classes(self, num_rows: int) -> tuple[Sequence[str | None] | None, str]:
+        """Return what the rows of class predictors stand for, without background, and how that is known.
+
+        A row without a class is None; so is the whole where nothing is known of any row.
+
+        Raises:
+          ValueError: the names that there are do not fit the number of rows.
+        """
+
     def propose(
-        self, shapes: Mapping[str, tuple[int, ...]], model: Mapping[str, Any], names: Sequence[str]
-    ) -> tuple[Proposals, Collection[str], str]:
-        """Return an array for each parameter that there is one for, the names that none was made of, and a note.
+        self, shapes: Mapping[str, tuple[int, ...]], model: Mapping[str, Any]
+    ) -> tuple[Proposals, Collection[str]]:
+        """Return an array for each parameter that there is one for, and the names that none was made of.
 
         Args:
           shapes: of the model's variables by path, collection first.
           model: fields of `config.model`.
-          names: of the classes, in label order.
         """
 
 
 @dataclasses.dataclass(frozen=True)
 class FileWeights:
-    """A file of another code base."""
+    """A file of another code base, or of our own export.
+
+    Attributes:
+      file: see `weight_files.read_weight_file`.
+      layout: of its names.
+      given_classes: names of its classes in the order of its rows, where it has none itself; may be empty.
+      assumed: what was taken for granted of the layout, for messages.
+    """
 
     file: WeightFile
     layout: Layout
+    given_classes: tuple[str, ...] = ()
+    assumed: str = ""
 
     @property
     def origin(self) -> str:
-        has_statistics = len(self.layout.norm_suffixes) > 2
-        epsilon = f", BatchNorm epsilon {self.layout.epsilon:g}" if has_statistics else ""
-        return f"{self.file.path} ({self.layout.name}{epsilon})"
+        said = [self.layout.name]
+        if len(self.layout.norm_suffixes) > 2:
+            said.append(f"BatchNorm epsilon {self.layout.epsilon:g}")
+        if self.file.prefix:
+            said.append(f"names without their prefix {self.file.prefix!r}")
+        if self.assumed:
+            said.append(self.assumed)
+        return f"{self.file.path} ({', '.join(said)})"
 
     @property
     def has_detector(self) -> bool:
@@ -74,17 +106,28 @@ class FileWeights:
 
     @property
     def conventions(self) -> Mapping[str, Any]:
-        detector = self.layout.detector_conventions if self.has_detector else {}
-        return {**self.layout.backbone_conventions, **detector}
+        layout, metadata = self.layout, self.file.metadata
+        conventions = _of_model(layout.backbone_conventions)
+        if self.has_detector:
+            conventions |= _of_model(layout.detector_conventions) | {_PASTE_GRID: layout.paste_grid}
+        return conventions if metadata is None else {**conventions, **metadata.conventions}
+
+    def classes(self, num_rows: int) -> tuple[Sequence[str | None] | None, str]:
+        metadata = self.file.metadata
+        names, where = (metadata.classes, "the file") if metadata else (self.given_classes, "initialize.classes")
+        if not names:
+            return names_of_rows(num_rows)
+        if len(names) != num_rows:
+            raise ValueError(f"{self.file.path}: {where} names {len(names)} classes; the predictor has {num_rows}")
+        return names, f"named in {where}"
 
     def propose(
-        self, shapes: Mapping[str, tuple[int, ...]], model: Mapping[str, Any], names: Sequence[str]
-    ) -> tuple[Proposals, Collection[str], str]:
+        self, shapes: Mapping[str, tuple[int, ...]], model: Mapping[str, Any]
+    ) -> tuple[Proposals, Collection[str]]:
         layout, arrays = self.layout, self.file.arrays
         modules = layout.modules(model, arrays.keys())
         proposals: Proposals = {}
         used: set[str] = set()
-        note = ""
         for full_path, shape in shapes.items():
             collection, _, path = full_path.partition("/")
             module, _, leaf = path.rpartition("/")
@@ -100,14 +143,13 @@ class FileWeights:
                     proposals[full_path] = fold_batch_norm([arrays[key] for key in keys], layout.epsilon)[leaf]
                     continue
                 rows = arrays[keys[0]].astype(np.float32)
-                if module in ROWS_OF_CLASS and not _is_shared(module, shape):
-                    rows, found = select_classes(module, rows, layout.background, names, self.file.categories)
-                    note = f"classes are matched {found}"
+                if _has_class_rows(path, shape):
+                    rows = background_first(module, rows, layout.background)
                 proposals[full_path] = to_ours(path, rows, model)
             except ValueError as error:
                 proposals[full_path] = str(error)
         ignored = {name for name in arrays for pattern in layout.ignored if re.fullmatch(pattern, name)}
-        return proposals, arrays.keys() - used - ignored, note
+        return proposals, arrays.keys() - used - ignored
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,56 +165,84 @@ class RunWeights:
 
     @property
     def conventions(self) -> Mapping[str, Any]:
-        return conventions_of(self.run.config.model)
+        return conventions_of(self.run.config)
+
+    def classes(self, num_rows: int) -> tuple[Sequence[str | None] | None, str]:
+        return [category["name"] for category in self.run.categories], "named in the run"
 
     def propose(
-        self, shapes: Mapping[str, tuple[int, ...]], model: Mapping[str, Any], names: Sequence[str]
-    ) -> tuple[Proposals, Collection[str], str]:
+        self, shapes: Mapping[str, tuple[int, ...]], model: Mapping[str, Any]
+    ) -> tuple[Proposals, Collection[str]]:
         arrays = traverse_util.flatten_dict(self.run.variables, sep="/")
-        proposals: Proposals = {path: arrays[path] for path in shapes if path in arrays}
-        if tuple(category["name"] for category in self.run.categories) != tuple(names):
-            for path in proposals:
-                module = path.partition("/")[2].rpartition("/")[0]
-                if module in ROWS_OF_CLASS and not _is_shared(module, shapes[path]):
-                    proposals[path] = f"the run has {len(self.run.categories)} classes, other than the data's"
-        return proposals, arrays.keys() - shapes.keys(), ""
+        return {path: arrays[path] for path in shapes if path in arrays}, arrays.keys() - shapes.keys()
 
 
-def conventions_of(model: Any) -> dict[str, Any]:
-    """Return the fields of `config.model` that belong to the weights of a run."""
+def conventions_of(config: Any) -> dict[str, Any]:
+    """Return the fields of a run's config that belong to its weights; it lacks those that are younger than the run."""
     layouts = LAYOUTS.values()
-    fields = {field for layout in layouts for field in (*layout.backbone_conventions, *layout.detector_conventions)}
-    return {field: field_of(model, field) for field in sorted(fields)}
+    of_model = {field for layout in layouts for field in (*layout.backbone_conventions, *layout.detector_conventions)}
+    conventions = {}
+    for field in (*sorted(f"model.{field}" for field in of_model), _PASTE_GRID):
+        with contextlib.suppress(KeyError):
+            conventions[field] = field_of(config, field)
+    return conventions
 
 
-def open_weights(path: str | pathlib.Path, preset: str = "auto") -> Weights:
+def _of_model(conventions: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"model.{field}": value for field, value in conventions.items()}
+
+
+def open_weights(path: str | pathlib.Path, preset: str = "auto", classes: Sequence[str] = ()) -> Weights:
     """Open the weights at a path: a file of another code base, or the work directory of a run.
 
     Args:
       path: see `weight_files.read_weight_file` and `checkpoints.load`.
       preset: of a file, a name in `weight_layouts.LAYOUTS`; "auto" recognises it by the names of its arrays.
+      classes: of a file, the names of its classes in the order of its rows, where it has none itself.
 
     Raises:
       FileNotFoundError: there is nothing at the path.
-      ValueError: the preset is unknown, or the file cannot be read or is of no known network.
+      ValueError: the preset is unknown, classes are given to a source that names its own, or the file cannot be read or
+        is of no known network.
     """
     if pathlib.Path(path).is_dir():
+        if classes:
+            raise ValueError(f"got initialize.classes {list(classes)}; the run {path} names its own")
         return RunWeights(str(path), load(path))
     if preset != "auto" and preset not in LAYOUTS:
         raise ValueError(f"got preset {preset!r}; expected 'auto' or one of {', '.join(LAYOUTS)}")
     file = read_weight_file(path)
     layout = recognize(file) if preset == "auto" else LAYOUTS[preset]
     check_evidence(file, layout)
-    return FileWeights(file, layout)
+    if file.metadata is not None:
+        if classes:
+            raise ValueError(f"got initialize.classes {list(classes)}; the file {path} names its own")
+        _check_conventions(file.metadata.conventions, path)
+    assumed = ""
+    if preset == "auto" and layout is LAYOUTS["torchvision_coco"]:
+        assumed = "assumed because of its 91 rows: name another in initialize.preset"
+    return FileWeights(file, layout, tuple(classes), assumed)
+
+
+def _check_conventions(conventions: Mapping[str, Any], path: str | pathlib.Path) -> None:
+    """Check the conventions that a file names: they go into the config."""
+    known: dict[str, Any] = {_PASTE_GRID: ""}
+    for layout in LAYOUTS.values():
+        known |= _of_model(layout.backbone_conventions) | _of_model(layout.detector_conventions)
+    for field, value in conventions.items():
+        parts = value if isinstance(value, tuple) else ()
+        is_plain = all(isinstance(part, int | float) for part in parts)
+        if field not in known or type(value) is not type(known[field]) or not is_plain:
+            raise ValueError(f"{path}: the metadata sets {field!r} to {str(value)[:50]!r}; it is no such convention")
 
 
 def apply_conventions(
-    model: Any, conventions: Mapping[str, Any], keep: Sequence[str] = (), say: Callable[[str], None] = print
+    config: Any, conventions: Mapping[str, Any], keep: Sequence[str] = (), say: Callable[[str], None] = print
 ) -> None:
-    """Set the fields of `config.model` that weights were trained with, and say what changed.
+    """Set the fields of the config that weights were trained with, and say what changed.
 
     Args:
-      model: fields of `config.model`; changed in place.
+      config: of a run; changed in place.
       conventions: see `Weights.conventions`.
       keep: fields that stay as they are, by dotted name: for weights that were trained with something else after all.
       say: receives a line for each change.
@@ -181,13 +251,15 @@ def apply_conventions(
       ValueError: a field to keep is none of the conventions.
     """
     if unknown := [field for field in keep if field not in conventions]:
-        raise ValueError(f"got {unknown} to keep; the conventions of these weights are {sorted(conventions)}")
+        raise ValueError(
+            f"got {unknown} in initialize.keep; the conventions of these weights are {', '.join(sorted(conventions))}"
+        )
     for field, value in conventions.items():
-        current = field_of(model, field)
+        current = field_of(config, field)
         if current != value and field not in keep:
-            say(f"the weights set model.{field} to {value} (was {current})")
+            say(f"the weights set {field} to {value} (was {current})")
             section, _, leaf = field.rpartition(".")
-            (field_of(model, section) if section else model)[leaf] = value
+            field_of(config, section)[leaf] = value
 
 
 def take_over(
@@ -202,7 +274,9 @@ def take_over(
 ) -> PyTree:
     """Return the variables with the values that the weights have for them, and say key by key what happened.
 
-    Weights of a backbone alone leave the other modules as they are. Everything else must fit, or be named.
+    Weights of a backbone alone leave the other modules as they are. Classes are matched one by one, by name: predictors
+    get the rows of those that the source has, and keep their fresh rows for the others. Everything else must fit, or be
+    named.
 
     Args:
       variables: freshly initialised.
@@ -223,18 +297,21 @@ def take_over(
         if not any(re.fullmatch(pattern, path) for path in paths.values()):
             raise ValueError(f"pattern {pattern!r} of the new parameters matches none of the model's")
     kept = {path for path in own if any(re.fullmatch(pattern, paths[path]) for pattern in new)}
-    proposals, leftover, note = weights.propose({path: value.shape for path, value in own.items()}, model, names)
+    proposals, leftover = weights.propose({path: value.shape for path, value in own.items()}, model)
+    num_rows, index, note = _match_classes(weights, proposals, names)
     loaded: dict[str, np.ndarray] = {}
     mismatched: dict[str, str] = {}
     for path, value in proposals.items():
         if path in kept:
             continue
+        if not isinstance(value, str) and not np.isfinite(value).all():
+            value = "not finite"
+        elif index and not isinstance(value, str) and _has_class_rows(paths[path], own[path].shape):
+            value = select_classes(paths[path], value, own[path], num_rows, index)
         if isinstance(value, str):
             mismatched[paths[path]] = value
         elif value.shape != own[path].shape:
             mismatched[paths[path]] = f"{value.shape} in the source, {own[path].shape} in the model"
-        elif not np.isfinite(value).all():
-            mismatched[paths[path]] = "not finite"
         else:
             loaded[path] = value
     if all(paths[path].startswith("backbone/") for path in proposals):
@@ -300,9 +377,29 @@ def _groups(paths: Iterable[str]) -> list[str]:
     return list(dict.fromkeys("/".join(path.split("/")[:2]) for path in paths))
 
 
-def _is_shared(module: str, shape: Sequence[int]) -> bool:
-    """Return whether a predictor has one row for all classes."""
-    return module == "mask_weights" and shape[-1] == 1
+def _match_classes(weights: Weights, proposals: Proposals, names: Sequence[str]) -> tuple[int, list[int | None], str]:
+    """Return the number of the source's classes, for each of ours its row there (None: it has none), and what to say.
+
+    Background, in front, is both times row 0. Sources without classes give no rows.
+    """
+    biases = proposals.get("params/box_head/classification/bias")
+    if biases is None or isinstance(biases, str):
+        return 0, [], ""
+    num_rows = len(biases) - 1
+    known, note = weights.classes(num_rows)
+    if known is None and num_rows == len(names):
+        return num_rows, list(range(num_rows + 1)), f"classes: {note}; they are taken for ours in their order"
+    place = {name: row for row, name in enumerate(known or (), 1)}
+    index = [0, *(place.get(name) for name in names)]
+    new = [name for name in names if name not in place]
+    fresh = f"; new, with fresh rows: {_some(new)}" if new else ""
+    return num_rows, index, f"classes: {len(names) - len(new)} of {len(names)} found by name ({note}){fresh}"
+
+
+def _has_class_rows(path: str, shape: Sequence[int]) -> bool:
+    """Return whether a parameter has a row for each class, and not one that all share."""
+    module = path.rpartition("/")[0]
+    return module in ROWS_OF_CLASS and not (module == "mask_weights" and shape[-1] == 1)
 
 
 def _modules(paths: Iterable[str]) -> str:

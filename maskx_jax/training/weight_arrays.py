@@ -62,56 +62,62 @@ def _flattened_side(module: str, model: Mapping[str, Any]) -> int | None:
     return sides.get(module)
 
 
-def match_classes(num_rows: int, names: Sequence[str], known: Sequence[str] | None) -> tuple[list[int], str]:
-    """Return which of a file's classes each of ours is, and how that was found.
+def names_of_rows(num_rows: int) -> tuple[tuple[str | None, ...] | None, str]:
+    """Return the classes that a file's rows are taken for where it does not name them, and a note of that.
+
+    80 rows are taken for COCO's classes, 90 for its category ids, of which ten are unused (None). Of any other number
+    nothing is known (None).
 
     Args:
       num_rows: classes in the file, without background.
-      names: of our classes.
-      known: names of the file's classes, where it has them. Otherwise a file with COCO's 80 classes, or the 90 of its
-        category ids, is matched by name, also to a part of them; any other must have our number of classes.
-
-    Raises:
-      ValueError: the file has other classes.
     """
-    if known is not None and len(known) == num_rows:
-        place = {name: i for i, name in enumerate(known)}
-        if missing := [name for name in names if name not in place]:
-            raise ValueError(f"the file's {num_rows} classes lack {len(missing)} of ours, such as {missing[0]!r}")
-        return [place[name] for name in names], "by the names in the file"
-    if num_rows in (80, 90) and set(names) <= COCO_IDS.keys():
-        place = {name: i if num_rows == 80 else COCO_IDS[name] - 1 for i, name in enumerate(COCO_IDS)}
-        return [place[name] for name in names], "as COCO's, by name"
-    if num_rows != len(names):
-        raise ValueError(f"{num_rows} classes in the file, {len(names)} in the model")
-    return list(range(num_rows)), "in the file's order, which has no names"
+    if num_rows not in (80, 90):
+        return None, f"the file does not name its {num_rows}"
+    name_of_id = {category_id: name for name, category_id in COCO_IDS.items()}
+    names = tuple(COCO_IDS) if num_rows == 80 else tuple(name_of_id.get(i) for i in range(1, 91))
+    return names, f"the file's {num_rows} are taken for COCO's: if they are others, name them in initialize.classes"
 
 
-def select_classes(
-    module: str, rows: np.ndarray, background: str, names: Sequence[str], known: Sequence[str] | None = None
-) -> tuple[np.ndarray, str]:
-    """Return a predictor's rows for our classes, background first, and how the classes were matched.
+def background_first(module: str, rows: np.ndarray, background: str) -> np.ndarray:
+    """Return a predictor's rows of the file with those of background in front.
 
     Args:
       module: of ours.
       rows: outputs first.
       background: see `weight_layouts.Layout`.
-      names: of our classes.
-      known: see `match_classes`.
-
-    Raises:
-      ValueError: the file has other classes.
     """
-    rows = rows.reshape(-1, ROWS_OF_CLASS[module], *rows.shape[1:])
     if background == "first":
-        background_row, rows = rows[:1], rows[1:]
-    elif module == "box_head/classification":
-        background_row, rows = rows[-1:], rows[:-1]
-    else:
-        # Such files have no box and no mask for background; its row is never used.
-        background_row = np.zeros_like(rows[:1])
-    index, found = match_classes(len(rows), names, known)
-    return np.concatenate([background_row, rows[index]]).reshape(-1, *rows.shape[2:]), found
+        return rows
+    if module == "box_head/classification":
+        return np.roll(rows, 1, axis=0)
+    # Such files have no box and no mask for background; its row is never used.
+    return np.concatenate([np.zeros_like(rows[: ROWS_OF_CLASS[module]]), rows])
+
+
+def select_classes(
+    path: str, source: np.ndarray, fresh: np.ndarray, num_classes: int, index: Sequence[int | None]
+) -> np.ndarray | str:
+    """Return a parameter with values for each of our classes, or why the source has none.
+
+    Args:
+      path: of ours, without collection; of a module in `ROWS_OF_CLASS`.
+      source: parameter of the source, arranged as ours.
+      fresh: ours as initialised.
+      num_classes: in the source, without background.
+      index: for each of our classes, background first, its place among the source's, or None where it is to be fresh.
+    """
+    # Fixed class vectors have a row for each class, parameters a column (or four).
+    axis = 0 if path.endswith("/embedding") else -1
+    size = ROWS_OF_CLASS[path.rpartition("/")[0]]
+    taken = np.moveaxis(np.asarray(source), axis, 0)
+    if len(taken) != size * (num_classes + 1):
+        return f"{len(taken)} rows in the source, expected {size * (num_classes + 1)} of {num_classes} classes"
+    taken = taken.reshape(-1, size, *taken.shape[1:])[[0 if i is None else i for i in index]]
+    new = [i is None for i in index]
+    if any(new):
+        own = np.moveaxis(np.asarray(fresh), axis, 0)
+        taken[new] = own.reshape(-1, size, *own.shape[1:])[new]
+    return np.moveaxis(taken.reshape(-1, *taken.shape[2:]), 0, axis)
 
 
 def fold_batch_norm(arrays: Sequence[np.ndarray], epsilon: float) -> dict[str, np.ndarray]:

@@ -6,7 +6,7 @@ import json
 import mmap
 import pathlib
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, BinaryIO
 
 import ml_dtypes
@@ -23,6 +23,59 @@ _TORCH_PROTOCOL = 1001
 _WRAPPERS = ("model", "state_dict", "model_state", "blobs")
 # Weights hardly shrink; zeros do. More than this many bytes from one of the file is no file of weights.
 _MOST_INFLATION = 100
+# What data parallelism, training wrappers and torch.compile put before every name.
+_PREFIXES = ("module.", "model.", "_orig_mod.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Metadata:
+    """What our own export writes beside the arrays of a `.safetensors` file.
+
+    Attributes:
+      categories: the `categories` list of a COCO file, in label order.
+      epsilon: of the BatchNorm; None in exports from before it was written.
+      conventions: fields of the config that the weights were trained with, by dotted name.
+    """
+
+    categories: Sequence[Mapping[str, Any]]
+    epsilon: float | None = None
+    conventions: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, in label order."""
+        return tuple(category["name"] for category in self.categories)
+
+    def to_text(self) -> dict[str, str]:
+        """Return what `from_text` reads."""
+        return {field.name: json.dumps(getattr(self, field.name)) for field in dataclasses.fields(self)}
+
+    @classmethod
+    def from_text(cls, text: Mapping[str, str]) -> "Metadata | None":
+        """Return what the metadata of a file say; None if they are not ours.
+
+        Raises:
+          ValueError: they are damaged.
+        """
+        if "categories" not in text:
+            return None
+        try:
+            found = cls(
+                **{field.name: json.loads(text[field.name]) for field in dataclasses.fields(cls) if field.name in text}
+            )
+            is_whole = (
+                all(isinstance(name, str) for name in found.classes)
+                and len(set(found.classes)) == len(found.classes) > 0
+                and (found.epsilon is None or (isinstance(found.epsilon, float) and 0 <= found.epsilon < 1))
+            )
+            conventions = {
+                field: tuple(value) if isinstance(value, list) else value for field, value in found.conventions.items()
+            }
+        except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
+            raise ValueError("damaged metadata: categories, epsilon or conventions cannot be read") from error
+        if not is_whole:
+            raise ValueError("damaged metadata: expected categories with different names, and an epsilon from 0 to 1")
+        return dataclasses.replace(found, conventions=conventions)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,13 +86,15 @@ class WeightFile:
       path: of the file, for messages.
       arrays: by the names of the code base that wrote it; read-only.
       author: what detectron2's files say of their origin; "" elsewhere.
-      categories: names of the classes in label order, where our own export wrote them.
+      prefix: that all names had in the file, such as "module."; "" where they had none.
+      metadata: what our own export says of its file; None of others.
     """
 
     path: pathlib.Path
     arrays: Mapping[str, np.ndarray]
     author: str = ""
-    categories: tuple[str, ...] | None = None
+    prefix: str = ""
+    metadata: Metadata | None = None
 
 
 def read_weight_file(path: str | pathlib.Path) -> WeightFile:
@@ -69,19 +124,28 @@ def read_weight_file(path: str | pathlib.Path) -> WeightFile:
 
 
 def _read(path: pathlib.Path, file: BinaryIO) -> WeightFile:
-    categories = None
+    metadata = None
     start = file.read(9)
     if start.startswith(b"PK"):
         content = _read_zip(file)
     elif path.suffix == ".safetensors" or start[8:9] == b"{":
-        content, categories = _read_safetensors(path)
+        content, metadata = _read_safetensors(path)
     else:
         content = _read_pickles(file)
     arrays, author = _find_arrays(content)
     for name, array in arrays.items():
         if array.dtype.kind not in "fiub" and array.dtype != ml_dtypes.bfloat16:
             raise ValueError(f"{name!r} is of dtype {array.dtype}; only plain numbers are read")
-    return WeightFile(path, arrays, author, categories)
+    prefix = _common_prefix(arrays)
+    return WeightFile(path, {name[len(prefix) :]: arrays[name] for name in arrays}, author, prefix, metadata)
+
+
+def _common_prefix(names: Collection[str]) -> str:
+    """Return what of `_PREFIXES`, also several in a row, all names begin with."""
+    for prefix in _PREFIXES:
+        if all(name.startswith(prefix) for name in names):
+            return prefix + _common_prefix([name.removeprefix(prefix) for name in names])
+    return ""
 
 
 def _find_arrays(content: Any) -> tuple[dict[str, np.ndarray], str]:
@@ -109,13 +173,10 @@ def _find_arrays(content: Any) -> tuple[dict[str, np.ndarray], str]:
     return arrays, author
 
 
-def _read_safetensors(path: pathlib.Path) -> tuple[dict[str, np.ndarray], tuple[str, ...] | None]:
+def _read_safetensors(path: pathlib.Path) -> tuple[dict[str, np.ndarray], Metadata | None]:
     with safe_open(path, framework="numpy") as file:
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        text = (file.metadata() or {}).get("categories")
-    if text is None:
-        return arrays, None
-    return arrays, tuple(str(category["name"]) for category in json.loads(text))
+        return arrays, Metadata.from_text(file.metadata() or {})
 
 
 def _read_zip(file: BinaryIO) -> Any:
@@ -129,8 +190,8 @@ def _read_zip(file: BinaryIO) -> Any:
             # Python unpacks the other methods in one piece, however large it gets.
             if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise ValueError(
-                    f"the archive's entry {entry.filename!r} is packed by method {entry.compress_type}; expected stored "
-                    f"({zipfile.ZIP_STORED}) or deflated ({zipfile.ZIP_DEFLATED})"
+                    f"the archive's entry {entry.filename!r} is packed by method {entry.compress_type}; expected "
+                    f"stored ({zipfile.ZIP_STORED}) or deflated ({zipfile.ZIP_DEFLATED})"
                 )
         # No entry is read beyond the size that it declares; the sizes of packed entries may be lies.
         packed, size = file.seek(0, io.SEEK_END), sum(entry.file_size for entry in entries)

@@ -50,11 +50,11 @@ def _conventions_of(parent: str) -> dict[str, Any]:
     return _HEADS | {"rpn.anchor_convention": parent, "roi_align_convention": parent}
 
 
-def field_of(model: Any, field: str) -> Any:
-    """Return a field of `config.model` by its dotted name."""
+def field_of(section: Any, field: str) -> Any:
+    """Return a field of a section of the config by its dotted name."""
     for part in field.split("."):
-        model = model[part]
-    return model
+        section = section[part]
+    return section
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +71,7 @@ class Layout:
         predictors have no row for it.
       backbone_conventions: fields of `config.model` that the backbone's weights were trained with.
       detector_conventions: those of the other parts.
+      paste_grid: how the code base puts masks into images, see `evaluation.paste_masks.paste_mask`.
       epsilon: of the BatchNorm.
       ignored: regular expressions of names that are no parameter of a detector.
     """
@@ -83,6 +84,7 @@ class Layout:
     background: str
     backbone_conventions: Mapping[str, Any]
     detector_conventions: Mapping[str, Any]
+    paste_grid: str = "integer"
     epsilon: float = 1e-5
     ignored: tuple[str, ...] = ()
 
@@ -203,6 +205,7 @@ _DETECTRON2 = Layout(
     signature=r"(backbone\.bottom_up\.)?stem\.conv1\.weight",
     modules=_detectron2,
     background="last",
+    paste_grid="continuous",
     backbone_conventions=_BGR | _STRIDE_IN_1X1 | {"pixel_mean": (103.53, 116.28, 123.675)},
     detector_conventions=_conventions_of("detectron2"),
     ignored=(
@@ -250,11 +253,16 @@ LAYOUTS = {
 
 
 def check_evidence(file: WeightFile, layout: Layout) -> None:
-    """Check that what a file says of its pixels and anchors is what its layout takes for granted.
+    """Check that what a file says of its pixels, anchors and BatchNorm is what its layout takes for granted.
 
     Raises:
       ValueError: it is something else.
     """
+    epsilon = None if file.metadata is None else file.metadata.epsilon
+    if epsilon is not None and epsilon != layout.epsilon:
+        raise ValueError(
+            f"{file.path}: BatchNorm's epsilon is {epsilon:g}; with preset {layout.name} {layout.epsilon:g}"
+        )
     for field in ("pixel_mean", "pixel_std"):
         if field in file.arrays:
             stored, expected = np.ravel(file.arrays[field]), layout.backbone_conventions[field]
@@ -280,8 +288,9 @@ def recognize(file: WeightFile) -> Layout:
     """
     for layout in LAYOUTS.values():
         if any(re.fullmatch(layout.signature, name) for name in file.arrays):
+            # Of 91 rows are torchvision's published detectors; only our own export says when it is something else.
             predictor = file.arrays.get("roi_heads.box_predictor.cls_score.bias", np.zeros(0))
-            if layout is _TORCHVISION_DETECTOR and predictor.shape == (91,):
+            if layout is _TORCHVISION_DETECTOR and predictor.shape == (91,) and file.metadata is None:
                 return LAYOUTS["torchvision_coco"]
             # Only the ResNet made from torchvision's has pixels divided by their deviation.
             deviation = file.arrays.get("pixel_std", np.ones(3))

@@ -10,10 +10,13 @@ from safetensors.numpy import save_file
 
 from configs import mask_rcnn
 from maskx_jax.models import rcnn
-from maskx_jax.training.export import to_torchvision
+from maskx_jax.training.export import describe, to_torchvision
+from maskx_jax.training.loading import Loaded
 from maskx_jax.training.pretrained import (
     FileWeights,
+    RunWeights,
     apply_conventions,
+    conventions_of,
     load_class_embeddings,
     open_weights,
     take_over,
@@ -22,10 +25,10 @@ from maskx_jax.training.pretrained import (
 )
 from maskx_jax.training.steps import initialize
 from maskx_jax.training.weight_arrays import to_ours
-from maskx_jax.training.weight_files import WeightFile
+from maskx_jax.training.weight_files import Metadata, WeightFile
 from maskx_jax.training.weight_layouts import COCO_IDS, LAYOUTS, recognize
 from tests.golden.model_inputs import make_parameter, parameter_shapes
-from tests.models.build import numpy_variables, set_fields, tiny_model
+from tests.models.build import numpy_variables, set_fields, tiny_config, tiny_model
 
 CLASSES = ("cat", "dog", "tv")
 NUM_CLASSES = 3
@@ -137,12 +140,12 @@ def shapes_of(config, num_classes=NUM_CLASSES):
     return _shapes(num_classes, json.dumps(fields | {"channel_order": "rgb", "roi_align_convention": "torchvision"}))
 
 
-def taken_over(tmp_path, arrays, preset="auto", names=CLASSES, config=None, **options):
+def taken_over(tmp_path, arrays, preset="auto", names=CLASSES, config=None, classes=(), metadata=None, **options):
     """Take over the weights of a file with these arrays; return (variables by path, config.model, the model)."""
     config = config or small_config()
-    file = WeightFile(tmp_path / "model.pth", arrays)
-    weights = FileWeights(file, recognize(file) if preset == "auto" else LAYOUTS[preset])
-    apply_conventions(config.model, weights.conventions)
+    file = WeightFile(tmp_path / "model.pth", arrays, metadata=metadata)
+    weights = FileWeights(file, recognize(file) if preset == "auto" else LAYOUTS[preset], classes)
+    apply_conventions(config, weights.conventions)
     model = rcnn.build(len(names), **config.model.to_dict())
     shapes = shapes_of(config, len(names))
     fresh = jax.tree.map(lambda shape: np.broadcast_to(np.float32(np.nan), shape.shape), shapes)
@@ -335,26 +338,212 @@ def test_a_convention_can_be_kept_and_must_exist(tmp_path):
     save_file({"layer1.0.conv1.weight": np.ones(1, np.float32)}, tmp_path / "file.safetensors")
     conventions = open_weights(tmp_path / "file.safetensors").conventions
     config = small_config(pixel_mean=(1.0, 2.0, 3.0), channel_order="bgr")
-    apply_conventions(config.model, conventions, keep=("pixel_mean",))
+    apply_conventions(config, conventions, keep=("model.pixel_mean",))
     assert config.model.pixel_mean == (1.0, 2.0, 3.0) and config.model.channel_order == "rgb"
-    with pytest.raises(ValueError, match=r"\['pixel_means'\] to keep; the conventions of these weights are"):
-        apply_conventions(config.model, conventions, keep=("pixel_means",))
+    with pytest.raises(
+        ValueError, match=r"\['pixel_mean'\] in initialize.keep; the conventions of these weights are model"
+    ):
+        apply_conventions(config, conventions, keep=("pixel_mean",))
 
 
-def test_classes_that_a_file_names_are_found_by_name(tmp_path, capsys):
-    arrays = dict(torchvision_arrays())
-    arrays["roi_heads.box_predictor.cls_score.bias"] = np.arange(4, dtype=np.float32)
-    metadata = {"categories": json.dumps([{"id": 3, "name": name} for name in ("tv", "dog", "cat")])}
-    save_file(arrays, tmp_path / "model.safetensors", metadata)
+@pytest.mark.parametrize(
+    ("make", "grid"),
+    [(torchvision_arrays, "integer"), (detectron_arrays, "integer"), (detectron2_arrays, "continuous")],
+)
+def test_masks_are_pasted_as_the_code_base_of_the_weights_does(tmp_path, capsys, make, grid):
     config = small_config()
-    weights = open_weights(tmp_path / "model.safetensors")
-    shapes = shapes_of(config)
-    variables = take_over(shapes, weights, config.model, CLASSES)
-    np.testing.assert_array_equal(variables["params"]["box_head"]["classification"]["bias"], [0, 3, 2, 1])
-    assert "classes are matched by the names in the file" in capsys.readouterr().out
-    with pytest.raises(ValueError, match="that do not fit"):
-        take_over(shapes, weights, config.model, ("cat", "dog", "cow"))
-    assert "lack 1 of ours, such as 'cow'" in capsys.readouterr().out
+    config.evaluation.paste_grid = "integer" if grid == "continuous" else "continuous"
+    file = WeightFile(tmp_path / "model.pth", make())
+    apply_conventions(config, FileWeights(file, recognize(file)).conventions)
+    assert config.evaluation.paste_grid == grid
+    assert f"the weights set evaluation.paste_grid to {grid} (was" in capsys.readouterr().out
+    # A classifier has no masks.
+    backbone = WeightFile(tmp_path / "model.pth", {name: a for name, a in make().items() if "conv1" in name[:30]})
+    backbone.arrays.pop("conv_rpn_fpn2_w", None)
+    assert "evaluation.paste_grid" not in FileWeights(backbone, recognize(backbone)).conventions
+
+
+def test_a_run_keeps_its_conventions_and_one_of_an_older_version_has_fewer():
+    begun = small_config(channel_order="bgr")
+    begun.evaluation.paste_grid = "integer"
+    config = small_config()
+    apply_conventions(config, conventions_of(begun))
+    assert (config.model.channel_order, config.evaluation.paste_grid) == ("bgr", "integer")
+    with begun.unlocked():
+        del begun.evaluation.paste_grid
+    config = small_config()
+    apply_conventions(config, conventions_of(begun))
+    assert (config.model.channel_order, config.evaluation.paste_grid) == ("bgr", "continuous")
+
+
+def numbered(arrays, num_classes):
+    """Return the arrays with predictors whose columns say which of the file's rows they are."""
+    rows = np.arange(num_classes + 1, dtype=np.float32)
+    predictor = "roi_heads.box_predictor"
+    return arrays | {
+        f"{predictor}.cls_score.bias": rows,
+        f"{predictor}.bbox_pred.bias": np.repeat(rows, 4),
+        "roi_heads.mask_predictor.mask_fcn_logits.bias": rows,
+    }
+
+
+def rows_of(variables):
+    """Return which of the file's rows each class has; NaN is a fresh one."""
+    scores, masks = variables["params/box_head/classification/bias"], variables["params/mask_weights/bias"]
+    np.testing.assert_array_equal(scores, masks)
+    np.testing.assert_array_equal(variables["params/box_head/boxes/bias"], np.repeat(scores, 4))
+    for path in ("box_head/classification/kernel", "mask_weights/kernel"):
+        assert np.isnan(variables[f"params/{path}"]).any(axis=0).tolist() == np.isnan(scores).tolist()
+    return [None if np.isnan(row) else int(row) for row in scores]
+
+
+COCO = Metadata([{"id": i, "name": name} for name, i in COCO_IDS.items()])
+
+
+@pytest.mark.parametrize(
+    ("num_classes", "names", "options", "rows", "said"),
+    [
+        # Names in the file: in another order; beside new classes; none in common.
+        (3, CLASSES, {"file": ("tv", "dog", "cat")}, [0, 3, 2, 1], "3 of 3 found by name (named in the file)"),
+        (3, ("cow", "dog", "pig"), {"file": ("tv", "dog", "cat")}, [0, None, 2, None], "with fresh rows: cow, pig"),
+        (3, ("a", "b", "c"), {"file": ("tv", "dog", "cat")}, [0, None, None, None], "0 of 3 found by name"),
+        # COCO's rows: "person" keeps its own beside two new classes.
+        (90, ("helmet", "person", "vest"), {}, [0, None, 1, None], "1 of 3 found by name (the file's 90 are taken for"),
+        (90, ("tv", "toothbrush"), {}, [0, 72, 90], "2 of 2 found by name"),
+        (80, ("tv", "toothbrush"), {}, [0, 63, 80], "2 of 2 found by name (the file's 80 are taken for COCO's"),
+        # 90 classes of one's own are not those of COCO.
+        (90, tuple(f"own {i}" for i in range(90)), {}, [0, *[None] * 90], "0 of 90 found by name"),
+        # Unless the file, or the config, says so.
+        (90, ("own 7",), {"file": tuple(f"own {i}" for i in range(90))}, [0, 8], "by name (named in the file)"),
+        (90, ("own 7",), {"classes": tuple(f"own {i}" for i in range(90))}, [0, 8], "named in initialize.classes"),
+        # Nothing known.
+        (3, CLASSES, {}, [0, 1, 2, 3], "the file does not name its 3; they are taken for ours in their order"),
+        (3, ("cat", "dog"), {}, [0, None, None], "0 of 2 found by name (the file does not name its 3)"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)  # fmt: skip
+def test_classes_are_matched_one_by_one(tmp_path, capsys, num_classes, names, options, rows, said):
+    arrays = numbered(torchvision_arrays(num_classes), num_classes)
+    if "file" in options:
+        options = {"metadata": Metadata([{"name": name} for name in options["file"]])}
+    variables, _, _ = taken_over(tmp_path, arrays, names=names, **options)
+    assert rows_of(variables) == rows
+    assert said in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"classes": ("cat", "dog")}, "initialize.classes names 2 classes; the predictor has 3"),
+        ({"metadata": COCO}, "the file names 80 classes; the predictor has 3"),
+    ],
+)
+def test_names_of_another_number_of_classes_are_refused(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        taken_over(tmp_path, torchvision_arrays(), **options)
+
+
+def run_weights(names, config=None):
+    config = config or small_config()
+    model = rcnn.build(len(names), **config.model.to_dict())
+    variables = numpy_variables(model)
+    categories = [{"id": i, "name": name} for i, name in enumerate(names)]
+    return RunWeights("RUN", Loaded(config, model, variables, categories, 5)), variables
+
+
+@pytest.mark.parametrize("mask_predictor", ["class_specific", "transfer"])
+def test_a_run_gives_a_longer_list_of_classes_all_that_it_has(capsys, mask_predictor):
+    config = tiny_config(mask_predictor=mask_predictor, weight_transfer__input="embedding")
+    weights, theirs = run_weights(CLASSES, config)
+    names = ("bird", *CLASSES)
+    fresh = numpy_variables(rcnn.build(len(names), **config.model.to_dict()), scale=2.0)
+    taken = traverse_util.flatten_dict(take_over(fresh, weights, config.model, names), sep="/")
+    theirs, fresh = (traverse_util.flatten_dict(tree, sep="/") for tree in (theirs, fresh))
+    assert "classes: 3 of 4 found by name (named in the run); new, with fresh rows: bird" in capsys.readouterr().out
+    for path, value in taken.items():
+        axis = 0 if path.endswith("embedding") else -1
+        if value.shape == theirs[path].shape:
+            np.testing.assert_array_equal(value, theirs[path], err_msg=path)
+            continue
+        split = [
+            np.split(array, len(CLASSES) + i, axis) for i, array in ((1, theirs[path]), (2, value), (2, fresh[path]))
+        ]
+        (background, *old), (first, new, *kept), own = split
+        for a, b in ((first, background), (new, own[1]), *zip(kept, old, strict=True)):
+            np.testing.assert_array_equal(a, b, err_msg=path)
+
+
+def test_what_the_export_writes_beside_the_arrays_decides_how_it_is_read(tmp_path):
+    # 90 classes of our own, with a mean of our own: by the number of rows alone this would be torchvision's.
+    config = small_config(pixel_mean=(1.0, 2.0, 3.0), rpn__aspect_ratios=(0.5, 1.0, 2.0, 4.0))
+    categories = [{"id": i, "name": f"own {i}"} for i in range(90)]
+    arrays = {"backbone.body.conv1.weight": np.ones(1, np.float32)}
+    arrays["roi_heads.box_predictor.cls_score.bias"] = np.ones(91, np.float32)
+    save_file(arrays, tmp_path / "own.safetensors", describe(config, categories).to_text())
+    weights = open_weights(tmp_path / "own.safetensors")
+    assert weights.layout.name == "torchvision_detector" and weights.layout.epsilon == 1e-5
+    assert weights.conventions["model.pixel_mean"] == (1.0, 2.0, 3.0)
+    assert weights.conventions["model.rpn.aspect_ratios"] == (0.5, 1.0, 2.0, 4.0)
+    assert weights.conventions["evaluation.paste_grid"] == "continuous"
+    assert weights.classes(90) == (tuple(f"own {i}" for i in range(90)), "named in the file")
+    with pytest.raises(
+        ValueError, match=r"own.safetensors: BatchNorm's epsilon is 1e-05; with preset torchvision_coco 0"
+    ):
+        open_weights(tmp_path / "own.safetensors", "torchvision_coco")
+    with pytest.raises(ValueError, match=r"initialize.classes \['a'\]; the file .* names its own"):
+        open_weights(tmp_path / "own.safetensors", classes=("a",))
+    # The same without metadata: what is assumed is said.
+    save_file(arrays, tmp_path / "other.safetensors")
+    origin = open_weights(tmp_path / "other.safetensors").origin
+    assert "torchvision_coco, BatchNorm epsilon 0, assumed because of its 91 rows: name another in init" in origin
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("categories", "no JSON"),
+        ("categories", "3"),
+        ("categories", '[{"id": 1}]'),
+        ("categories", "[null]"),
+        ("categories", "[]"),
+        ("categories", '[{"name": ["a"]}]'),
+        ("categories", '[{"name": "a"}, {"name": "a"}]'),
+        ("categories", "[" * 100_000),
+        ("epsilon", '"small"'),
+        ("epsilon", "-1.0"),
+        ("epsilon", "NaN"),
+        ("conventions", "[1]"),
+        ("conventions", '{"seed": 3}'),
+        ("conventions", '{"model.channel_order": 3}'),
+        ("conventions", '{"model.pixel_mean": ["a", "b", "c"]}'),
+        ("conventions", '{"model": {}}'),
+    ],
+    ids=lambda value: value[:20],
+)
+def test_metadata_that_are_damaged_are_refused(tmp_path, name, value):
+    text = {"categories": '[{"name": "a"}]', "conventions": '{"model.channel_order": "rgb"}'}
+    arrays, path = {"backbone.body.conv1.weight": np.ones(1, np.float32)}, tmp_path / "file.safetensors"
+    save_file(arrays, path, text)
+    open_weights(path)
+    save_file(arrays, path, text | {name: value})
+    with pytest.raises(ValueError, match=r"file\.safetensors: .*metadata") as caught:
+        open_weights(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "model.", "_orig_mod.", "module._orig_mod.", "model.module."])
+def test_a_prefix_that_all_names_have_is_left_out(tmp_path, prefix):
+    arrays = {"layer1.0.conv1.weight": np.ones(1, np.float32), "conv1.weight": np.ones(2, np.float32)}
+    save_file({f"{prefix}{name}": array for name, array in arrays.items()}, tmp_path / "file.safetensors")
+    weights = open_weights(tmp_path / "file.safetensors")
+    assert sorted(weights.file.arrays) == sorted(arrays)
+    assert weights.origin.endswith(f"epsilon 1e-05, names without their prefix {prefix!r})")
+
+
+def test_a_prefix_that_some_names_lack_is_part_of_the_names(tmp_path):
+    arrays = {"layer1.0.conv1.weight": 1, "module.conv1.weight": 1}
+    save_file({name: np.ones(size, np.float32) for name, size in arrays.items()}, tmp_path / "file.safetensors")
+    assert sorted(open_weights(tmp_path / "file.safetensors").file.arrays) == sorted(arrays)
 
 
 def test_box_rows_stay_with_their_class(tmp_path):
@@ -364,16 +553,26 @@ def test_box_rows_stay_with_their_class(tmp_path):
     np.testing.assert_array_equal(variables["params/box_head/boxes/bias"], [0, 1, 2, 3, 288, 289, 290, 291])
 
 
-def test_other_classes_are_a_mismatch_unless_their_rows_start_anew(tmp_path, capsys):
+def test_classes_of_ones_own_start_from_coco_in_one_command(tmp_path, capsys):
     names = ("nut", "bolt")
-    with pytest.raises(ValueError, match=r"6 that do not fit, such as box_head/boxes/bias"):
-        taken_over(tmp_path, torchvision_arrays(90), names=names)
-    assert "box_head/boxes/bias (90 classes in the file, 2 in the model)" in capsys.readouterr().out
+    variables, _, _ = taken_over(tmp_path, torchvision_arrays(90), names=names)
+    assert np.isnan(variables["params/box_head/boxes/kernel"][:, 4:]).all()
+    assert not np.isnan(variables["params/box_head/fc6/kernel"]).any()
+    report = capsys.readouterr().out
+    assert "new, with fresh rows: nut, bolt" in report and "loaded 93 of 93 arrays" in report
+    # Whole predictors may be left fresh by name, background included.
     new = ("box_head/(boxes|classification)/.*", "mask_weights/.*")
     variables, _, _ = taken_over(tmp_path, torchvision_arrays(90), names=names, new=new)
     assert np.isnan(variables["params/box_head/boxes/kernel"]).all()
-    assert not np.isnan(variables["params/box_head/fc6/kernel"]).any()
     assert "newly initialised: box_head 4, mask_weights 2" in capsys.readouterr().out
+
+
+def test_a_predictor_without_a_row_for_each_class_does_not_fit(tmp_path, capsys):
+    arrays = dict(torchvision_arrays())
+    arrays["roi_heads.box_predictor.bbox_pred.bias"] = np.ones(8, np.float32)
+    with pytest.raises(ValueError, match=r"1 that do not fit, such as box_head/boxes/bias"):
+        taken_over(tmp_path, arrays)
+    assert "box_head/boxes/bias (8 rows in the source, expected 16 of 3 classes)" in capsys.readouterr().out
 
 
 def without(arrays, *patterns):

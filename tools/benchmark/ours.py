@@ -68,7 +68,7 @@ def _model(folder: pathlib.Path, case: cases.Case) -> tuple[rcnn.RCNN, PyTree, A
     config.model.rpn.boundary_threshold = -1.0
     names = [f"class {i + 1}" for i in range(cases.NUM_CLASSES)]
     weights = open_weights(folder / "parameters.safetensors", "torchvision_detector")
-    apply_conventions(config.model, weights.conventions, say=_say_nothing)
+    apply_conventions(config, weights.conventions, say=_say_nothing)
     model = rcnn.build(len(names), **config.model.to_dict())
     shapes = jax.eval_shape(lambda: initialize(model, jax.random.key(0)))
     if case.model == "mask_rcnn":
