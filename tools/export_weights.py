@@ -6,10 +6,13 @@ It prints how to build the model there. Mask^X R-CNN without its MLP branch beco
 """
 
 import argparse
+import os
+import pathlib
+from collections.abc import Sequence
 
 from absl import logging
 from ml_collections import ConfigDict
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 import maskx_jax
 from maskx_jax import errors
@@ -43,19 +46,43 @@ model.load_state_dict(load_file("{output}"))
 model.eval()"""
 
 
-def main() -> None:
-    """Export as the arguments say."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Export as the arguments say (`sys.argv` by default).
+
+    Raises:
+      ValueError: the output is no new `.safetensors` file, or torchvision cannot express the model.
+      OSError: something cannot be read or written.
+    """
     parser = argparse.ArgumentParser(prog="python -m tools.export_weights", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--workdir", required=True, help="work directory of a run")
     parser.add_argument("--step", type=int, help="of the checkpoint; the latest by default")
     parser.add_argument("--output", required=True, help="the .safetensors file to write")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     # Orbax writes a page for every checkpoint at the level below.
     logging.set_verbosity(logging.WARNING)
+    output = pathlib.Path(options.output)
+    _check_new(output)
     run = maskx_jax.load(options.workdir, options.step)
     state = to_torchvision(run.variables, run.model, run.config.model)
-    save_file(state, options.output, metadata=describe(run.config, run.categories).to_text())
+    # A write that fails, or is killed, leaves no half a file under that name.
+    temporary = output.with_name(f"{output.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(save(state, describe(run.config, run.categories).to_text()))
+        temporary.replace(output)
+    finally:
+        temporary.unlink(missing_ok=True)
     print(f"wrote {len(state)} arrays to {options.output}; in PyTorch:\n\n{recipe(run, options.output)}")
+
+
+def _check_new(output: pathlib.Path) -> None:
+    if output.suffix != ".safetensors":
+        raise ValueError(f"got output {output}; expected a name that ends in .safetensors")
+    if output.exists():
+        raise ValueError(f"the output {output} exists; expected a new file")
+    if not output.parent.is_dir():
+        raise FileNotFoundError(f"cannot write {output}: there is no directory {output.parent}")
+    if not os.access(output.parent, os.W_OK | os.X_OK):
+        raise PermissionError(f"cannot write {output}: {output.parent} may not be written to")
 
 
 def recipe(run: Loaded, output: str) -> str:

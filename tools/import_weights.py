@@ -7,10 +7,12 @@ The classes are those of the dataset; the conventions of the weights replace tho
 """
 
 import contextlib
+import os
 
 import jax
 import jax.numpy as jnp
 from absl import flags, logging
+from etils import epath
 from ml_collections import ConfigDict, config_flags
 
 from maskx_jax import errors
@@ -26,12 +28,17 @@ from maskx_jax.training.steps import initialize
 def import_weights(config: ConfigDict, workdir: str) -> None:
     """Write config.initialize.path as step 0 of a run.
 
+    All is read and checked before anything is written; what a failing write leaves is removed.
+
     Raises:
-      ValueError: no path is given, the directory holds a run already, or the weights do not fit.
+      ValueError: no path is given, the directory is not empty, or the weights do not fit.
+      OSError: something cannot be read or written.
     """
     options, data = config.initialize, config.data
     if not options.path:
         raise ValueError("expected --config.initialize.path, the file of weights")
+    directory = epath.Path(workdir)
+    _check_new(directory)
     weights = pretrained.open_weights(options.path, options.preset, options.classes)
     pretrained.apply_conventions(config, weights.conventions, options.keep)
     source = open_source(data.source, data.directory, data.eval_split, data.shapes, training=False, seed=config.seed)
@@ -44,12 +51,34 @@ def import_weights(config: ConfigDict, workdir: str) -> None:
     # An imported run has no average of its parameters, and no optimizer that could go on.
     config.optimizer.ema_decay = 0.0
     state = TrainState(jnp.zeros((), jnp.int32), variables["params"], variables["frozen"], {}, None)
-    with contextlib.closing(Checkpoints(workdir, writes=True)) as checkpoints:
-        if checkpoints.latest_step() is not None:
-            raise ValueError(f"{workdir} holds a run already, at step {checkpoints.latest_step()}")
+    existed = directory.exists()
+    try:
         write_config(workdir, config)
-        checkpoints.save(state, categories.to_coco())
+        with contextlib.closing(Checkpoints(workdir, writes=True)) as checkpoints:
+            checkpoints.save(state, categories.to_coco())
+    except BaseException:
+        for path in directory.iterdir() if existed else [directory]:
+            path.rmtree(missing_ok=True) if path.is_dir() else path.unlink(missing_ok=True)
+        raise
     print(f"wrote {workdir}")
+
+
+def _check_new(directory: epath.Path) -> None:
+    """Check that a run can be made in a directory.
+
+    Raises:
+      ValueError: it holds something, or is none.
+      PermissionError: it cannot be written to.
+    """
+    if directory.is_dir() and (found := sorted(path.name for path in directory.iterdir())):
+        raise ValueError(f"{directory} holds {errors.some(found)}; expected a new or an empty work directory")
+    if "://" in str(directory):
+        return
+    above = next(path for path in (directory, *directory.absolute().parents) if path.exists())
+    if not above.is_dir():
+        raise ValueError(f"cannot make the work directory {directory}: {above} is no directory")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise PermissionError(f"cannot make the work directory {directory}: {above} may not be written to")
 
 
 if __name__ == "__main__":

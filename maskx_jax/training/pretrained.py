@@ -289,10 +289,15 @@ def take_over(
 
     Raises:
       ValueError: parameters are missing in the source or have another shape there, or the source has others, and they
-        are not named; or a pattern of `new` matches no parameter.
+        are not named; or a pattern is no regular expression, or one of `new` matches no parameter.
     """
     own = traverse_util.flatten_dict(variables, sep="/")
     paths = {path: path.partition("/")[2] for path in own}
+    for pattern in (*new, *unused):
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"pattern {pattern!r} in initialize is no regular expression: {error}") from error
     for pattern in new:
         if not any(re.fullmatch(pattern, path) for path in paths.values()):
             raise ValueError(f"pattern {pattern!r} of the new parameters matches none of the model's")
