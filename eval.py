@@ -17,7 +17,7 @@ import jax
 from absl import flags, logging
 
 import maskx_jax
-from maskx_jax import errors
+from maskx_jax import errors, files
 from maskx_jax.data import splits
 from maskx_jax.data.categories import Categories
 from maskx_jax.data.sources import open_source
@@ -93,8 +93,8 @@ def report(metrics: Mapping[str, Any], output: str | pathlib.Path | None) -> Non
     if output is not None:
         folder = pathlib.Path(output)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
-        (folder / "table.txt").write_text(f"{table}\n\n{coco_metrics.format_class_table(metrics)}\n")
+        files.write_json(folder / "metrics.json", metrics)
+        files.write_text(folder / "table.txt", f"{table}\n\n{coco_metrics.format_class_table(metrics)}\n")
         print(f"wrote {folder}")
 
 

@@ -70,6 +70,7 @@ def detect(
                 scale=float(batch.scales[i]),
                 id_of_label=id_of_label,
                 mask_threshold=config.evaluation.mask_threshold,
+                grid=config.evaluation.paste_grid,
             )
             images.append((image_id, results))
         own.append(images)

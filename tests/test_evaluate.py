@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from faster_coco_eval import mask as mask_coder
 
 from maskx_jax import evaluate
 from maskx_jax.data.shapes import ShapesSource
@@ -74,14 +75,15 @@ def test_results_are_the_same_on_any_number_of_processes(tmp_path):
     assert len(texts) == 7 and all(text == texts[0] for text in texts[1:])
 
 
-def one_box_step(mesh):
-    """Return a step that finds the image itself, with its mean brightness for a score."""
+def one_box_step(mesh, probability=1.0):
+    """Return a step that finds the image itself, with its mean brightness for a score and a constant mask."""
 
     def detect(variables, images, image_sizes):
         ones = jnp.ones((images.shape[0], 1))
         box = jnp.concatenate([jnp.zeros_like(image_sizes), image_sizes[:, ::-1]], axis=1)[:, None]
         scores = images.mean(axis=(1, 2, 3))[:, None] / 255
-        return Detections(box, scores, ones.astype(int), jnp.ones((len(images), 1, 4, 4)), None, ones > 0)
+        masks = jnp.full((len(images), 1, 4, 4), probability)
+        return Detections(box, scores, ones.astype(int), masks, None, ones > 0)
 
     return jax.jit(detect, out_shardings=split_batch(mesh))
 
@@ -99,6 +101,15 @@ def test_an_image_that_is_missing_or_doubled_is_named():
     mesh = make_mesh()
     with pytest.raises(RuntimeError, match=r"10 images.* 10 once: 1 missing, image ids \[4\]; 1 doubled, \[7\]"):
         evaluate.detect(one_box_step(mesh), {}, Source(ids={4: 7}), small_config(8), mesh)
+
+
+@pytest.mark.parametrize("grid, is_inside", [("continuous", True), ("integer", False)])
+def test_masks_are_pasted_by_the_configs_convention(grid, is_inside):
+    # At the threshold the two differ: see test_paste_masks.py.
+    mesh, config = make_mesh(), small_config(8)
+    config.evaluation.paste_grid = grid
+    results = evaluate.detect(one_box_step(mesh, 0.5), {}, Source(), config, mesh)
+    assert all((mask_coder.area(entry["segmentation"]) > 0) == is_inside for entry in results)
 
 
 if __name__ == "__main__":

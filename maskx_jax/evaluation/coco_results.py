@@ -3,12 +3,12 @@
 import json
 import math
 import os
-import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from maskx_jax import files
 from maskx_jax.evaluation import paste_masks
 
 KINDS = ("bbox", "segm")
@@ -82,11 +82,7 @@ def detections_to_results(
 
 def write_results(path: str | os.PathLike, results: Sequence[dict]) -> None:
     """Write a COCO results file. An interrupted write leaves no half a file under the name."""
-    path = pathlib.Path(path)
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w") as file:
-        json.dump(list(results), file, allow_nan=False, separators=(",", ":"))
-    os.replace(partial, path)
+    files.write_json(path, list(results), indent=None, separators=(",", ":"))
 
 
 def read_results(path: str | os.PathLike) -> list[dict]:

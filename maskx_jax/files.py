@@ -1,0 +1,47 @@
+"""Writing files that may lie in a directory that somebody else has made, or that a kill may interrupt."""
+
+import json
+import os
+import pathlib
+import secrets
+from typing import Any
+
+from etils import epath
+
+
+def write_bytes(path: str | os.PathLike, content: bytes) -> None:
+    """Write a whole file, or leave what was there.
+
+    The file is written under a fresh name in the same folder and renamed: a process that is killed leaves no half of
+    it, and a symbolic link at `path` is replaced, not followed. Links on the way to the folder are followed.
+
+    Raises:
+      OSError: the folder does not exist or cannot be written to, the disk is full, or `path` is a folder.
+    """
+    if "://" in os.fspath(path):
+        # An object store: a write is whole or not at all, and there are no links.
+        epath.Path(path).write_bytes(content)
+        return
+    path = pathlib.Path(path)
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
+    try:
+        with partial.open("xb") as file:
+            file.write(content)
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Write a text file in UTF-8; see `write_bytes`."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: str | os.PathLike, value: Any, **format: Any) -> None:
+    """Write a value as JSON, indented by 2 unless `format` says otherwise; see `json.dumps` and `write_bytes`.
+
+    Raises:
+      ValueError: a number is NaN or infinite.
+    """
+    write_text(path, json.dumps(value, allow_nan=False, **({"indent": 2} | format)) + "\n")

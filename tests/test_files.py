@@ -1,0 +1,43 @@
+"""Files are written whole or not at all, and never through a link."""
+
+import os
+
+import pytest
+
+from maskx_jax import files
+
+
+@pytest.mark.parametrize("before", ["nothing", "file", "link", "dangling link"])
+def test_writing_replaces_what_is_there(tmp_path, before):
+    target, path = tmp_path / "elsewhere", tmp_path / "run" / "results.json"
+    path.parent.mkdir()
+    if before == "file":
+        path.write_text("old")
+    elif before != "nothing":
+        path.symlink_to(target)
+    if before == "link":
+        target.write_text("precious")
+    files.write_text(path, "new, ü")
+    assert path.read_text("utf-8") == "new, ü" and not path.is_symlink()
+    assert [file.name for file in path.parent.iterdir()] == ["results.json"]
+    assert (target.read_text() if before == "link" else target.exists()) == ("precious" if before == "link" else False)
+    # As any new file: readable by those whom the umask admits.
+    (tmp_path / "other").touch()
+    assert path.stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    path = tmp_path / "metrics.json"
+    files.write_json(path, {"AP": 0.5})
+
+    def fail(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="no space"):
+        files.write_json(path, {"AP": 0.6})
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="JSON compliant"):
+        files.write_json(path, {"AP": float("nan")})
+    assert path.read_text() == '{\n  "AP": 0.5\n}\n'
+    assert [file.name for file in tmp_path.iterdir()] == ["metrics.json"]
