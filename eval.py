@@ -40,14 +40,13 @@ _ANNOTATIONS = flags.DEFINE_string("annotations", None, "COCO annotations to sco
 _MASK_SPLIT = flags.DEFINE_string("mask_split", "all", "With --results: the split that says which classes are A.")
 _BOUNDARY = flags.DEFINE_bool("boundary", False, "Score the borders of masks too (Boundary AP).")
 _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join the other processes of a pod (docs/scaling.md).")
-_BACKEND = flags.DEFINE_enum(
-    "backend", "faster_coco_eval", coco_metrics.BACKENDS, "With --results: who matches detections."
-)
+_BACKEND = flags.DEFINE_enum("backend", "hotcoco", coco_metrics.BACKENDS, "With --results: who matches detections.")
 
 
 def main(_: list[str]) -> None:
     """Score stored results, or evaluate a run."""
     logging.set_verbosity(logging.WARNING)
+    coco_metrics.check_backend(_BACKEND.value)
     if _RESULTS.value:
         if not _ANNOTATIONS.value:
             raise ValueError("--results needs --annotations")

@@ -223,9 +223,9 @@ def get_config() -> ConfigDict:
             "paste_grid": "continuous",
             # Whether to score the borders of masks too (Boundary AP); takes longer.
             "boundary": False,
-            # "faster_coco_eval", "pycocotools" or "hotcoco": the same numbers, the second more slowly, the third faster
-            # (pip install hotcoco).
-            "backend": "faster_coco_eval",
+            # Who matches detections with ground truth, with the same numbers: "hotcoco", or more slowly
+            # "faster_coco_eval", or still more slowly "pycocotools".
+            "backend": "hotcoco",
             # Pictures of predictions beside ground truth.
             "num_pictures": 8,
             "picture_score_threshold": 0.5,

@@ -106,16 +106,62 @@ def _check_each_once(found: Sequence[int], expected: Collection[int]) -> None:
         )
 
 
-def score(results: list[dict[str, Any]], source: Source, config: ConfigDict) -> dict[str, Any]:
-    """Return the metrics of results on a source, for all classes and for those with (A) and without masks (B)."""
-    kinds = ("bbox",) if config.model.mask_predictor == "none" else ("bbox", "segm")
-    if config.evaluation.boundary and "segm" in kinds:
-        kinds = (*kinds, "boundary")
-    groups = _scored_groups(source.categories, config)
-    return coco_metrics.evaluate(source.coco_ground_truth(), results, kinds, groups, config.evaluation.backend)
+def score(
+    results: list[dict[str, Any]],
+    source: Source,
+    config: ConfigDict,
+    groups: Mapping[str, Sequence[int]] | None = None,
+) -> dict[str, Any]:
+    """Return the metrics of results on a source, for all classes and for groups of them.
+
+    Args:
+      results: COCO results entries.
+      source: of the ground truth.
+      config: of the run.
+      groups: category ids by the name of the group; by default those with (A) and without masks (B).
+    """
+    return coco_metrics.evaluate(
+        source.coco_ground_truth(),
+        results,
+        _kinds(config),
+        scored_groups(source.categories, config) if groups is None else groups,
+        config.evaluation.backend,
+        config.model.box_head.max_detections,
+    )
 
 
-def _scored_groups(categories: Categories, config: ConfigDict) -> dict[str, list[int]]:
+def expected_metrics(
+    config: ConfigDict, groups: Collection[str], ground_truth: Mapping[str, Any] | None = None
+) -> set[str]:
+    """Return the names that `flatten` gives to what `score` returns, such as "segm/B/AP", before anything is scored.
+
+    Args:
+      config: of the run.
+      groups: their names, beside "all".
+      ground_truth: to be scored against; LVIS' has metrics of its own.
+
+    Raises:
+      ValueError: the backend is unknown.
+      ModuleNotFoundError: it is not installed.
+    """
+    coco_metrics.check_backend(config.evaluation.backend)
+    has_frequencies = ground_truth is not None and coco_metrics.has_frequencies(ground_truth)
+    names = coco_metrics.metric_definitions(config.model.box_head.max_detections, has_frequencies)
+    kinds = _kinds(config)
+    expected = {f"{kind}/{group}/{name}" for kind in kinds for group in ("all", *groups) for name in names}
+    if {"A", "B"} <= set(groups):
+        expected |= {f"{kind}/harmonic_mean" for kind in kinds}
+    return expected
+
+
+def _kinds(config: ConfigDict) -> tuple[str, ...]:
+    if config.model.mask_predictor == "none":
+        return ("bbox",)
+    return ("bbox", "segm", "boundary") if config.evaluation.boundary else ("bbox", "segm")
+
+
+def scored_groups(categories: Categories, config: ConfigDict) -> dict[str, list[int]]:
+    """Return the category ids of A and B as the config's split says, where both exist."""
     return mask_groups(categories, splits.mask_labels(config.evaluation.split or config.data.mask_split, categories))
 
 
@@ -165,7 +211,7 @@ def draw(results: Mapping[str, list[dict[str, Any]]], source: Source, config: Co
     folder.mkdir(parents=True, exist_ok=True)
     ground_truth = source.coco_ground_truth()
     names = {category["id"]: category["name"] for category in ground_truth["categories"]}
-    groups = _scored_groups(source.categories, config)
+    groups = scored_groups(source.categories, config)
     group_of_id = {category_id: group for group, members in groups.items() for category_id in members}
     for index in range(min(config.evaluation.num_pictures, len(source))):
         record = source[index]

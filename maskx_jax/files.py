@@ -1,5 +1,6 @@
-"""Writing files that may lie in a directory that somebody else has made, or that a kill may interrupt."""
+"""Reading files that others made, and writing where others may have laid links or a kill may come between."""
 
+import codecs
 import json
 import os
 import pathlib
@@ -45,3 +46,29 @@ def write_json(path: str | os.PathLike, value: Any, **format: Any) -> None:
       ValueError: a number is NaN or infinite.
     """
     write_text(path, json.dumps(value, allow_nan=False, **({"indent": 2} | format)) + "\n")
+
+
+def read_json(path: str | os.PathLike) -> Any:
+    """Read a JSON file.
+
+    Raises:
+      OSError: it cannot be read.
+      ValueError: it is no regular file, or not JSON; the message names it.
+    """
+    where = epath.Path(path) if "://" in os.fspath(path) else pathlib.Path(path)
+    if isinstance(where, pathlib.Path) and where.exists() and not where.is_file():
+        # A pipe or a device may never end.
+        raise ValueError(f"{path}: not a regular file; expected JSON")
+    with where.open("rb") as file:
+        # Looked at before it is read: a file of zeros may be larger than the memory.
+        beginning = file.read(4096).removeprefix(codecs.BOM_UTF8).lstrip()
+        if not beginning or beginning[0] not in b'{["-0123456789tfn':
+            raise ValueError(f"{path}: not JSON: it begins with {beginning[:20]!r}")
+        file.seek(0)
+        content = file.read()
+    try:
+        return json.loads(content)
+    except RecursionError as error:
+        raise ValueError(f"{path}: not a sensible JSON file: nested too deep") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON: {error}") from error

@@ -1,5 +1,6 @@
 """Detection over a source: what is found does not depend on how many processes look."""
 
+import importlib.util
 import json
 import pathlib
 import sys
@@ -101,6 +102,30 @@ def test_an_image_that_is_missing_or_doubled_is_named():
     mesh = make_mesh()
     with pytest.raises(RuntimeError, match=r"10 images.* 10 once: 1 missing, image ids \[4\]; 1 doubled, \[7\]"):
         evaluate.detect(one_box_step(mesh), {}, Source(ids={4: 7}), small_config(8), mesh)
+
+
+@pytest.mark.parametrize("predictor, boundary", [("class_specific", True), ("none", True), ("transfer", False)])
+@pytest.mark.parametrize("groups", [None, {}, {"A": [1], "B": [2]}, {"A": [1], "B": [2], "mixed": [3, 4]}])
+def test_what_is_measured_is_known_in_advance(predictor, boundary, groups):
+    source, config = Source(), small_config(8)
+    config.data.mask_split = "random(1, 2)"
+    config.model.mask_predictor = predictor
+    config.evaluation.boundary = boundary
+    metrics = evaluate.flatten(evaluate.score([], source, config, groups))
+    names = evaluate.scored_groups(source.categories, config) if groups is None else groups
+    assert evaluate.expected_metrics(config, names) == set(metrics)
+    assert ("segm/B/AP" in metrics) == (predictor != "none" and groups != {})
+
+
+def test_a_backend_is_checked_before_anything_is_scored(monkeypatch):
+    config = small_config(8)
+    config.evaluation.backend = "cocotools"
+    with pytest.raises(ValueError, match="unknown backend 'cocotools'; expected one of hotcoco, "):
+        evaluate.expected_metrics(config, ())
+    config.evaluation.backend = "faster_coco_eval"
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match="needs a package: pip install faster-coco-eval"):
+        evaluate.expected_metrics(config, ())
 
 
 @pytest.mark.parametrize("grid, is_inside", [("continuous", True), ("integer", False)])

@@ -41,3 +41,39 @@ def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path, mon
         files.write_json(path, {"AP": float("nan")})
     assert path.read_text() == '{\n  "AP": 0.5\n}\n'
     assert [file.name for file in tmp_path.iterdir()] == ["metrics.json"]
+
+
+def test_reading_json(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_bytes(b"\xef\xbb\xbf \n[1, 2.5]")
+    assert files.read_json(path) == [1, 2.5]
+    with pytest.raises(FileNotFoundError):
+        files.read_json(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b"", "not JSON: it begins with b''"),
+        (b"[{", "not JSON: Expecting"),
+        (b"\xff\xfe\x00", "not JSON: it begins with"),
+        (b'["\xff"]', "not JSON: 'utf-8' codec"),
+        (b"[" * 100_000 + b"]" * 100_000, "nested too deep"),
+        (b"[" + b"1" * 5000 + b"]", "not JSON: Exceeds the limit"),
+    ],
+)
+def test_what_is_no_json_is_named(tmp_path, content, message):
+    path = tmp_path / "a.json"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=message) as caught:
+        files.read_json(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_sparse_file_a_pipe_and_a_folder_are_not_read(tmp_path):
+    with (tmp_path / "sparse").open("wb") as file:
+        file.truncate(40 * 2**30)
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("sparse", "pipe", "."):
+        with pytest.raises(ValueError, match=r"not JSON|not a regular file"):
+            files.read_json(tmp_path / name)

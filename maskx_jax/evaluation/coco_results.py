@@ -1,18 +1,14 @@
-"""Detections as COCO results: making the entries, the JSON file, and the checks before they are scored."""
+"""Detections as COCO results: making the entries, and the JSON file."""
 
-import json
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
 from maskx_jax import files
 from maskx_jax.evaluation import paste_masks
-
-KINDS = ("bbox", "segm")
-_FIELD_OF_KIND = {"bbox": "bbox", "segm": "segmentation"}
+from maskx_jax.evaluation.coco_checks import check_run_totals
 
 
 def detections_to_results(
@@ -89,83 +85,15 @@ def read_results(path: str | os.PathLike) -> list[dict]:
     """Read a COCO results file.
 
     Raises:
-      ValueError: it is not JSON, or not a list of entries.
+      OSError: it cannot be read.
+      ValueError: it is not JSON, not a list of entries, or has a mask whose runs do not fill its size.
     """
-    with open(path) as file:
-        try:
-            results = json.load(file)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}: not JSON: {error}") from error
+    results = files.read_json(path)
     if not isinstance(results, list):
         keys = f" with keys {sorted(results)[:5]}" if isinstance(results, dict) else ""
         raise ValueError(f"{path}: got a {type(results).__name__}{keys}; expected a list of COCO results entries")
-    return results
-
-
-def check_results(results: Sequence[dict], ground_truth: Mapping, kinds: Sequence[str] = KINDS) -> None:
-    """Check that results can be scored against a ground truth. An empty list can: it scores zero.
-
-    Args:
-      results: the entries.
-      ground_truth: a COCO instances dict; its `images` and `categories` are looked at.
-      kinds: what is to be scored, of "bbox" and "segm".
-
-    Raises:
-      ValueError: at the first entry that is wrong; one line with its index, what was got and what was expected.
-    """
-    if unknown := [kind for kind in kinds if kind not in KINDS]:
-        raise ValueError(f"unknown kinds {unknown}; expected some of {list(KINDS)}")
-    size_of_image = {int(image["id"]): [image.get("height"), image.get("width")] for image in ground_truth["images"]}
-    category_ids = {category["id"] for category in ground_truth["categories"]}
-    needed = {"image_id", "category_id", "score", *(_FIELD_OF_KIND[kind] for kind in kinds)}
-    for index, result in enumerate(results):
-        try:
-            _check_result(result, needed, size_of_image, category_ids)
-        except ValueError as error:
-            raise ValueError(f"results[{index}]: {error}") from None
-
-
-def _check_result(result: dict, needed: set[str], size_of_image: dict[int, list], category_ids: set[int]) -> None:
-    if not isinstance(result, dict):
-        raise ValueError(f"got a {type(result).__name__}; expected a dict with {sorted(needed)}")
-    if not needed <= result.keys():
-        raise ValueError(f"missing {sorted(needed - result.keys())}; it has {sorted(result)}")
-    image_id, category_id, score = result["image_id"], result["category_id"], result["score"]
-    if image_id not in size_of_image:
-        raise ValueError(f"image_id {image_id!r} is not in the ground truth: {_summary(size_of_image, 'image')}")
-    if category_id not in category_ids:
-        raise ValueError(
-            f"category_id {category_id!r} is not in the ground truth: {_summary(category_ids, 'category')} "
-            "(a label 1..C where the dataset's id was expected?)"
-        )
-    if not _all_finite((score,)):
-        raise ValueError(f"image_id {image_id}: score {score!r}; expected a finite number")
-    if "bbox" in needed:
-        box = result["bbox"]
-        if not (isinstance(box, (list, tuple)) and len(box) == 4 and _all_finite(box) and box[2] >= 0 and box[3] >= 0):
-            raise ValueError(f"image_id {image_id}: bbox {box!r}; expected [x, y, width, height], finite, sides >= 0")
-    if "segmentation" in needed:
-        encoding = result["segmentation"]
-        if not (isinstance(encoding, dict) and isinstance(encoding.get("counts"), (str, bytes))):
-            raise ValueError(
-                f"image_id {image_id}: segmentation {str(encoding)[:40]!r}; expected a compressed RLE "
-                "{'size': [height, width], 'counts': str}"
-            )
-        if list(encoding.get("size", [])) != size_of_image[image_id]:
-            raise ValueError(
-                f"image_id {image_id}: segmentation of size {encoding.get('size')}; expected the image's "
-                f"[height, width] {size_of_image[image_id]}"
-            )
-
-
-def _all_finite(values: Sequence[Any]) -> bool:
     try:
-        return all(map(math.isfinite, values))
-    except TypeError:  # One is no number.
-        return False
-
-
-def _summary(ids: Iterable[int], what: str) -> str:
-    ordered = sorted(ids)
-    examples = ", ".join(map(str, ordered[:3])) + (", ..." if len(ordered) > 3 else "")
-    return f"{len(ordered)} {what} ids ({examples})"
+        check_run_totals(results)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return results

@@ -275,8 +275,8 @@ def test_wrong_arguments(tiny, arguments, message):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"area": None}, r"ground truth, annotation id 12: missing \['area'\]"),
-        ({"category_id": 99}, "annotation id 12: image_id 1 or category_id 99 is unknown"),
+        ({"bbox": None}, r"ground truth, annotations\[1\], id 12: bbox None; expected"),
+        ({"category_id": 99}, r"annotations\[1\], id 12: image_id 1 or category_id 99 is unknown"),
         ({"segmentation": {"size": [50, 50], "counts": "a"}}, r"of size \[50, 50\]; expected the image's \[100, 100\]"),
     ],
 )
@@ -288,7 +288,7 @@ def test_wrong_ground_truth(tiny, change, message):
 
 def test_repeated_category_names_are_refused(tiny):
     tiny["categories"][2]["name"] = "cat"
-    with pytest.raises(ValueError, match="3 categories with 3 different ids and 2 different names"):
+    with pytest.raises(ValueError, match=r"1 names of categories are repeated, the first \['cat'\]"):
         coco_metrics.evaluate(tiny, [])
 
 
@@ -340,9 +340,3 @@ def test_boundary_ap_counts_the_smaller_of_mask_iou_and_border_iou(margin):
         thresholds = np.arange(0.5, 0.96, 0.05)
         assert metrics[kind]["all"]["AP"] == pytest.approx((overlap >= thresholds - 1e-9).mean()), kind
     assert "edge all" in coco_metrics.format_table(metrics)
-
-
-def test_pycocotools_has_no_boundary_ap():
-    ground_truth = {"images": [], "categories": [], "annotations": []}
-    with pytest.raises(ValueError, match=r"pycocotools has no boundary AP"):
-        coco_metrics.evaluate(ground_truth, [], kinds=("boundary",), backend="pycocotools")

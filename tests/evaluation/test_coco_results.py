@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from faster_coco_eval import mask as mask_coder
 
-from maskx_jax.evaluation import coco_results
+from maskx_jax.evaluation import coco_checks, coco_results
 
 GROUND_TRUTH = {
     "images": [{"id": 7, "height": 20, "width": 30}, {"id": 9, "height": 40, "width": 30}],
@@ -156,20 +156,20 @@ def without(key):
 )
 def test_wrong_entries_are_named(wrong, message):
     with pytest.raises(ValueError, match=message) as caught:
-        coco_results.check_results([entry(), wrong], GROUND_TRUTH)
+        coco_checks.check_results([entry(), wrong], GROUND_TRUTH)
     assert "\n" not in str(caught.value)
 
 
 def test_right_entries_pass_and_are_not_changed():
     results = [entry(), entry(score=1)]
     before = copy.deepcopy(results)
-    coco_results.check_results(results, GROUND_TRUTH)
-    coco_results.check_results([], GROUND_TRUTH)
-    coco_results.check_results([without("segmentation")], GROUND_TRUTH, kinds=["bbox"])
-    coco_results.check_results([without("bbox")], GROUND_TRUTH, kinds=["segm"])
+    coco_checks.check_results(results, GROUND_TRUTH)
+    coco_checks.check_results([], GROUND_TRUTH)
+    coco_checks.check_results([without("segmentation")], GROUND_TRUTH, kinds=["bbox"])
+    coco_checks.check_results([without("bbox")], GROUND_TRUTH, kinds=["segm"])
     assert results == before
 
 
 def test_unknown_kind():
     with pytest.raises(ValueError, match=r"unknown kinds \['mask'\]; expected some of \['bbox', 'segm'\]"):
-        coco_results.check_results([], GROUND_TRUTH, kinds=["mask"])
+        coco_checks.check_results([], GROUND_TRUTH, kinds=["mask"])
