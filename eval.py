@@ -5,24 +5,23 @@
 
 The first restores the latest checkpoint of a run and its config, detects over the evaluation split, and writes
 results.json (COCO format, boxes and masks), metrics.json, table.txt and pictures into RUN/evaluation/<step>. The second
-needs no model.
+needs no model; LVIS' annotations are scored by LVIS' rules.
 """
 
-import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 from absl import flags, logging
+from etils import epath
 
 import maskx_jax
+from configs import base
 from maskx_jax import errors, files
-from maskx_jax.data import splits
-from maskx_jax.data.categories import Categories
 from maskx_jax.data.sources import open_source
-from maskx_jax.evaluate import check_categories, detect, draw, mask_groups, score
-from maskx_jax.evaluation import coco_metrics, coco_results
+from maskx_jax.evaluate import check_categories, detect, draw, kinds_of, score, score_file
+from maskx_jax.evaluation import coco_checks, coco_metrics, coco_results
 from maskx_jax.training import distributed
 from maskx_jax.training.sharding import make_mesh, replicated
 from maskx_jax.training.steps import make_detect_step
@@ -38,6 +37,9 @@ _COMPARE = flags.DEFINE_multi_string(
 _RESULTS = flags.DEFINE_string("results", None, "Stored COCO results to score instead of running a model.")
 _ANNOTATIONS = flags.DEFINE_string("annotations", None, "COCO annotations to score --results against.")
 _MASK_SPLIT = flags.DEFINE_string("mask_split", "all", "With --results: the split that says which classes are A.")
+_MAX_DETECTIONS = flags.DEFINE_integer(
+    "max_detections", None, "With --results: detections an image that count; by default 100, or 300 of LVIS."
+)
 _BOUNDARY = flags.DEFINE_bool("boundary", False, "Score the borders of masks too (Boundary AP).")
 _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join the other processes of a pod (docs/scaling.md).")
 _BACKEND = flags.DEFINE_enum("backend", "hotcoco", coco_metrics.BACKENDS, "With --results: who matches detections.")
@@ -46,22 +48,32 @@ _BACKEND = flags.DEFINE_enum("backend", "hotcoco", coco_metrics.BACKENDS, "With 
 def main(_: list[str]) -> None:
     """Score stored results, or evaluate a run."""
     logging.set_verbosity(logging.WARNING)
-    coco_metrics.check_backend(_BACKEND.value)
     if _RESULTS.value:
+        coco_metrics.check_backend(_BACKEND.value)
         if not _ANNOTATIONS.value:
             raise ValueError("--results needs --annotations")
-        with open(_ANNOTATIONS.value) as file:
-            ground_truth = json.load(file)
-        results = coco_results.read_results(_RESULTS.value)
-        categories = Categories.from_coco(ground_truth["categories"])
-        groups = mask_groups(categories, splits.mask_labels(_MASK_SPLIT.value, categories))
-        metrics = coco_metrics.evaluate(ground_truth, results, _kinds(results, _BOUNDARY.value), groups, _BACKEND.value)  # type: ignore[arg-type]
-        report(metrics, _OUTPUT.value)
+        metrics = score_file(
+            _RESULTS.value,
+            _ANNOTATIONS.value,
+            _MASK_SPLIT.value,
+            boundary=_BOUNDARY.value,
+            backend=_BACKEND.value,
+            max_detections=_MAX_DETECTIONS.value,
+        )
+        report(metrics, folder_in(_OUTPUT.value) if _OUTPUT.value else None)
         return
     if not _WORKDIR.value:
         raise ValueError("expected --workdir, or --results with --annotations")
+    # What others made is read before the model runs.
+    others = {title: coco_results.read_results(path) for title, path in map(_title_and_path, _COMPARE.value)}
     distributed.join(enabled=_DISTRIBUTED.value)
     loaded = maskx_jax.load(_WORKDIR.value, _STEP.value)
+    # A run of an older version lacks fields.
+    evaluation = base.get_config().evaluation
+    evaluation.update(loaded.config.evaluation)
+    evaluation.boundary |= _BOUNDARY.value
+    loaded.config.evaluation = evaluation
+    coco_metrics.check_backend(evaluation.backend)
     data = loaded.config.data
     source = open_source(
         data.source,
@@ -72,29 +84,50 @@ def main(_: list[str]) -> None:
         seed=loaded.config.seed,
     )
     check_categories(source.categories, loaded.categories)
-    loaded.config.evaluation.boundary |= _BOUNDARY.value
+    for title, results in others.items():
+        try:
+            coco_checks.check_results(results, source.coco_ground_truth(), kinds_of(results))
+        except ValueError as error:
+            raise ValueError(f"--compare={title}: {error}") from None
+    is_first_process = jax.process_index() == 0
+    output = None
+    if is_first_process:
+        output = folder_in(_OUTPUT.value) if _OUTPUT.value else folder_in(_WORKDIR.value, "evaluation", loaded.step)
     mesh = make_mesh()
     variables = jax.device_put(loaded.variables, replicated(mesh))
     results = detect(make_detect_step(loaded.model, mesh), variables, source, loaded.config, mesh)
-    output = _OUTPUT.value or pathlib.Path(_WORKDIR.value) / "evaluation" / str(loaded.step)
-    if jax.process_index() == 0:
-        metrics = score(results, source, loaded.config)
-        report(metrics, output)
-        coco_results.write_results(pathlib.Path(output) / "results.json", results)
-        others = {title: coco_results.read_results(path) for title, path in map(_title_and_path, _COMPARE.value)}
-        draw({"predictions": results, **others}, source, loaded.config, pathlib.Path(output) / "pictures")
+    if output is not None:
+        # Before they are scored, which may take more memory than there is.
+        coco_results.write_results(output / "results.json", results)
+        report(score(results, source, loaded.config), output)
+        draw({"predictions": results, **others}, source, loaded.config, folder_in(output, "pictures"))
 
 
-def report(metrics: Mapping[str, Any], output: str | pathlib.Path | None) -> None:
+def report(metrics: Mapping[str, Any], folder: pathlib.Path | None) -> None:
     """Print the table of metrics; write it and the metrics into a folder, if one is given."""
     table = coco_metrics.format_table(metrics)
     print(f"AP in percent; A: classes with masks in training, B: without\n{table}")
-    if output is not None:
-        folder = pathlib.Path(output)
-        folder.mkdir(parents=True, exist_ok=True)
+    if folder is not None:
         files.write_json(folder / "metrics.json", metrics)
         files.write_text(folder / "table.txt", f"{table}\n\n{coco_metrics.format_class_table(metrics)}\n")
         print(f"wrote {folder}")
+
+
+def folder_in(root: str | pathlib.Path, *names: object) -> pathlib.Path:
+    """Return a folder below another, made if need be.
+
+    Raises:
+      ValueError: a symbolic link on the way leads out of `root`: it may lie in a run that somebody else has made.
+    """
+    if "://" in str(root):
+        folder = epath.Path(root).joinpath(*map(str, names))
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+    folder = pathlib.Path(root, *map(str, names))
+    if not folder.resolve().is_relative_to(pathlib.Path(root).resolve()):
+        raise ValueError(f"{folder} leads to {folder.resolve()}, out of {root}; give a folder as --output")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def _title_and_path(text: str) -> tuple[str, str]:
@@ -102,12 +135,6 @@ def _title_and_path(text: str) -> tuple[str, str]:
     if not separator:
         raise ValueError(f"--compare: got {text!r}; expected title=results.json")
     return title, path
-
-
-def _kinds(results: list[dict[str, Any]], boundary: bool) -> tuple[str, ...]:
-    if not any("segmentation" in result for result in results):
-        return ("bbox",)
-    return ("bbox", "segm", "boundary") if boundary else ("bbox", "segm")
 
 
 if __name__ == "__main__":

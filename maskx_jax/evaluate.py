@@ -11,11 +11,12 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from maskx_jax import files
 from maskx_jax.data import pipeline, splits
 from maskx_jax.data.categories import Categories
 from maskx_jax.data.records import Source
 from maskx_jax.data.transforms import Transform, decode
-from maskx_jax.evaluation import coco_metrics, coco_results
+from maskx_jax.evaluation import coco_checks, coco_metrics, coco_results
 from maskx_jax.evaluation.drawing import draw_comparison
 from maskx_jax.structures import Batch, Detections, PyTree
 from maskx_jax.training.distributed import gather_objects
@@ -130,6 +131,56 @@ def score(
     )
 
 
+def score_file(
+    results_path: str | pathlib.Path,
+    annotations_path: str | pathlib.Path,
+    mask_split: str = "all",
+    *,
+    boundary: bool = False,
+    backend: str = "hotcoco",
+    max_detections: int | None = None,
+) -> dict[str, Any]:
+    """Return the metrics of a COCO results file on a file of COCO annotations.
+
+    Args:
+      results_path: boxes, masks or both; what one entry has, all need.
+      annotations_path: COCO instances, or LVIS'.
+      mask_split: says which classes are A; see `splits.mask_labels`.
+      boundary: score the borders of masks too.
+      backend: see `coco_metrics.evaluate`.
+      max_detections: see `coco_metrics.evaluate`.
+
+    Raises:
+      OSError: a file cannot be read.
+      ValueError: a file is malformed; one line that names it and the entry.
+    """
+    coco_metrics.check_backend(backend)
+    ground_truth = files.read_json(annotations_path)
+    results = coco_results.read_results(results_path)
+    kinds = kinds_of(results)
+    try:
+        coco_checks.check_ground_truth(ground_truth, kinds)
+    except ValueError as error:
+        raise ValueError(f"{annotations_path}: {error}") from None
+    categories = Categories.from_coco(
+        [{**category, "id": coco_checks.as_id(category["id"])} for category in ground_truth["categories"]]
+    )
+    groups = mask_groups(categories, splits.mask_labels(mask_split, categories))
+    if boundary and "segm" in kinds:
+        kinds = (*kinds, "boundary")
+    try:
+        return coco_metrics.evaluate(ground_truth, results, kinds, groups, backend, max_detections)
+    except ValueError as error:
+        raise ValueError(f"{results_path}: {error}") from None
+
+
+def kinds_of(results: Sequence[Any]) -> tuple[str, ...]:
+    """Return the kinds that results can be scored by: boxes and masks where any entry has them."""
+    fields = {"bbox": "bbox", "segm": "segmentation"}
+    kinds = [kind for kind, field in fields.items() if any(isinstance(r, dict) and field in r for r in results)]
+    return tuple(kinds) or ("bbox",)
+
+
 def expected_metrics(
     config: ConfigDict, groups: Collection[str], ground_truth: Mapping[str, Any] | None = None
 ) -> set[str]:
@@ -167,8 +218,9 @@ def scored_groups(categories: Categories, config: ConfigDict) -> dict[str, list[
 
 def mask_groups(categories: Categories, allowed: np.ndarray) -> dict[str, list[int]]:
     """Return the category ids of A (masks allowed in training) and B, where both exist."""
-    ids = np.array(categories.ids)
-    groups = {"A": ids[allowed[1:]].tolist(), "B": ids[~allowed[1:]].tolist()}
+    # No array of ids: they may have more than 64 bits.
+    members = list(zip(categories.ids, allowed[1:].tolist(), strict=True))
+    groups = {"A": [i for i, has_masks in members if has_masks], "B": [i for i, has_masks in members if not has_masks]}
     return groups if groups["A"] and groups["B"] else {}
 
 
@@ -222,4 +274,5 @@ def draw(results: Mapping[str, list[dict[str, Any]]], source: Source, config: Co
         }
         threshold = config.evaluation.picture_score_threshold
         picture = draw_comparison(decode(record), annotations, own, names, group_of_id, threshold)
-        cv2.imwrite(str(folder / f"{record.image_id}.png"), picture[..., ::-1])
+        _, encoded = cv2.imencode(".png", picture[..., ::-1])
+        files.write_bytes(folder / f"{record.image_id}.png", encoded.tobytes())

@@ -287,6 +287,7 @@ def test_programs_run_through_their_flags_and_stored_results_score_the_same(tmp_
         f"--results={tmp_path}/scores/results.json",
         f"--annotations={tmp_path}/gt.json",
         "--mask_split=random(1,4)",
+        "--max_detections=20",
         "--boundary",
         f"--output={tmp_path}/again",
     )

@@ -44,7 +44,7 @@ def detections_to_results(
       grid: see `paste_masks.paste_mask`.
 
     Raises:
-      ValueError: a valid detection has a label outside of 1..C, or a box or score that is not finite.
+      ValueError: a valid detection has a label outside of 1..C, or a box, score or mask that is not finite.
     """
     height, width = (int(side) for side in image_size)
     if not scale > 0:
@@ -69,6 +69,8 @@ def detections_to_results(
             "score": float(str(np.float32(score))),
         }
         if masks is not None:
+            if not np.isfinite(masks[index]).all():
+                raise ValueError(f"image {image_id}, detection {index}: its mask is not finite")
             result["segmentation"] = paste_masks.paste_and_encode(
                 masks[index], box, height, width, mask_threshold, grid
             )
