@@ -20,9 +20,10 @@ Some things differ from handing the files to pycocotools as they are:
   the box's).
 
 LVIS (Gupta, Dollar and Girshick, 2019) says of each image which classes were looked for. What it asks for is brought
-into a form that any matcher of COCO's scores by the same rules: the best 300 detections of an image are kept, those of
-classes that are neither in the image nor known to be absent (`neg_category_ids`) are left out, and of a class that is
-not annotated exhaustively (`not_exhaustive_category_ids`) all of the image is a region to ignore.
+into a form that any matcher of COCO's scores by the same rules, with lvis-api's numbers: the best 300 detections of an
+image are kept; those of classes that are neither in the image nor known to be absent (`neg_category_ids`), and those
+without area, are left out; of a class that is not annotated exhaustively (`not_exhaustive_category_ids`) all of the
+image is a region to ignore.
 """
 
 import collections
@@ -374,12 +375,8 @@ class _Data:
         ]
         if federated:
             objects = objects + self._regions_to_ignore(kind, len(objects))
-            # What is nowhere lies in no region.
-            detected = [
-                entry
-                for entry in detected
-                if entry["area"] or (entry["image_id"], entry["category_id"]) not in self._inexhaustive
-            ]
+            # As lvis-api does. What has no area also lies in no region.
+            detected = [entry for entry in detected if entry["area"]]
         shared = {"images": images, "categories": categories}
         return {**shared, "annotations": objects}, {**shared, "annotations": detected}
 

@@ -2,8 +2,6 @@ import contextlib
 import copy
 import io
 import json
-import os
-import pathlib
 
 import numpy as np
 import pytest
@@ -15,15 +13,6 @@ from maskx_jax.evaluation import coco_metrics
 
 BACKENDS = ["pycocotools", "faster_coco_eval", "hotcoco"]
 TWELVE = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
-
-
-@pytest.fixture
-def fixtures():
-    default = pathlib.Path(__file__).resolve().parents[3] / "shared/data/eval_fixtures"
-    folder = pathlib.Path(os.environ.get("MASKX_EVAL_FIXTURES", default))
-    if not folder.is_dir():
-        pytest.skip(f"no published result files at {folder}: set MASKX_EVAL_FIXTURES")
-    return lambda name: json.loads((folder / name).read_text())
 
 
 def pycocotools_numbers(ground_truth, results, kind, category_ids=None):
@@ -190,7 +179,12 @@ def test_no_ground_truth_scores_nothing(tiny, backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("absent", [[], None, "missing", [[]], [[1, 2, 3, 4]], {"size": [100, 100], "counts": []}])
+@pytest.mark.parametrize(
+    "absent",
+    [[], None, "missing", [[]], [[1, 2, 3, 4]], {"size": [100, 100], "counts": []}]
+    # Without a pixel, as a polygon and as run lengths.
+    + [[[50, 50, 90, 50, 70, 50]], {"size": [100, 100], "counts": [10_000]}],
+)
 def test_objects_without_a_mask_are_ignored_for_segm(tiny, absent, backend):
     if absent == "missing":
         del tiny["annotations"][1]["segmentation"]
@@ -236,6 +230,23 @@ def test_the_area_of_a_mask_result_is_the_masks(tiny):
     metrics = coco_metrics.evaluate(tiny, [wrong, *perfect(tiny)])
     assert metrics["segm"]["all"]["APm"] == pytest.approx(1, abs=1e-12)
     assert metrics["segm"]["all"]["AP"] < 0.9 and metrics["bbox"]["all"]["APm"] < 0.9
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("area", [0, 10_000, None, float("nan"), -5, "1600", 1600.5])
+def test_an_area_that_cannot_be_right_is_replaced_and_counted(tiny, area, backend):
+    tiny["annotations"][1]["area"] = area
+    metrics = coco_metrics.evaluate(tiny, perfect(tiny), backend=backend)
+    for kind in ("bbox", "segm"):
+        assert metrics[kind]["all"]["APm"] == pytest.approx(1, abs=1e-12)
+        assert metrics[kind]["all"]["APs"] is metrics[kind]["all"]["APl"] is None
+    assert metrics["num_areas_replaced"] == (area != 1600.5)
+    assert ("areas that cannot be right, replaced: 1" in coco_metrics.format_table(metrics)) == (area != 1600.5)
+
+
+def test_areas_of_published_annotations_are_believed(fixtures):
+    for name in ("instances_val2014_100.json", "lvis_dataset_lvis_val_100.json"):
+        assert coco_metrics.evaluate(fixtures(name), [])["num_areas_replaced"] == 0
 
 
 def test_more_than_255_masks(tiny):
