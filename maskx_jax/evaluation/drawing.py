@@ -1,16 +1,20 @@
 """Pictures of ground truth and predictions, side by side."""
 
 import colorsys
+import functools
 from collections.abc import Mapping, Sequence
 
 import cv2
 import numpy as np
-from faster_coco_eval import mask as mask_coder
+from hotcoco import mask as mask_coder
 from PIL import Image, ImageDraw, ImageFont
 
+from maskx_jax.evaluation.coco_checks import draw_segmentation
+
 _MASK_OPACITY = 0.45
-# An image is enlarged until its longer side has this many pixels, so that the words on it can be read.
+# An image is resized until its longer side has so many pixels that the words on it can be read: those between stay.
 _SHORTEST_PICTURE = 640
+_LONGEST_PICTURE = 1600
 _FONT_SIZE = 14
 _GAP = 8
 
@@ -26,7 +30,7 @@ def draw_comparison(
     """Draw the ground truth of an image on the left and what one or several models predict beside it.
 
     Masks are translucent, one color for each category; crowds and objects without a mask show as boxes, crowds with
-    "(crowd)" after their name.
+    "(crowd)" after their name. Characters that the font lacks show as "?", with the category's id beside them.
 
     Args:
       image: `h w 3` uint8 RGB.
@@ -58,21 +62,19 @@ def _draw_objects(
     image: np.ndarray, objects: Sequence[Mapping], names: Mapping[int, str], groups: Mapping[int, str]
 ) -> np.ndarray:
     height, width = image.shape[:2]
-    scale = max(1.0, _SHORTEST_PICTURE / max(height, width))
-    size = round(width * scale), round(height * scale)
-    canvas = cv2.resize(image, size, interpolation=cv2.INTER_CUBIC) if scale > 1 else image.copy()
+    longest = max(height, width)
+    scale = float(np.clip(longest, _SHORTEST_PICTURE, _LONGEST_PICTURE)) / longest
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    interpolation = cv2.INTER_CUBIC if scale > 1 else cv2.INTER_AREA
+    canvas = cv2.resize(image, size, interpolation=interpolation) if scale != 1 else image.copy()
     for entry in objects:
-        bitmap = _bitmap(entry, height, width)
-        if bitmap is None:
-            continue
-        # Nearest: the picture shows the pixels that are scored.
-        inside = cv2.resize(bitmap, size, interpolation=cv2.INTER_NEAREST).astype(bool)
-        tint = np.array(_color(entry["category_id"]))
-        canvas[inside] = ((1 - _MASK_OPACITY) * canvas[inside] + _MASK_OPACITY * tint).astype(np.uint8)
+        encoded = _mask(entry, height, width)
+        if encoded is not None:
+            _tint(canvas, encoded, _color(entry["category_id"]))
 
     picture = Image.fromarray(canvas)
     draw = ImageDraw.Draw(picture)
-    font = ImageFont.load_default(_FONT_SIZE)
+    font = _font()
     for entry in objects:
         x, y, w, h = _box(entry, scale)
         color = _color(entry["category_id"])
@@ -88,22 +90,25 @@ def _draw_objects(
     return np.asarray(picture)
 
 
-def _bitmap(entry: Mapping, height: int, width: int) -> np.ndarray | None:
-    """Return the mask of an annotation or a result, uint8 `h w`, or None if it is a crowd or has none."""
-    segmentation = entry.get("segmentation")
-    if not segmentation or entry.get("iscrowd"):
-        return None
-    if isinstance(segmentation, dict):
-        encoded = segmentation
-        if isinstance(segmentation["counts"], list):
-            encoded = mask_coder.frPyObjects(segmentation, height, width)
-    else:
-        polygons = [polygon for polygon in segmentation if len(polygon) >= 6]
-        if not polygons:
-            return None
-        encoded = mask_coder.merge(mask_coder.frPyObjects(polygons, height, width))
-    # pycocotools 2.0.11 gives the same with a deprecation warning of NumPy 2.
-    return mask_coder.decode(encoded)
+def _tint(canvas: np.ndarray, encoded: dict, color: tuple[int, int, int]) -> None:
+    """Color the pixels of a mask in a picture of its image, of any size."""
+    x, y, w, h = mask_coder.toBbox(encoded)
+    height, width = encoded["size"]
+    # The centre of each pixel of the picture lies in one of the image: what is shown is what is scored.
+    rows, columns = (
+        np.minimum(((np.arange(length) + 0.5) * full / length).astype(int), full - 1)
+        for length, full in zip(canvas.shape[:2], (height, width), strict=True)
+    )
+    top, bottom = np.searchsorted(rows, [y, y + h])
+    left, right = np.searchsorted(columns, [x, x + w])
+    inside = mask_coder.decode(encoded)[rows[top:bottom, None], columns[left:right]].astype(bool)
+    part = canvas[top:bottom, left:right]
+    part[inside] = ((1 - _MASK_OPACITY) * part[inside] + _MASK_OPACITY * np.array(color)).astype(np.uint8)
+
+
+def _mask(entry: Mapping, height: int, width: int) -> dict | None:
+    """Return the compressed mask of an annotation or a result, or None if it is a crowd or has none."""
+    return None if entry.get("iscrowd") else draw_segmentation(entry.get("segmentation"), (height, width))
 
 
 def _box(entry: Mapping, scale: float) -> tuple[int, int, int, int]:
@@ -114,7 +119,10 @@ def _box(entry: Mapping, scale: float) -> tuple[int, int, int, int]:
 
 def _caption(entry: Mapping, names: Mapping[int, str], groups: Mapping[int, str]) -> str:
     category_id = entry["category_id"]
-    words = [str(names.get(category_id, f"category {category_id}"))]
+    name = str(names.get(category_id, ""))
+    words = [_shown(name)] if name else []
+    if not name or _shown(name) != name:
+        words.append(f"category {category_id}")
     if category_id in groups:
         words.append(groups[category_id])
     if "score" in entry:
@@ -124,15 +132,32 @@ def _caption(entry: Mapping, names: Mapping[int, str], groups: Mapping[int, str]
     return " ".join(words)
 
 
+def _shown(text: str) -> str:
+    """Return a text with "?" for every character that the font has no glyph for."""
+    return "".join(character if _has_glyph(character) else "?" for character in text)
+
+
+@functools.cache
+def _has_glyph(character: str) -> bool:
+    # No font has this one: it shows as the box that stands for a missing glyph.
+    missing, own = (_font().getmask(text) for text in ("\U0010ffff", character))
+    return (own.size, bytes(own)) != (missing.size, bytes(missing))
+
+
+@functools.cache
+def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(_FONT_SIZE)
+
+
 def _color(category_id: int) -> tuple[int, int, int]:
     """Return a color that stays the same for a category; steps of the golden ratio keep neighbors apart."""
-    red, green, blue = colorsys.hsv_to_rgb(category_id * 0.618034 % 1, 0.75, 0.95)
+    red, green, blue = colorsys.hsv_to_rgb(category_id % 2**16 * 0.618034 % 1, 0.75, 0.95)
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
 def _add_title(panel: np.ndarray, title: str) -> np.ndarray:
-    font = ImageFont.load_default(_FONT_SIZE)
+    font = _font()
     picture = Image.new("RGB", (panel.shape[1], panel.shape[0] + _FONT_SIZE + 8), (255, 255, 255))
     picture.paste(Image.fromarray(panel), (0, _FONT_SIZE + 8))
-    ImageDraw.Draw(picture).text((4, 2), title, fill=(0, 0, 0), font=font)
+    ImageDraw.Draw(picture).text((4, 2), _shown(title), fill=(0, 0, 0), font=font)
     return np.asarray(picture)

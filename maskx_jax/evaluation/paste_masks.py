@@ -8,7 +8,7 @@ hands those to a threaded BLAS, which took up to 40 times as long where other pr
 from typing import Literal
 
 import numpy as np
-from pycocotools import mask as mask_coder
+from hotcoco import mask as mask_coder
 
 Grid = Literal["continuous", "integer"]
 
@@ -75,9 +75,24 @@ def encode_region(region: np.ndarray, origin: tuple[int, int], height: int, widt
     """
     top, left = origin
     rows, columns = region.shape
-    bitmap = np.zeros((height, width), np.uint8, order="F")
-    bitmap[top : top + rows, left : left + columns] = region
-    return {"size": [height, width], "counts": mask_coder.encode(bitmap)["counts"].decode("ascii")}
+    # Down the columns, with a pixel outside before each and at the end: every run of the region begins and ends.
+    padded = np.zeros(columns * (rows + 1) + 1, bool)
+    padded[:-1].reshape(columns, rows + 1)[:, 1:] = region.T
+    edges = np.flatnonzero(padded[1:] != padded[:-1])
+
+    def places(indices: np.ndarray) -> np.ndarray:
+        column, row = np.divmod(indices, rows + 1)
+        return (left + column) * height + top + row - 1
+
+    starts, stops = places(edges[0::2] + 1), places(edges[1::2]) + 1
+    # A run over the bottom of the image goes on at the top of its next column.
+    joined = np.flatnonzero(starts[1:] == stops[:-1])
+    starts, stops = np.delete(starts, joined + 1), np.delete(stops, joined)
+    counts = np.diff(np.stack([starts, stops], axis=1).ravel(), prepend=0, append=height * width)
+    if len(counts) > 1 and counts[-1] == 0:
+        counts = counts[:-1]
+    size = [height, width]
+    return {"size": size, "counts": mask_coder.rle_to_string({"size": size, "counts": counts.tolist()})}
 
 
 def paste_and_encode(

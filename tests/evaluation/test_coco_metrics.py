@@ -181,9 +181,11 @@ def test_no_ground_truth_scores_nothing(tiny, backend):
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(
     "absent",
-    [[], None, "missing", [[]], [[1, 2, 3, 4]], {"size": [100, 100], "counts": []}]
-    # Without a pixel, as a polygon and as run lengths.
-    + [[[50, 50, 90, 50, 70, 50]], {"size": [100, 100], "counts": [10_000]}],
+    [
+        *([], None, "missing", [[]], [[1, 2, 3, 4]], {"size": [100, 100], "counts": []}),
+        # Without a pixel, as a polygon and as run lengths.
+        *([[50, 50, 90, 50, 70, 50]], {"size": [100, 100], "counts": [10_000]}),
+    ],
 )
 def test_objects_without_a_mask_are_ignored_for_segm(tiny, absent, backend):
     if absent == "missing":

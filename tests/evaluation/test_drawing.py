@@ -2,6 +2,7 @@ import json
 
 import numpy as np
 import pytest
+from hotcoco import mask as mask_coder
 from PIL import Image
 
 from maskx_jax.evaluation import coco_results, drawing
@@ -80,6 +81,38 @@ def test_small_images_are_enlarged():
     image = np.zeros((30, 64, 3), np.uint8)
     picture = drawing.draw_comparison(image, [], {"found": [result_of((60, 20, 30, 30), 0.9, (30, 64))]}, NAMES)
     assert picture.shape[0] > 300 and picture.shape[1] == 2 * 640 + 8 and picture.dtype == np.uint8
+
+
+def test_large_images_are_reduced_until_the_words_can_be_read():
+    image = np.full((3000, 4000, 3), 128, np.uint8)
+    result = result_of((1000, 600, 800, 400), 0.9, (3000, 4000))
+    picture = drawing.draw_comparison(image, [], {"found": [result]}, NAMES)
+    assert picture.shape[1] == 2 * 1600 + 8 and 1200 < picture.shape[0] < 1240
+    right = picture[-1200:, -1600:]
+    # 400 x 240 pixels from the left and the top.
+    assert (right[260:390, 420:700] != 128).any(-1).all()
+    changed = (right != 128).any(-1)
+    assert not changed[410:].any() and not changed[:, :390].any()
+
+
+@pytest.mark.parametrize("size", [(97, 61), (640, 640), (901, 1777)])
+def test_exactly_the_pixels_of_the_mask_are_tinted(size):
+    random = np.random.default_rng(0)
+    bitmap = random.random((9, 7)) < 0.5
+    bitmap = np.asfortranarray(np.kron(bitmap, np.ones((size[0] // 9, size[1] // 7))), np.uint8)
+    full = np.zeros(size, np.uint8, order="F")
+    full[: bitmap.shape[0], : bitmap.shape[1]] = bitmap
+    for shape in (size, (size[0] * 2, size[1] * 2)):
+        canvas = np.zeros((*shape, 3), np.uint8)
+        drawing._tint(canvas, mask_coder.encode(full), (200, 100, 50))
+        expected = full.repeat(shape[0] // size[0], 0).repeat(shape[1] // size[1], 1)
+        np.testing.assert_array_equal(canvas.any(-1), expected)
+
+
+def test_names_that_the_font_cannot_draw_say_so():
+    names = {1: "\u732b cat", 2: "bicycle"}
+    captions = [drawing._caption({"category_id": i}, names, {}) for i in (1, 2, 3)]
+    assert captions == ["? cat category 1", "bicycle", "category 3"]
 
 
 def test_results_of_masks_alone(gray):
