@@ -8,19 +8,14 @@ results.json (COCO format, boxes and masks), metrics.json, table.txt and picture
 needs no model; LVIS' annotations are scored by LVIS' rules.
 """
 
-import pathlib
-from collections.abc import Mapping
-from typing import Any
-
 import jax
 from absl import flags, logging
-from etils import epath
 
 import maskx_jax
 from configs import base
 from maskx_jax import errors, files
 from maskx_jax.data.sources import open_source
-from maskx_jax.evaluate import check_categories, detect, draw, kinds_of, score, score_file
+from maskx_jax.evaluate import check_categories, detect, kinds_of, report, score_file, write_evaluation
 from maskx_jax.evaluation import coco_checks, coco_metrics, coco_results
 from maskx_jax.training import distributed
 from maskx_jax.training.sharding import make_mesh, replicated
@@ -60,7 +55,7 @@ def main(_: list[str]) -> None:
             backend=_BACKEND.value,
             max_detections=_MAX_DETECTIONS.value,
         )
-        report(metrics, folder_in(_OUTPUT.value) if _OUTPUT.value else None)
+        report(metrics, files.folder_in(_OUTPUT.value) if _OUTPUT.value else None)
         return
     if not _WORKDIR.value:
         raise ValueError("expected --workdir, or --results with --annotations")
@@ -92,42 +87,12 @@ def main(_: list[str]) -> None:
     is_first_process = jax.process_index() == 0
     output = None
     if is_first_process:
-        output = folder_in(_OUTPUT.value) if _OUTPUT.value else folder_in(_WORKDIR.value, "evaluation", loaded.step)
+        output = files.folder_in(*((_OUTPUT.value,) if _OUTPUT.value else (_WORKDIR.value, "evaluation", loaded.step)))
     mesh = make_mesh()
     variables = jax.device_put(loaded.variables, replicated(mesh))
     results = detect(make_detect_step(loaded.model, mesh), variables, source, loaded.config, mesh)
     if output is not None:
-        # Before they are scored, which may take more memory than there is.
-        coco_results.write_results(output / "results.json", results)
-        report(score(results, source, loaded.config), output)
-        draw({"predictions": results, **others}, source, loaded.config, folder_in(output, "pictures"))
-
-
-def report(metrics: Mapping[str, Any], folder: pathlib.Path | None) -> None:
-    """Print the table of metrics; write it and the metrics into a folder, if one is given."""
-    table = coco_metrics.format_table(metrics)
-    print(f"AP in percent; A: classes with masks in training, B: without\n{table}")
-    if folder is not None:
-        files.write_json(folder / "metrics.json", metrics)
-        files.write_text(folder / "table.txt", f"{table}\n\n{coco_metrics.format_class_table(metrics)}\n")
-        print(f"wrote {folder}")
-
-
-def folder_in(root: str | pathlib.Path, *names: object) -> pathlib.Path:
-    """Return a folder below another, made if need be.
-
-    Raises:
-      ValueError: a symbolic link on the way leads out of `root`: it may lie in a run that somebody else has made.
-    """
-    if "://" in str(root):
-        folder = epath.Path(root).joinpath(*map(str, names))
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
-    folder = pathlib.Path(root, *map(str, names))
-    if not folder.resolve().is_relative_to(pathlib.Path(root).resolve()):
-        raise ValueError(f"{folder} leads to {folder.resolve()}, out of {root}; give a folder as --output")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+        write_evaluation(results, source, loaded.config, output, others)
 
 
 def _title_and_path(text: str) -> tuple[str, str]:

@@ -251,6 +251,40 @@ def flatten(metrics: Mapping[str, Any]) -> dict[str, float | None]:
     return flat | {f"{kind}/harmonic_mean": value for kind, value in means.items()}
 
 
+def write_evaluation(
+    results: list[dict[str, Any]],
+    source: Source,
+    config: ConfigDict,
+    folder: pathlib.Path,
+    others: Mapping[str, list[dict[str, Any]]] | None = None,
+) -> dict[str, Any]:
+    """Write results.json, score the results, and write metrics.json, table.txt and pictures; return the metrics.
+
+    Args:
+      results: COCO results entries.
+      source: that they were found in.
+      config: of the run.
+      folder: to write to.
+      others: results of other models, by the title of their panel in the pictures.
+    """
+    # First: scoring may take more memory than there is, and detecting again costs more than both.
+    coco_results.write_results(folder / "results.json", results)
+    metrics = score(results, source, config)
+    report(metrics, folder)
+    draw({"predictions": results, **(others or {})}, source, config, files.folder_in(folder, "pictures"))
+    return metrics
+
+
+def report(metrics: Mapping[str, Any], folder: pathlib.Path | None) -> None:
+    """Print the table of metrics; write it and the metrics into a folder, if one is given."""
+    table = coco_metrics.format_table(metrics)
+    print(f"AP in percent; A: classes with masks in training, B: without\n{table}")
+    if folder is not None:
+        files.write_json(folder / "metrics.json", metrics)
+        files.write_text(folder / "table.txt", f"{table}\n\n{coco_metrics.format_class_table(metrics)}\n")
+        print(f"wrote {folder}")
+
+
 def draw(results: Mapping[str, list[dict[str, Any]]], source: Source, config: ConfigDict, folder: pathlib.Path) -> None:
     """Write pictures of the first images: ground truth, and what each model predicts; classes are marked A or B.
 

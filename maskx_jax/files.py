@@ -72,3 +72,20 @@ def read_json(path: str | os.PathLike) -> Any:
         raise ValueError(f"{path}: not a sensible JSON file: nested too deep") from error
     except ValueError as error:
         raise ValueError(f"{path}: not JSON: {error}") from error
+
+
+def folder_in(root: str | pathlib.Path, *names: object) -> pathlib.Path:
+    """Return a folder below another, made if need be.
+
+    Raises:
+      ValueError: a symbolic link on the way leads out of `root`: it may lie in a run that somebody else has made.
+    """
+    if "://" in str(root):
+        folder = epath.Path(root).joinpath(*map(str, names))
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+    folder = pathlib.Path(root, *map(str, names))
+    if not folder.resolve().is_relative_to(pathlib.Path(root).resolve()):
+        raise ValueError(f"{folder} leads to {folder.resolve()}, out of {root}; give another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

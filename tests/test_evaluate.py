@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import pathlib
 import sys
 
@@ -21,6 +22,8 @@ from tests.models.build import numpy_variables, tiny_config, tiny_model
 from tests.processes import finish, start
 
 NUM_IMAGES = 10
+# The mask of a whole image of 64 x 64 pixels.
+FULL = {"size": [64, 64], "counts": "0PP4"}
 # So that a model that never learned finds something, and compiles soon.
 QUICK = {
     "rpn__pre_nms_top_k": (20, 20),
@@ -102,6 +105,34 @@ def test_an_image_that_is_missing_or_doubled_is_named():
     mesh = make_mesh()
     with pytest.raises(RuntimeError, match=r"10 images.* 10 once: 1 missing, image ids \[4\]; 1 doubled, \[7\]"):
         evaluate.detect(one_box_step(mesh), {}, Source(ids={4: 7}), small_config(8), mesh)
+
+
+def test_detections_are_written_before_they_are_scored(tmp_path, monkeypatch):
+    source, config = Source(), small_config(8)
+    config.evaluation.num_pictures = 1
+    results = [{"image_id": 1, "category_id": 1, "score": 0.5, "bbox": [0, 0, 9, 9], "segmentation": FULL}]
+    # What a run that somebody else made may hold.
+    (tmp_path / "precious").write_text("precious")
+    for name in ("results.json", "metrics.json", "table.txt"):
+        (tmp_path / name).symlink_to(tmp_path / "precious")
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures/1.png").symlink_to(tmp_path / "precious")
+
+    def fail(*_):
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluate.coco_metrics, "evaluate", fail)
+        with pytest.raises(MemoryError):
+            evaluate.write_evaluation(results, source, config, tmp_path)
+    assert json.loads((tmp_path / "results.json").read_text()) == results
+    metrics = evaluate.write_evaluation(results, source, config, tmp_path)
+    assert json.loads((tmp_path / "metrics.json").read_text()) == metrics
+    assert "AR20" in (tmp_path / "table.txt").read_text()
+    assert (tmp_path / "pictures/1.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "precious").read_text() == "precious"
+    for folder, _, names in os.walk(tmp_path):
+        assert not any(pathlib.Path(folder, name).is_symlink() or name.startswith(".") for name in names)
 
 
 @pytest.mark.parametrize("predictor, boundary", [("class_specific", True), ("none", True), ("transfer", False)])

@@ -77,3 +77,16 @@ def test_a_sparse_file_a_pipe_and_a_folder_are_not_read(tmp_path):
     for name in ("sparse", "pipe", "."):
         with pytest.raises(ValueError, match=r"not JSON|not a regular file"):
             files.read_json(tmp_path / name)
+
+
+def test_a_link_out_of_a_folder_is_not_followed(tmp_path):
+    assert files.folder_in(tmp_path / "run", "evaluation", 10) == tmp_path / "run/evaluation/10"
+    assert (tmp_path / "run/evaluation/10").is_dir()
+    # A link to another place in it, and to it, is the owner's choice.
+    (tmp_path / "run/latest").symlink_to("evaluation/10")
+    (tmp_path / "other_name").symlink_to("run")
+    assert files.folder_in(tmp_path / "other_name", "latest").samefile(tmp_path / "run/evaluation/10")
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "run/evaluation/20").symlink_to(tmp_path / "precious")
+    with pytest.raises(ValueError, match=r"evaluation/20 leads to .*precious, out of .*run; give another folder"):
+        files.folder_in(tmp_path / "run", "evaluation", 20)
