@@ -87,6 +87,8 @@ def check_ground_truth(ground_truth: Mapping, kinds: Sequence[str] = KINDS) -> N
             _check_annotation(annotation, sizes, category_ids, kinds)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
+    if "segm" in kinds:
+        check_run_totals(ground_truth["annotations"], "ground truth, annotations")
 
 
 def check_results(results: Sequence[dict], ground_truth: Mapping, kinds: Sequence[str] = KINDS) -> None:
@@ -112,34 +114,40 @@ def check_results(results: Sequence[dict], ground_truth: Mapping, kinds: Sequenc
             raise ValueError(f"results[{index}]: {error}") from None
 
 
-def check_run_totals(results: Sequence[Any]) -> None:
-    """Check that the compressed masks of results fill exactly the size that they give.
+def check_run_totals(entries: Sequence[Any], where: str = "results") -> None:
+    """Check that the compressed masks of results or annotations fill exactly the size that they give.
 
     Longer ones are found by every reader; shorter ones, of a smaller image for instance, only here.
+
+    Args:
+      entries: what has no compressed mask is passed over.
+      where: they come from, for the error.
 
     Raises:
       ValueError: at the first mask that does not.
     """
     masks = [
         (index, entry["segmentation"])
-        for index, entry in enumerate(results)
-        if isinstance(entry, Mapping) and _is_encoding(entry.get("segmentation"))
+        for index, entry in enumerate(entries)
+        if isinstance(entry, Mapping) and _is_compressed(entry.get("segmentation"))
     ]
     # Few at a time: their numbers stay in the processor's cache.
     for begin in range(0, len(masks), 500):
         part = masks[begin : begin + 500]
-        totals = _run_totals([mask["counts"] for _, mask in part])
+        totals = _run_totals([mask["counts"] for _, mask in part]).tolist()
         for (index, mask), total in zip(part, totals, strict=True):
-            height, width = mask["size"]
-            if total != height * width:
-                raise ValueError(
-                    f"results[{index}]: the counts of segmentation add up to {total} pixels or are corrupt; expected "
-                    f"{height} x {width} = {height * width}"
-                )
+            try:
+                _check_total(total, mask["size"])
+            except ValueError as error:
+                raise ValueError(f"{where}[{index}]: {error}") from None
 
 
-def mask_areas(masks: Sequence[dict]) -> list[int]:
+def mask_areas(masks: Sequence[dict], where: str = "results") -> list[int]:
     """Return the pixels of compressed masks.
+
+    Args:
+      masks: a list of them.
+      where: they come from, for the error.
 
     Raises:
       ValueError: runs are corrupt; it gives the place in the list, and what is wrong with it.
@@ -151,7 +159,7 @@ def mask_areas(masks: Sequence[dict]) -> list[int]:
             try:
                 mask_coder.area(mask)
             except (ValueError, TypeError, OverflowError) as error:
-                raise ValueError(f"results[{index}]: segmentation: {error}") from None
+                raise ValueError(f"{where}[{index}]: segmentation: {error}") from None
         raise
     return areas
 
@@ -253,15 +261,11 @@ def _check_segmentation(segmentation: Any, size: list) -> None:
             )
         counts = segmentation.get("counts")
         if isinstance(counts, str | bytes):
-            total = _run_totals([counts])[0] if counts else num_pixels_of(size)
-        elif isinstance(counts, list) and all(isinstance(run, int) and run >= 0 for run in counts):
-            total = sum(counts) if counts else num_pixels_of(size)
-        else:
+            return  # See check_run_totals.
+        if not (isinstance(counts, list) and all(isinstance(run, int) and run >= 0 for run in counts)):
             raise ValueError(f"counts {reprlib.repr(counts)} of segmentation; expected text or whole numbers >= 0")
-        if total != num_pixels_of(size):
-            raise ValueError(
-                f"the counts of segmentation add up to {total} pixels or are corrupt; expected {num_pixels_of(size)}"
-            )
+        if counts:
+            _check_total(sum(counts), size)
         return
     if not isinstance(segmentation, list | tuple):
         raise ValueError(f"segmentation {reprlib.repr(segmentation)}; expected a list of polygons or run lengths")
@@ -345,12 +349,16 @@ def _run_totals(counts: Sequence[str | bytes]) -> np.ndarray:
     return totals
 
 
-def num_pixels_of(size: Sequence[int]) -> int:
-    """Return the pixels of an image."""
-    return size[0] * size[1]
+def _check_total(total: int, size: Sequence[int]) -> None:
+    height, width = size
+    if total != height * width:
+        raise ValueError(
+            f"the counts of segmentation add up to {reprlib.repr(total)} pixels or are corrupt; expected "
+            f"{height} x {width} = {height * width}"
+        )
 
 
-def _is_encoding(value: Any) -> bool:
+def _is_compressed(value: Any) -> bool:
     return (
         isinstance(value, Mapping)
         and isinstance(value.get("counts"), str | bytes)
@@ -362,7 +370,7 @@ def _is_encoding(value: Any) -> bool:
 
 def _is_size(size: Sequence[Any]) -> bool:
     return all(isinstance(side, int) and 0 < side <= _MOST_PIXELS for side in size) and (
-        num_pixels_of(size) <= _MOST_PIXELS
+        size[0] * size[1] <= _MOST_PIXELS
     )
 
 

@@ -292,35 +292,34 @@ class _Data:
         self._image = {image_id: number for number, image_id in enumerate(sorted(sizes), start=1)}
         self._category = {category_id: number for number, category_id in enumerate(category_ids, start=1)}
         self._sizes = {self._image[image_id]: size for image_id, size in sizes.items()}
-        self.num_without_mask = 0
+        annotations = ground_truth["annotations"]
+        self._objects: list[dict] = [
+            {
+                "id": number,
+                "image_id": self._image[as_id(annotation["image_id"])],
+                "category_id": self._category[as_id(annotation["category_id"])],
+                "bbox": list(annotation["bbox"]),
+                "iscrowd": int(annotation.get("iscrowd") or 0),
+            }
+            for number, annotation in enumerate(annotations, start=1)
+        ]
+        # Drawn once, for all kinds. A mask without a pixel is none.
+        self._masks: list[dict | None] = [None] * len(annotations)
+        if with_masks:
+            drawn = [
+                draw_segmentation(annotation.get("segmentation"), self._sizes[entry["image_id"]])
+                or self._full(entry["image_id"], 0)
+                for annotation, entry in zip(annotations, self._objects, strict=True)
+            ]
+            num_pixels = mask_areas(drawn, "ground truth, annotations")
+            self._masks = [mask if number else None for mask, number in zip(drawn, num_pixels, strict=True)]
+        else:
+            num_pixels = [0] * len(annotations)
+        self.num_without_mask = self._masks.count(None)
         self.num_areas_replaced = 0
-        # What the annotations of each become; masks are drawn once, for all kinds.
-        self._objects: list[dict] = []
-        self._masks: list[dict | None] = []
-        for number, annotation in enumerate(ground_truth["annotations"], start=1):
-            image = self._image[as_id(annotation["image_id"])]
-            mask, num_pixels = None, 0
-            if with_masks:
-                try:
-                    mask = draw_segmentation(annotation.get("segmentation"), self._sizes[image])
-                    num_pixels = mask_areas([mask])[0] if mask else 0
-                except ValueError as error:
-                    raise ValueError(f"ground truth, annotations[{number - 1}]: {error}") from None
-                mask = mask if num_pixels else None
-                self.num_without_mask += mask is None
-            area, is_given = believed_area(annotation, num_pixels)
+        for annotation, entry, number in zip(annotations, self._objects, num_pixels, strict=True):
+            entry["area"], is_given = believed_area(annotation, number)
             self.num_areas_replaced += not is_given
-            self._masks.append(mask)
-            self._objects.append(
-                {
-                    "id": number,
-                    "image_id": image,
-                    "category_id": self._category[as_id(annotation["category_id"])],
-                    "bbox": list(annotation["bbox"]),
-                    "area": area,
-                    "iscrowd": int(annotation.get("iscrowd") or 0),
-                }
-            )
         # Of LVIS, by image: the classes that were looked for, and those of which there may be more.
         present = collections.defaultdict(set)
         for entry in self._objects:
@@ -399,9 +398,11 @@ class _Data:
             for number, (image, category) in enumerate(sorted(self._inexhaustive), start=1)
         ]
 
-    def _full(self, image: int) -> dict | None:
+    def _full(self, image: int, value: int = 1) -> dict:
+        """Return the mask with all of an image in it, or with nothing."""
         height, width = self._sizes[image]
-        return draw_segmentation({"size": [height, width], "counts": [0, height * width]}, (height, width))
+        counts = [0, height * width] if value else [height * width]
+        return draw_segmentation({"size": [height, width], "counts": counts}, (height, width)) or {}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -158,7 +158,10 @@ TRUTH = [
         "expected text or whole numbers",
     ),
     (changed(annotations(), ("annotations", 2, "segmentation", "counts"), "Oib0"), r"annotations\[2\]: .*negative"),
-    (changed(annotations(), ("annotations", 2, "segmentation", "counts"), "zzzzzz"), "are corrupt; expected 600"),
+    (
+        changed(annotations(), ("annotations", 2, "segmentation", "counts"), "zzzzzz"),
+        "are corrupt; expected 20 x 30 = 600",
+    ),
     (changed(annotations(), ("annotations", 2, "segmentation", "size"), None), "of size None; expected the image's"),
     (b"PK\x03\x04", "not JSON"),
 ]
