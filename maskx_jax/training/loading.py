@@ -1,5 +1,6 @@
 """Load a trained model, for follow-up work."""
 
+import contextlib
 import dataclasses
 import pathlib
 from typing import Any
@@ -43,13 +44,17 @@ def load(workdir: str | pathlib.Path, step: int | None = None) -> Loaded:
 
     Raises:
       FileNotFoundError: the directory holds no run, or no such checkpoint.
+      ValueError: its config or the checkpoint is damaged, or does not fit this version.
+      OSError: they cannot be read.
     """
     config = read_config(workdir)
-    checkpoints = Checkpoints(workdir)
-    try:
+    with contextlib.closing(Checkpoints(workdir)) as checkpoints:
         step = checkpoints.existing_step(step)
         num_classes = len(checkpoints.categories(step))
-        model = rcnn.build(num_classes, **config.model.to_dict())
+        try:
+            model = rcnn.build(num_classes, **config.model.to_dict())
+        except TypeError as error:
+            raise ValueError(f"{workdir}: its config.json does not fit this version's models: {error}") from error
         variables = jax.eval_shape(lambda: initialize(model, jax.random.key(0)))
         # Placed explicitly: the run may have had other devices than this machine.
         here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
@@ -60,7 +65,5 @@ def load(workdir: str | pathlib.Path, step: int | None = None) -> Loaded:
         }
         abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), abstract)
         restored, categories = checkpoints.restore_model(abstract, step)
-    finally:
-        checkpoints.close()
     params = restored["params"] if restored["ema_params"] is None else restored["ema_params"]
     return Loaded(config, model, {"params": params, "frozen": restored["frozen"]}, categories, step)

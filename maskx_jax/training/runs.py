@@ -5,16 +5,22 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Mapping
+import reprlib
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 
+from maskx_jax.errors import one_line, some
+from maskx_jax.files import write_json
 from maskx_jax.training.distributed import gather_objects
 
 CONFIG_FILE = "config.json"
+DATA_FILE = "data.json"
+ENVIRONMENT_FILE = "environment.json"
 LOCK_FILE = "lock"
 
 # What a run may be continued with other than it was begun with: nothing that decides on examples, model or updates.
@@ -30,14 +36,33 @@ HARMLESS = (
 )
 
 
+# What loading and evaluating a run read of its config, besides the fields of each module of the model.
+_READ = {
+    "seed": int,
+    "model.mask_predictor": str,
+    **dict.fromkeys(
+        [f"model.{name}" for name in ("backbone", "fpn", "rpn", "box_head", "mask_head", "weight_transfer")], Mapping
+    ),
+    "optimizer.ema_decay": float,
+    **dict.fromkeys([f"data.{name}" for name in ("source", "directory", "eval_split", "loader")], str),
+    "data.mask_split": object,
+    "data.num_workers": int,
+    "data.shapes": Mapping,
+    "data.transform": Mapping,
+    **dict.fromkeys(["evaluation.batch_size", "evaluation.num_pictures"], int),
+    **dict.fromkeys(["evaluation.mask_threshold", "evaluation.picture_score_threshold"], float),
+    "evaluation.split": object,
+    "evaluation.boundary": bool,
+    "evaluation.backend": str,
+    "train.num_steps": int,
+}
+
+
 def write_config(workdir: str | pathlib.Path, config: ConfigDict) -> None:
-    """Write the config into the work directory."""
+    """Write the config into the work directory, whole or not at all."""
     directory = epath.Path(workdir)
     directory.mkdir(parents=True, exist_ok=True)
-    # Renamed into its place: a run that is killed here leaves a whole one.
-    temporary = directory / f"{CONFIG_FILE}.tmp"
-    temporary.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
-    temporary.replace(directory / CONFIG_FILE)
+    write_json(directory / CONFIG_FILE, config.to_dict())
 
 
 def read_config(workdir: str | pathlib.Path) -> ConfigDict:
@@ -45,11 +70,68 @@ def read_config(workdir: str | pathlib.Path) -> ConfigDict:
 
     Raises:
       FileNotFoundError: the directory holds no run.
+      ValueError: the file does not hold the config of a run; the message names it.
     """
     path = epath.Path(workdir) / CONFIG_FILE
     if not path.exists():
         raise FileNotFoundError(f"expected the work directory of a run; found no {path}")
-    return ConfigDict(json.loads(path.read_text(), object_hook=_lists_to_tuples))
+    config = _read_json(path, "the config of a run")
+    for name, kind in _READ.items():
+        value: Any = config
+        for key in name.split("."):
+            if not isinstance(value, Mapping) or key not in value:
+                raise ValueError(f"{path}: found no {name}; expected the config of a run")
+            value = value[key]
+        if not isinstance(value, (int, float) if kind is float else kind):
+            raise ValueError(f"{path}: {name} is {value!r}; expected {kind.__name__}")
+    return ConfigDict(config)
+
+
+def _read_json(path: epath.Path, what: str) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"), object_hook=_lists_to_tuples)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no JSON ({one_line(error)}); expected {what}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} holds a {type(value).__name__}; expected {what}")
+    return value
+
+
+def write_description(
+    workdir: str | pathlib.Path, config: ConfigDict, identity: Mapping[str, Any], environment: Mapping[str, Any]
+) -> None:
+    """Write down what a run is: its config, which training data it has, and where it runs.
+
+    Raises:
+      OSError: the directory cannot be written to.
+    """
+    write_config(workdir, config)
+    write_json(epath.Path(workdir) / DATA_FILE, dict(identity))
+    write_json(epath.Path(workdir) / ENVIRONMENT_FILE, dict(environment))
+
+
+def check_data_identity(workdir: str | pathlib.Path, identity: Mapping[str, Any]) -> None:
+    """Check that a run goes on with the training data that it began with; runs of earlier versions do not say.
+
+    Raises:
+      ValueError: it is other data; the message names what differs.
+    """
+    path = epath.Path(workdir) / DATA_FILE
+    if not path.exists():
+        return
+    begun = _read_json(path, "the identity of a run's training data")
+    now = json.loads(json.dumps(dict(identity)), object_hook=_lists_to_tuples)
+    changed = [
+        f"{name}: {_shortened(begun.get(name))} -> {_shortened(now.get(name))}"
+        for name in {**begun, **now}
+        if begun.get(name) != now.get(name)
+    ]
+    if changed:
+        raise ValueError(
+            "the run in this work directory was begun with other training data:\n  "
+            + "\n  ".join(changed)
+            + "\nTake another work directory, or give --change_config to go on with these data."
+        )
 
 
 def check_resumable(begun: ConfigDict, config: ConfigDict) -> None:
@@ -78,6 +160,29 @@ def check_resumable(begun: ConfigDict, config: ConfigDict) -> None:
         )
 
 
+def from_first_process(compute: Callable[[], Any]) -> Any:
+    """Return on all processes what the first one computes, or raise on all of them what it met.
+
+    Args:
+      compute: returns what JSON can hold.
+
+    Raises:
+      RuntimeError: on the other processes, where the first one failed.
+    """
+    value, problem = None, None
+    if jax.process_index() == 0:
+        try:
+            value = compute()
+        except Exception as error:
+            problem = error
+    value, text = gather_objects([value, problem and one_line(problem)])[0]
+    if problem is not None:
+        raise problem
+    if text is not None:
+        raise RuntimeError(text)
+    return value
+
+
 def lock(workdir: str | pathlib.Path) -> "Lock":
     """Return the lock of a work directory, or raise on all processes what the first one met.
 
@@ -85,18 +190,9 @@ def lock(workdir: str | pathlib.Path) -> "Lock":
       ValueError: another run has it.
       OSError: the directory cannot be written to.
     """
-    own, problem = None, None
-    if jax.process_index() == 0:
-        try:
-            own = Lock(workdir)
-        except (OSError, ValueError) as error:
-            problem = error
-    told = gather_objects(None if problem is None else str(problem))[0]
-    if problem is not None:
-        raise problem
-    if told is not None:
-        raise ValueError(told)
-    return own or Lock("none://")
+    locks = [Lock("none://")]
+    from_first_process(lambda: locks.append(Lock(workdir)))
+    return locks[-1]
 
 
 class Lock:
@@ -113,16 +209,18 @@ class Lock:
         path = pathlib.Path(workdir) / LOCK_FILE
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            file = path.open("a+")
+            # Not through a link, which may lead to a file of somebody else.
+            file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644), "r+")
         except OSError as error:
             raise OSError(f"cannot write into the work directory {workdir}: {error}") from error
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            file.seek(0)
             owner = file.read().strip()
             file.close()
             raise ValueError(f"another run writes into {workdir}: process {owner}") from error
+        except OSError as error:
+            logging.warning("%s: no lock (%s); see to it that no other run writes into this directory", path, error)
         file.truncate(0)
         file.write(f"{os.getpid()} of {os.uname().nodename}")
         file.flush()
@@ -132,6 +230,10 @@ class Lock:
         """Give the directory free."""
         if self._file is not None:
             self._file.close()
+
+
+def _shortened(value: Any) -> str:
+    return reprlib.repr(value) if not isinstance(value, tuple) else f"{len(value)} of them, {some(value)}"
 
 
 def _flat(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
