@@ -34,7 +34,7 @@ from maskx_jax.structures import PyTree
 from maskx_jax.training import distributed, pretrained, runs
 from maskx_jax.training.checkpoints import Checkpoints, has_checkpoint
 from maskx_jax.training.interruption import EXIT_INTERRUPTED, InterruptedRun, Interruption
-from maskx_jax.training.logging import ENVIRONMENT_FILE, MetricLog, RecentLosses, describe_environment
+from maskx_jax.training.logging import MetricLog, RecentLosses, describe_environment
 from maskx_jax.training.optimizer import learning_rate_schedule, make_optimizer, num_parameters
 from maskx_jax.training.sharding import global_batch, make_mesh, state_shardings
 from maskx_jax.training.steps import initialize, make_detect_step, make_state, make_train_step
@@ -124,7 +124,7 @@ def _train(config: ConfigDict, workdir: str, change_config: bool, watchdog: Watc
     if is_first_process:
         runs.write_config(workdir, config)
         environment = json.dumps(describe_environment(), indent=2)
-        (pathlib.Path(workdir) / ENVIRONMENT_FILE).write_text(environment + "\n")
+        (pathlib.Path(workdir) / runs.ENVIRONMENT_FILE).write_text(environment + "\n")
     ema_decay = config.optimizer.ema_decay or None
     state = make_state(variables, optimizer, config.optimizer.frozen, ema=ema_decay is not None)
     shardings = state_shardings(mesh, state, config.train.state_sharding)

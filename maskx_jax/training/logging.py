@@ -1,5 +1,6 @@
 """What a run leaves behind for people to read: JSON lines, TensorBoard, and a description of the environment."""
 
+import contextlib
 import importlib.metadata
 import json
 import math
@@ -7,52 +8,104 @@ import os
 import pathlib
 import platform
 import subprocess
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
+from absl import logging
 
-ENVIRONMENT_FILE = "environment.json"
+from maskx_jax.errors import one_line
+from maskx_jax.files import write_text
+
 METRICS_FILE = "metrics.jsonl"
 
 
 class MetricLog:
     """Writes metrics by step to `metrics.jsonl` and to TensorBoard; only the first process writes.
 
+    What cannot be written never stops a run: it is warned of once, and training goes on.
+
     Args:
       workdir: of the run.
       start_step: that the run continues from; lines of later steps, which a run that was killed left, are removed.
       tensorboard: whether to write for TensorBoard too.
+
+    Raises:
+      ValueError: metrics.jsonl is no text.
+      OSError: it cannot be read or written.
     """
 
     def __init__(self, workdir: str | pathlib.Path, start_step: int = 0, tensorboard: bool = True) -> None:
-        self._lines = None
-        self._tensorboard = None
+        self._lines: Any = None
+        self._events: Any = None
+        self._earlier: list[dict[str, Any]] = []
+        self._warned = False
         if jax.process_index() == 0:
             path = pathlib.Path(workdir) / METRICS_FILE
-            _keep_lines_until(path, start_step)
-            self._lines = path.open("a")
+            self._earlier = _keep_lines_until(path, start_step)
+            self._lines = path.open("a", encoding="utf-8")
             if tensorboard:
-                from tensorboardX import SummaryWriter
+                self._events = _EventFile(pathlib.Path(workdir) / "tensorboard")
 
-                self._tensorboard = SummaryWriter(str(pathlib.Path(workdir) / "tensorboard"))
+    def history(self, name: str) -> dict[int, float | None]:
+        """Return a metric by earlier step, None where it had no value; only the first process knows any."""
+        return {line["step"]: line[name] for line in self._earlier if name in line}
 
     def write(self, step: int, metrics: Mapping[str, float | None]) -> None:
         """Append one line {"step": step, name: value, ...}; a value that does not exist is null."""
-        if self._lines is not None:
+        if self._lines is None:
+            return
+        with self._warning_once():
             self._lines.write(json.dumps({"step": step, **metrics}) + "\n")
             self._lines.flush()
-        if self._tensorboard is not None:
-            for name, value in metrics.items():
-                if value is not None:
-                    self._tensorboard.add_scalar(name, value, step)
+        if self._events is not None:
+            with self._warning_once():
+                self._events.write(step, metrics)
 
     def close(self) -> None:
         """Flush and close the files."""
-        for writer in (self._lines, self._tensorboard):
+        for writer in (self._lines, self._events):
             if writer is not None:
-                writer.close()
+                with self._warning_once():
+                    writer.close()
+
+    @contextlib.contextmanager
+    def _warning_once(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if not self._warned:
+                logging.warning("metrics cannot be written, training goes on without: %s", one_line(error))
+            self._warned = True
+
+
+class _EventFile:
+    """A file of TensorBoard, written by the thread that calls.
+
+    `tensorboardX.SummaryWriter` writes in a thread of its own; where a full disk ends that thread, the next caller
+    waits for it forever.
+    """
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.summary import scalar
+
+        folder.mkdir(exist_ok=True)
+        self._event, self._scalar = Event, scalar
+        self._writer = EventsWriter(str(folder / "events"))
+
+    def write(self, step: int, metrics: Mapping[str, float | None]) -> None:
+        for name, value in metrics.items():
+            if value is not None:
+                event = self._event(step=step, wall_time=time.time(), summary=self._scalar(name, value))
+                self._writer.write_event(event)
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
 
 
 class RecentLosses:
@@ -99,20 +152,24 @@ class RecentLosses:
         return averages
 
 
-def _keep_lines_until(path: pathlib.Path, last_step: int) -> None:
-    """Remove the lines of later steps, and one that was cut off."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text().splitlines():
+def _keep_lines_until(path: pathlib.Path, last_step: int) -> list[dict[str, Any]]:
+    """Remove the lines of later steps, and what is no line of metrics (one that was cut off); return the rest."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text in UTF-8 ({error}); move it away to go on without it") from error
+    kept, num_broken = [], 0
+    for line in lines:
         try:
-            if json.loads(line)["step"] <= last_step:
-                kept.append(f"{line}\n")
-        except ValueError:
-            continue
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(kept))
-    temporary.replace(path)
+            entry = json.loads(line)
+            if entry["step"] <= last_step:
+                kept.append(entry)
+        except (ValueError, TypeError, KeyError):
+            num_broken += 1
+    if num_broken:
+        logging.warning("%s: removed %d of %d lines that are no metrics", path, num_broken, len(lines))
+    write_text(path, "".join(json.dumps(entry) + "\n" for entry in kept))
+    return kept
 
 
 def describe_environment() -> dict[str, Any]:
