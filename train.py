@@ -33,9 +33,10 @@ from maskx_jax.models import rcnn
 from maskx_jax.structures import PyTree
 from maskx_jax.training import distributed, pretrained, runs
 from maskx_jax.training.checkpoints import Checkpoints, has_checkpoint
+from maskx_jax.training.checks import check_config, choose_best_metric
 from maskx_jax.training.interruption import EXIT_INTERRUPTED, InterruptedRun, Interruption
 from maskx_jax.training.logging import MetricLog, RecentLosses, describe_environment
-from maskx_jax.training.optimizer import learning_rate_schedule, make_optimizer, num_parameters
+from maskx_jax.training.optimizer import learning_rate_schedule, make_optimizer, num_parameters, split_params
 from maskx_jax.training.sharding import global_batch, make_mesh, state_shardings
 from maskx_jax.training.steps import initialize, make_detect_step, make_state, make_train_step
 from maskx_jax.training.watchdog import Watchdog
@@ -67,10 +68,12 @@ def train(config: ConfigDict, workdir: str, change_config: bool = False) -> dict
 
     Raises:
       InterruptedRun: SIGTERM or SIGINT came, and the state is saved.
-      ValueError: the config does not fit the data, the weights or the run that it continues.
+      ValueError: a field of the config is out of range, or the config does not fit the data, the weights or the run
+        that it continues.
       FloatingPointError: a loss is not finite.
       OSError: the work directory cannot be written to.
     """
+    check_config(config, jax.device_count(), jax.process_count())
     watchdog = Watchdog(workdir, peer_timeout=config.distributed.peer_timeout, **config.watchdog.to_dict())
     with contextlib.closing(runs.lock(workdir)), watchdog:
         return _train(config, workdir, change_config, watchdog)
@@ -108,6 +111,10 @@ def _train(config: ConfigDict, workdir: str, change_config: bool, watchdog: Watc
     evaluate.check_categories(eval_source.categories, categories.to_coco())
     allowed_masks = splits.mask_labels(data.mask_split, categories)
     say(f"{len(train_source)} training images\n{pipeline.class_table(train_source, allowed_masks)}")
+    groups = evaluate.scored_groups(categories, config)
+    best_metric = None
+    if config.train.eval_every > 0:
+        best_metric = choose_best_metric(config.train.best_metric, evaluate.expected_metrics(config, groups))
     transform = Transform(**data.transform)
     factors = repeat_factors(train_source.image_labels, len(categories), data.repeat_threshold, data.keep_empty_images)
     if not data.keep_empty_images:
@@ -118,9 +125,15 @@ def _train(config: ConfigDict, workdir: str, change_config: bool, watchdog: Watc
     mesh = make_mesh()
     model = rcnn.build(len(categories), **config.model.to_dict())
     learning_rate, optimizer = _make_optimizer(config)
-    variables = jax.jit(lambda key: initialize(model, key))(jax.random.key(config.seed))
+    init = jax.jit(lambda key: initialize(model, key))
+    key = jax.random.key(config.seed)
+    # Before anything is compiled: whether the patterns fit the parameters.
+    split_params(init.eval_shape(key)["params"], config.optimizer.frozen)
+    variables = init(key)
     if not resumes:
-        variables = _with_weights(variables, config, weights, categories.names, say)
+        fresh, variables = variables, _with_weights(variables, config, weights, categories.names, say)
+        for line in pretrained.untrained_without_source(fresh, variables, config.optimizer.frozen):
+            say(f"warning: {line}")
     if is_first_process:
         runs.write_config(workdir, config)
         environment = json.dumps(describe_environment(), indent=2)
@@ -143,7 +156,7 @@ def _train(config: ConfigDict, workdir: str, change_config: bool, watchdog: Watc
     say(f"{num_parameters(state.params):,} parameters on {mesh.size} devices")
 
     checkpoints = Checkpoints(
-        workdir, keep=config.train.keep_checkpoints, best_metric=config.train.best_metric or None, writes=True
+        workdir, keep=config.train.keep_checkpoints, best_metric=best_metric, writes=True
     )
     with Interruption(mesh) as interruption, contextlib.closing(checkpoints):
         if resumes:
@@ -167,7 +180,7 @@ def _train(config: ConfigDict, workdir: str, change_config: bool, watchdog: Watc
 
             results = evaluate.detect(detect_step, variables, eval_source, config, mesh, before_batch)
             watchdog.at("scores", int(state.step))
-            metrics = evaluate.score(results, eval_source, config)
+            metrics = evaluate.score(results, eval_source, config, groups=groups)
             log.write(int(state.step), evaluate.flatten(metrics))
             say(format_table(metrics))
             return metrics

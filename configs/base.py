@@ -206,8 +206,9 @@ def get_config() -> ConfigDict:
             # Evaluation also writes a checkpoint; 0 leaves it to eval.py.
             "eval_every": 10_000,
             "keep_checkpoints": 2,
-            # The best checkpoint by this metric is kept too: <kind>/<group>/<name>, groups all, A, B; "" for none.
-            "best_metric": "segm/all/AP",
+            # The checkpoint that is best by a metric is kept too: by the first of these that the data and the model
+            # measure, <kind>/<group>/<name>, groups all, A, B and mixed; () for none.
+            "best_metric": ("segm/all/AP", "bbox/all/AP"),
         }
     )
 

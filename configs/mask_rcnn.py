@@ -17,8 +17,6 @@ def get_config(argument: str | None = None) -> ConfigDict:
     def predictor(name: str) -> variants.Change:
         def change(config: ConfigDict) -> None:
             config.model.mask_predictor = name
-            if name == "none":
-                config.train.best_metric = "bbox/all/AP"
 
         return change
 

@@ -23,7 +23,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
     config.model.mask_head.mlp = "paper"
     config.data.mask_split = "voc"
     # What the method is for: masks of classes that had none.
-    config.train.best_metric = "segm/B/AP"
+    config.train.best_metric = ("segm/B/AP", "segm/all/AP", "bbox/all/AP")
 
     def mlp(name: str) -> variants.Change:
         def change(config: ConfigDict) -> None:

@@ -129,11 +129,10 @@ def get_config(argument: str | None = None) -> ConfigDict:
     config = base.get_config()
     config.data.mask_split = "voc"
     config.evaluation.split = "voc"
-    config.train.best_metric = "segm/B/AP"
+    config.train.best_metric = ("segm/B/AP", "segm/all/AP", "bbox/all/AP")
 
     def detector(config: ConfigDict) -> None:
         config.model.mask_predictor = "none"
-        config.train.best_metric = "bbox/all/AP"
 
     rows = {name: _change(row) for name, row in ROWS.items()} | {DETECTOR: detector}
     sizes = {"full": lambda config: None, "tiny": tiny}

@@ -56,7 +56,7 @@ def test_tiny_model_learns_eight_real_images_by_heart(coco_mini, tmp_path):
     config.data.mask_split = "voc"
     config.data.eval_split = "train"
     config.data.transform.flip_probability = 0.0
-    config.train.update(num_steps=400, eval_every=400, checkpoint_every=400, log_every=50, best_metric="segm/A/AP")
+    config.train.update(num_steps=400, eval_every=400, checkpoint_every=400, log_every=50, best_metric=("segm/A/AP",))
     with optimized():
         metrics = train.train(config, str(tmp_path / "run"))
     assert metrics["bbox"]["all"]["AP"] > 0.5

@@ -302,7 +302,6 @@ def test_two_images_are_learned_by_heart(tmp_path):
     config.data.transform.flip_probability = 0.0
     config.data.shapes.update(num_train=2, num_eval=2, crowd_fraction=0.0, empty_fraction=0.0)
     config.optimizer.learning_rate = 2e-3
-    config.train.best_metric = "segm/all/AP"
 
     source = train.open_source
     try:

@@ -75,15 +75,11 @@ class Checkpoints:
           metrics: of this step, where it was evaluated. A best metric that has no value (None) counts as absent.
 
         Raises:
-          ValueError: the best metric is not among the metrics.
           OSError: this write or the one before failed.
         """
         evaluated = metrics is not None
         if metrics is not None and self._best_metric is not None:
-            if self._best_metric not in metrics:
-                raise ValueError(f"best metric {self._best_metric!r} is not among the metrics {sorted(metrics)}")
-            if metrics[self._best_metric] is None:
-                metrics = None
+            metrics = None if metrics.get(self._best_metric) is None else metrics
         self.check()
         step = int(state.step)
         model, training = _model_part(state), _training_part(state)

@@ -13,7 +13,7 @@ from tests.models.build import tiny_config
 
 def test_harmless_changes_pass():
     begun, config = tiny_config(), tiny_config()
-    config.train.update(log_every=3, checkpoint_every=7, best_metric="")
+    config.train.update(log_every=3, checkpoint_every=7, best_metric=())
     config.data.update(loader="tf_data", num_workers=9, directory="/elsewhere")
     config.evaluation.batch_size = 3
     runs.check_resumable(begun, config)

@@ -1,0 +1,182 @@
+"""Every field that can be checked without data is refused by name, in one line."""
+
+import importlib.util
+import itertools
+
+import pytest
+
+from configs import base, demo, mask_rcnn, maskx_rcnn, paper, variants
+from maskx_jax.training.checks import check_config, choose_best_metric
+from tests.models.build import tiny_config
+
+
+def changed(**fields):
+    """Return the tiny config with fields of any section changed, given as section__field."""
+    config = tiny_config()
+    for path, value in fields.items():
+        *sections, field = path.split("__")
+        section = config
+        for name in sections:
+            section = section[name]
+        with section.ignore_type():
+            section[field] = value
+    return config
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        ("seed", -1, "0 to 2.14748e+09"),
+        ("distributed__peer_timeout", 0, "1 or more"),
+        ("watchdog__sign_every", 0.0, "0.001 or more"),
+        ("initialize__preset", "torchvison", "one of auto, torchvision_detector"),
+        ("initialize__new", ("box_head/(",), "regular expressions (missing )"),
+        ("embedding__path", "/no/such/file.npz", "an existing file"),
+        ("model__mask_predictor", "transfr", "one of none, class_specific"),
+        ("model__dtype", "float16", "one of float32, bfloat16"),
+        ("model__channel_order", "rbg", "one of rgb, bgr"),
+        ("model__pixel_std", (1.0, 0.0, 1.0), "1e-06 or more"),
+        ("model__pixel_mean", (1.0, 2.0), "3 values"),
+        ("model__roi_align_convention", "torch", "one of torchvision"),
+        ("model__backbone__norm", "batch", "one of frozen_batch, group"),
+        ("model__backbone__stage_sizes", (1, 1, 1), "4 values"),
+        ("model__backbone__stage_sizes", (1, 1, 0, 1), "1 or more"),
+        ("model__rpn__anchor_sizes", (32.0, 64.0), "5 values"),
+        ("model__rpn__aspect_ratios", (), "one or more"),
+        ("model__rpn__anchor_convention", "caffe", "one of torchvision"),
+        ("model__rpn__nms_threshold", 1.5, "0 to 1"),
+        ("model__rpn__pre_nms_top_k", (0, 100), "1 or more"),
+        ("model__box_head__max_detections", 0, "1 or more"),
+        ("model__box_head__num_samples", -3, "1 or more"),
+        ("model__box_head__box_weights", (1.0, 1.0), "4 values"),
+        ("model__mask_head__mlp", "heavy", "one of none, paper, light"),
+        ("model__mask_head__train_on", "boxes", "one of proposals, gt_boxes"),
+        ("model__mask_head__body", "deep", "one of plain, residual"),
+        ("model__weight_transfer__input", "seg", "one of cls"),
+        ("model__weight_transfer__activation", "gelu", "one of leaky_relu"),
+        ("model__weight_transfer__num_layers", 4, "one of 1, 2, 3"),
+        ("data__source", "coco", "one of prepared, shapes"),
+        ("data__loader", "tfdata", "one of tf_data, threads"),
+        ("data__mask_split", "/no/such/split.txt", "an existing file"),
+        ("data__num_workers", 0, "1 or more"),
+        ("data__prefetch", -1, "0 or more"),
+        ("data__max_broken_records", -1, "0 or more"),
+        ("data__repeat_threshold", -0.5, "0 to 1"),
+        ("data__transform__canvas", (100, 128), "multiples of 32"),
+        ("data__transform__max_long_side", 0, "1 or more"),
+        ("optimizer__name", "adam", "one of sgd, adamw"),
+        ("optimizer__schedule", "linear", "one of step, cosine"),
+        ("optimizer__learning_rate", float("nan"), "a finite number"),
+        ("optimizer__learning_rate", -0.1, "0 or more"),
+        ("optimizer__frozen", ("*",), "regular expressions (nothing to repeat"),
+        ("optimizer__warmup_steps", -1, "0 or more"),
+        ("optimizer__ema_decay", 1.5, "0 to 1"),
+        ("optimizer__num_microbatches", 0, "1 or more"),
+        ("optimizer__num_microbatches", 3, "a divisor of the 4 images that a device has of train.batch_size"),
+        ("train__batch_size", 0, "1 or more"),
+        ("train__batch_size", 7, "a multiple of the 2 devices"),
+        ("train__num_steps", -1, "1 or more"),
+        ("train__log_every", 0, "1 or more"),
+        ("train__checkpoint_every", 0, "1 or more"),
+        ("train__eval_every", -1, "0 or more"),
+        ("train__keep_checkpoints", 0, "1 or more"),
+        ("train__state_sharding", "zero", "one of replicated, fsdp"),
+        ("train__best_metric", ("segm/B/APP",), "<kind>/<group>/<number>"),
+        ("train__best_metric", ("segm/C/AP",), "<kind>/<group>/<number>"),
+        ("train__best_metric", ("boundary/all/AP",), "one of what is measured here: bbox, segm"),
+        ("evaluation__batch_size", 5, "a multiple of the 2 devices"),
+        ("evaluation__backend", "coco", "one of hotcoco"),
+        ("evaluation__mask_threshold", 50, "0 to 1"),
+    ],
+)
+def test_a_value_out_of_range_is_named(field, value, expected):
+    with pytest.raises(ValueError, match=rf"^config\.{field.replace('__', '.')} is ") as caught:
+        check_config(changed(**{field: value}), num_devices=2)
+    assert f"; expected {expected}" in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"data__transform__canvas": (128, 64)}, r"config\.data\.transform: canvas is \(128, 64\); expected"),
+        ({"data__transform__flip_probability": 2.0}, r"config\.data\.transform: flip_probability is 2\.0"),
+        ({"data__transform__num_slots": 0}, r"config\.data\.transform: num_slots is 0"),
+        ({"data__mask_split": "vok"}, r"config\.data\.mask_split: unknown split 'vok'; did you mean 'voc'"),
+        ({"data__mask_split": "random(1)"}, r"config\.data\.mask_split: split 'random\(1\)' is malformed"),
+        ({"evaluation__split": "vok"}, r"config\.evaluation\.split: unknown split 'vok'"),
+        (
+            {"model__mask_head__body": "residual", "model__mask_head__num_convs": 2},
+            r"config\.model\.mask_head\.num_convs is 2; expected an odd number",
+        ),
+        (
+            {"model__mask_predictor": "none", "train__best_metric": ("segm/all/AP",)},
+            r"config\.train\.best_metric is \('segm/all/AP',\); expected one of what is measured here: bbox$",
+        ),
+    ],
+)
+def test_values_that_do_not_fit_together_are_named(fields, message):
+    with pytest.raises((ValueError, ModuleNotFoundError), match=message):
+        check_config(changed(**fields), num_devices=2)
+
+
+def test_a_backend_that_is_not_installed_is_named(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match="backend 'hotcoco' needs a package: pip install hotcoco"):
+        check_config(changed(evaluation__backend="hotcoco"))
+
+
+def test_devices_are_spread_evenly():
+    with pytest.raises(ValueError, match="got 8 devices on 3 processes"):
+        check_config(changed(), num_devices=8, num_processes=3)
+
+
+def shipped_configs():
+    """Return every config that the package ships, one for each choice of each variant."""
+    predictors = [f"predictor={name}" for name in ("class_specific", "class_agnostic", "none")]
+    common = [
+        f"{variant}={choice}"
+        for variant, choices in {
+            "backbone": variants.BACKBONE,
+            "data": variants.DATA,
+            "schedule": variants.SCHEDULE,
+            "split": variants.SPLIT,
+            "dtype": variants.DTYPE,
+        }.items()
+        for choice in choices
+    ]
+    training = [f"training={name}" for name in ("end_to_end", "stage_wise")]
+    return {
+        "base": lambda: base.get_config(),
+        "demo": lambda: demo.get_config(),
+        **{f"mask_rcnn:{text}": lambda text=text: mask_rcnn.get_config(text) for text in common + predictors},
+        **{f"maskx_rcnn:{text}": lambda text=text: maskx_rcnn.get_config(text) for text in common + training},
+        **{
+            f"paper:{row},{size}": lambda row=row, size=size: paper.get_config(f"row={row},size={size}")
+            for row, size in itertools.product([*paper.ROWS, paper.DETECTOR], ("full", "tiny"))
+        },
+    }
+
+
+SHIPPED = shipped_configs()
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_shipped_config_passes(name):
+    check_config(SHIPPED[name](), num_devices=8, num_processes=2)
+
+
+@pytest.mark.parametrize(
+    ("preferences", "measured", "chosen"),
+    [
+        (("segm/B/AP", "segm/all/AP"), ["bbox/all/AP", "segm/all/AP", "segm/B/AP"], "segm/B/AP"),
+        (("segm/B/AP", "segm/all/AP"), ["bbox/all/AP", "segm/all/AP"], "segm/all/AP"),
+        ((), ["bbox/all/AP"], None),
+    ],
+)
+def test_the_best_metric_is_the_first_that_is_measured(preferences, measured, chosen):
+    assert choose_best_metric(preferences, measured) == chosen
+
+
+def test_a_best_metric_that_this_data_does_not_measure_is_refused():
+    with pytest.raises(ValueError, match=r"is \('segm/B/AP',\); expected one that this data measures: bbox/all/AP"):
+        choose_best_metric(("segm/B/AP",), ["bbox/all/AP"])
