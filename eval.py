@@ -17,7 +17,7 @@ from maskx_jax import errors, files
 from maskx_jax.data.sources import open_source
 from maskx_jax.evaluate import check_categories, detect, kinds_of, report, score_file, write_evaluation
 from maskx_jax.evaluation import coco_checks, coco_metrics, coco_results
-from maskx_jax.training import distributed
+from maskx_jax.training import compilation, distributed
 from maskx_jax.training.sharding import make_mesh, replicated
 from maskx_jax.training.steps import make_detect_step
 
@@ -61,6 +61,7 @@ def main(_: list[str]) -> None:
         raise ValueError("expected --workdir, or --results with --annotations")
     # What others made is read before the model runs.
     others = {title: coco_results.read_results(path) for title, path in map(_title_and_path, _COMPARE.value)}
+    compilation.use_cache()
     distributed.join(enabled=_DISTRIBUTED.value)
     loaded = maskx_jax.load(_WORKDIR.value, _STEP.value)
     # A run of an older version lacks fields.

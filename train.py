@@ -31,7 +31,7 @@ from maskx_jax.data.transforms import Transform
 from maskx_jax.evaluation.coco_metrics import format_table
 from maskx_jax.models import rcnn
 from maskx_jax.structures import PyTree
-from maskx_jax.training import distributed, pretrained, runs
+from maskx_jax.training import compilation, distributed, pretrained, runs
 from maskx_jax.training.checkpoints import Checkpoints, has_checkpoint
 from maskx_jax.training.checks import check_config, choose_best_metric
 from maskx_jax.training.interruption import EXIT_INTERRUPTED, InterruptedRun, Interruption
@@ -50,6 +50,7 @@ def main(_: list[str]) -> None:
     """Train as the flags say."""
     # Orbax and TensorFlow write a page for every checkpoint at the level below.
     logging.set_verbosity(logging.WARNING)
+    compilation.use_cache()
     distributed.join(**_CONFIG.value.distributed.to_dict())
     try:
         train(_CONFIG.value, _WORKDIR.value, _CHANGE_CONFIG.value)
@@ -155,9 +156,7 @@ def _train(config: ConfigDict, workdir: str, change_config: bool, watchdog: Watc
     detect_step = make_detect_step(model, mesh)
     say(f"{num_parameters(state.params):,} parameters on {mesh.size} devices")
 
-    checkpoints = Checkpoints(
-        workdir, keep=config.train.keep_checkpoints, best_metric=best_metric, writes=True
-    )
+    checkpoints = Checkpoints(workdir, keep=config.train.keep_checkpoints, best_metric=best_metric, writes=True)
     with Interruption(mesh) as interruption, contextlib.closing(checkpoints):
         if resumes:
             watchdog.at("restore", 0)
