@@ -11,8 +11,6 @@ the run is lost or stuck, to be started again.
 """
 
 import contextlib
-import json
-import pathlib
 import sys
 import time
 from collections.abc import Callable
@@ -31,8 +29,9 @@ from maskx_jax.data.transforms import Transform
 from maskx_jax.evaluation.coco_metrics import format_table
 from maskx_jax.models import rcnn
 from maskx_jax.structures import PyTree
+from maskx_jax.training import checkpoints as checkpointing
 from maskx_jax.training import compilation, distributed, pretrained, runs
-from maskx_jax.training.checkpoints import Checkpoints, has_checkpoint
+from maskx_jax.training.checkpoints import Checkpoints
 from maskx_jax.training.checks import check_config, choose_best_metric
 from maskx_jax.training.interruption import EXIT_INTERRUPTED, InterruptedRun, Interruption
 from maskx_jax.training.logging import MetricLog, RecentLosses, describe_environment
@@ -43,44 +42,56 @@ from maskx_jax.training.watchdog import Watchdog
 
 _CONFIG = config_flags.DEFINE_config_file("config", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints, logs and evaluations go.", required=True)
-_CHANGE_CONFIG = flags.DEFINE_bool("change_config", False, "Continue a run although its config has changed.")
+_CHANGE_CONFIG = flags.DEFINE_bool(
+    "change_config", False, "Continue a run although its config or its training data have changed."
+)
+_RESTART = flags.DEFINE_bool(
+    "restart", False, "Begin at step 0 although all checkpoints of the run were put aside as damaged."
+)
+
+# Every evaluation measures it.
+_ALWAYS_MEASURED = "bbox/all/AP"
 
 
 def main(_: list[str]) -> None:
     """Train as the flags say."""
     # Orbax and TensorFlow write a page for every checkpoint at the level below.
     logging.set_verbosity(logging.WARNING)
+    checkpointing.quiet()
     compilation.use_cache()
     distributed.join(**_CONFIG.value.distributed.to_dict())
     try:
-        train(_CONFIG.value, _WORKDIR.value, _CHANGE_CONFIG.value)
+        train(_CONFIG.value, _WORKDIR.value, _CHANGE_CONFIG.value, _RESTART.value)
     except InterruptedRun as interrupted:
         print(interrupted, file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
 
 
-def train(config: ConfigDict, workdir: str, change_config: bool = False) -> dict[str, Any]:
+def train(config: ConfigDict, workdir: str, change_config: bool = False, restart: bool = False) -> dict[str, Any]:
     """Train to the last step; return the metrics of the last evaluation, if there was one.
 
     Args:
       config: see configs/base.py.
       workdir: of the run; created, or continued.
-      change_config: continue a run although fields of its config have changed that decide on what it learns.
+      change_config: continue a run although its training data or fields of its config have changed that decide on what
+        it learns.
+      restart: begin at step 0 although all checkpoints of the run were put aside as damaged.
 
     Raises:
       InterruptedRun: SIGTERM or SIGINT came, and the state is saved.
       ValueError: a field of the config is out of range, or the config does not fit the data, the weights or the run
         that it continues.
       FloatingPointError: a loss is not finite.
-      OSError: the work directory cannot be written to.
+      OSError: the work directory cannot be read or written.
+      RuntimeError: no checkpoint of the run is whole.
     """
     check_config(config, jax.device_count(), jax.process_count())
     watchdog = Watchdog(workdir, peer_timeout=config.distributed.peer_timeout, **config.watchdog.to_dict())
     with contextlib.closing(runs.lock(workdir)), watchdog:
-        return _train(config, workdir, change_config, watchdog)
+        return _train(config, workdir, change_config, restart, watchdog)
 
 
-def _train(config: ConfigDict, workdir: str, change_config: bool, watchdog: Watchdog) -> dict[str, Any]:
+def _train(config: ConfigDict, workdir: str, change_config: bool, restart: bool, watchdog: Watchdog) -> dict[str, Any]:
     is_first_process = jax.process_index() == 0
 
     def say(text: str) -> None:
@@ -90,7 +101,9 @@ def _train(config: ConfigDict, workdir: str, change_config: bool, watchdog: Watc
     # Where the parameters come from: the run itself, if it has begun, or weights from elsewhere. Either brings the
     # conventions that they were trained with.
     weights = None
-    resumes = has_checkpoint(workdir)
+    resumes = checkpointing.has_checkpoint(workdir)
+    if not (resumes or restart):
+        checkpointing.check_beginning(workdir)
     if resumes:
         begun = runs.read_config(workdir)
         pretrained.apply_conventions(config, pretrained.conventions_of(begun), say=say)
@@ -109,6 +122,8 @@ def _train(config: ConfigDict, workdir: str, change_config: bool, watchdog: Watc
         data.source, data.directory, data.eval_split, data.shapes, training=False, seed=config.seed
     )
     categories = train_source.categories
+    if resumes and not change_config:
+        runs.check_data_identity(workdir, train_source.identity)
     evaluate.check_categories(eval_source.categories, categories.to_coco())
     allowed_masks = splits.mask_labels(data.mask_split, categories)
     say(f"{len(train_source)} training images\n{pipeline.class_table(train_source, allowed_masks)}")
@@ -135,10 +150,6 @@ def _train(config: ConfigDict, workdir: str, change_config: bool, watchdog: Watc
         fresh, variables = variables, _with_weights(variables, config, weights, categories.names, say)
         for line in pretrained.untrained_without_source(fresh, variables, config.optimizer.frozen):
             say(f"warning: {line}")
-    if is_first_process:
-        runs.write_config(workdir, config)
-        environment = json.dumps(describe_environment(), indent=2)
-        (pathlib.Path(workdir) / runs.ENVIRONMENT_FILE).write_text(environment + "\n")
     ema_decay = config.optimizer.ema_decay or None
     state = make_state(variables, optimizer, config.optimizer.frozen, ema=ema_decay is not None)
     shardings = state_shardings(mesh, state, config.train.state_sharding)
@@ -156,12 +167,16 @@ def _train(config: ConfigDict, workdir: str, change_config: bool, watchdog: Watc
     detect_step = make_detect_step(model, mesh)
     say(f"{num_parameters(state.params):,} parameters on {mesh.size} devices")
 
-    checkpoints = Checkpoints(workdir, keep=config.train.keep_checkpoints, best_metric=best_metric, writes=True)
-    with Interruption(mesh) as interruption, contextlib.closing(checkpoints):
+    checkpoints = Checkpoints(workdir, keep=config.train.keep_checkpoints, writes=True)
+    with Interruption(mesh) as interruption, checkpoints:
         if resumes:
             watchdog.at("restore", 0)
             state = checkpoints.restore_newest(state, say)
             say(f"resumed from step {int(state.step)}")
+        # From here on it is this config's run: a restore that was refused has changed nothing.
+        runs.from_first_process(
+            lambda: runs.write_description(workdir, config, train_source.identity, describe_environment())
+        )
         start, num_steps = int(state.step), config.train.num_steps
         metrics: dict[str, Any] = {}
 
@@ -169,6 +184,9 @@ def _train(config: ConfigDict, workdir: str, change_config: bool, watchdog: Watc
             return config.train.eval_every > 0 and (step == num_steps or step % config.train.eval_every == 0)
 
         def evaluate_state() -> dict[str, Any]:
+            # What evaluating meets, memory above all, must not cost the steps before.
+            checkpoints.wait()
+            step = int(state.step)
             params = state.params if state.ema_params is None else state.ema_params
             variables = {"params": params, "frozen": state.frozen}
 
@@ -178,29 +196,33 @@ def _train(config: ConfigDict, workdir: str, change_config: bool, watchdog: Watc
                     leave()
 
             results = evaluate.detect(detect_step, variables, eval_source, config, mesh, before_batch)
-            watchdog.at("scores", int(state.step))
-            metrics = evaluate.score(results, eval_source, config, groups=groups)
-            log.write(int(state.step), evaluate.flatten(metrics))
+            watchdog.at("scores", step)
+            metrics = runs.from_first_process(lambda: evaluate.score(results, eval_source, config, groups=groups))
+            flat = evaluate.flatten(metrics)
+            log.write(step, flat)
+            if best_metric is not None and (value := flat[best_metric]) is not None:
+                scores[step] = value
             say(format_table(metrics))
             return metrics
 
-        def save(metrics: dict[str, Any]) -> None:
+        def save() -> None:
             watchdog.at("checkpoint", int(state.step))
-            checkpoints.save(state, categories.to_coco(), evaluate.flatten(metrics) if metrics else None)
+            checkpoints.save(state, categories.to_coco(), scores)
 
         def leave() -> NoReturn:
             """Save, if this step is not saved already, and leave."""
             step = int(state.step)
             if step > 0 and checkpoints.latest_step() != step:
-                save({})
+                save()
             saved = ", which is saved" if step > 0 else ""
             raise InterruptedRun(f"asked to leave after step {step}{saved}; start the command again to go on")
 
         with contextlib.closing(MetricLog(workdir, start)) as log:
-            if start > 0 and evaluates_at(start) and not checkpoints.was_evaluated(start):
-                # The run was asked to leave in the middle of this evaluation.
+            evaluated = _history(log, _ALWAYS_MEASURED)
+            scores = {step: value for step, value in _history(log, best_metric).items() if value is not None}
+            if start > 0 and evaluates_at(start) and start not in evaluated:
+                # The run ended in the middle of this evaluation.
                 metrics = evaluate_state()
-                save(metrics)
             statistics = pipeline.Statistics()
             batches = pipeline.train_batches(
                 train_source,
@@ -256,10 +278,10 @@ def _train(config: ConfigDict, workdir: str, change_config: bool, watchdog: Watc
                     progress.set_postfix({name: f"{value:.3g}" for name, value in shown.items()})
                     since, waited = time.monotonic(), 0.0
                 pause = time.monotonic()
+                if saves:
+                    save()
                 if evaluates:
                     metrics = evaluate_state()
-                if saves:
-                    save(metrics if evaluates else {})
                 # Evaluating and saving do not count as training time.
                 since += time.monotonic() - pause
             watchdog.at("last checkpoint", num_steps)
@@ -269,6 +291,13 @@ def _train(config: ConfigDict, workdir: str, change_config: bool, watchdog: Watc
         f"{len(statistics.broken)}"
     )
     return metrics
+
+
+def _history(log: MetricLog, name: str | None) -> dict[int, float | None]:
+    """Return the earlier values of a metric by step, the same on all processes."""
+    if name is None:
+        return {}
+    return {step: value for step, value in runs.from_first_process(lambda: list(log.history(name).items()))}
 
 
 def _make_optimizer(config: ConfigDict) -> tuple[Any, Any]:

@@ -2,20 +2,28 @@
 
 A step's checkpoint has two parts: `model` (params, ema_params, frozen: what follow-up work loads) and `training`
 (step, optimizer state). Beside them lies a `description`: the bijection between labels and category ids, so that a
-checkpoint says what its outputs mean, and shape, type and fingerprint of every array, so that damage is noticed.
+checkpoint says what its outputs mean, and shape, type and fingerprint of every array, so that damage is noticed. It
+carries a digest of itself.
 """
 
 import contextlib
 import dataclasses
+import hashlib
+import json
 import pathlib
-from collections.abc import Callable, Mapping
+import re
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import TracebackType
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from absl import logging
 from etils import epath
-from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
+from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, LatestN
 
 from maskx_jax.structures import PyTree, TrainState
 from maskx_jax.training.distributed import gather_objects
@@ -25,34 +33,31 @@ CHECKPOINTS_FOLDER = "checkpoints"
 DAMAGED_FOLDER = "damaged_checkpoints"
 # Differing arrays that an error names.
 _NAMED = 5
+# Of TensorStore's errors (all are ValueErrors): these speak of a file's content, the others of reading it.
+_CONTENT_STATUS = ("DATA_LOSS", "FAILED_PRECONDITION", "INVALID_ARGUMENT", "NOT_FOUND", "OUT_OF_RANGE")
+
+
+class DamagedCheckpointError(ValueError):
+    """A checkpoint's content is not what was written."""
 
 
 class Checkpoints:
-    """The checkpoints of one work directory, written in the background.
+    """The checkpoints of one work directory, written in the background; a context manager that waits for the writes.
 
     Args:
       workdir: checkpoints go into its folder `checkpoints`.
       keep: number of latest checkpoints to keep.
-      best_metric: name of a metric given to `save`; the checkpoint where it is largest is kept as well.
       writes: whether this run owns the directory, and removes what an earlier one left half written.
     """
 
-    def __init__(
-        self, workdir: str | pathlib.Path, *, keep: int = 2, best_metric: str | None = None, writes: bool = False
-    ) -> None:
-        policies: list[Any] = [LatestN(keep)]
-        if best_metric is not None:
-            lowest = float("-inf")  # Of checkpoints that an earlier run wrote with another best metric.
-            policies.append(
-                BestN(get_metric_fn=lambda m: m.get(best_metric, lowest), n=1, keep_checkpoints_without_metrics=False)
-            )
-        self._best_metric = best_metric
+    def __init__(self, workdir: str | pathlib.Path, *, keep: int = 2, writes: bool = False) -> None:
+        self._best = _Best()
         self._workdir = epath.Path(workdir).absolute()
         self._directory = self._workdir / CHECKPOINTS_FOLDER
         self._manager = ocp.CheckpointManager(
             self._directory,
             options=ocp.CheckpointManagerOptions(
-                preservation_policy=AnyPreservationPolicy(policies),
+                preservation_policy=AnyPreservationPolicy([LatestN(keep), self._best]),
                 cleanup_tmp_directories=writes,
                 create=writes,
             ),
@@ -63,24 +68,20 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def save(
-        self, state: TrainState, categories: list[dict[str, Any]], metrics: Mapping[str, float | None] | None = None
+        self, state: TrainState, categories: list[dict[str, Any]], scores: Mapping[int, float] | None = None
     ) -> None:
         """Start to write the state; an error of the previous write surfaces here.
-
-        A checkpoint of this very step is written again.
 
         Args:
           state: to save, under its own step.
           categories: the `categories` list of a COCO file, in label order.
-          metrics: of this step, where it was evaluated. A best metric that has no value (None) counts as absent.
+          scores: of earlier steps; the checkpoint with the largest one is kept as well.
 
         Raises:
           OSError: this write or the one before failed.
         """
-        evaluated = metrics is not None
-        if metrics is not None and self._best_metric is not None:
-            metrics = None if metrics.get(self._best_metric) is None else metrics
         self.check()
+        self._best.scores = scores or {}
         step = int(state.step)
         model, training = _model_part(state), _training_part(state)
         arrays = _named(model, training)
@@ -89,11 +90,12 @@ class Checkpoints:
             name: {"shape": list(array.shape), "dtype": str(array.dtype), "fingerprint": values[name]}
             for name, array in arrays.items()
         }
-        description = {"categories": categories, "evaluated": evaluated, "arrays": described}
+        description: dict[str, Any] = {"categories": categories, "arrays": described}
+        description["digest"] = _digest(description)
         with self._naming_the_last_good_one(f"the checkpoint of step {step}"):
-            if step in self._manager.all_steps():
-                self._manager.wait_until_finished()
-                self._manager.delete(step)
+            if not self._directory.exists() and "://" not in str(self._directory):
+                # Orbax would make it anew, without the rest of the run.
+                raise FileNotFoundError("the folder was deleted")
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
@@ -101,8 +103,17 @@ class Checkpoints:
                     training=ocp.args.StandardSave(training),
                     description=ocp.args.JsonSave(description),
                 ),
-                metrics=None if metrics is None else {k: v for k, v in metrics.items() if v is not None},
             )
+
+    def wait(self) -> None:
+        """Wait for the write in progress.
+
+        Raises:
+          OSError: it failed; the message names the last checkpoint that is whole.
+        """
+        with self._naming_the_last_good_one("a checkpoint"):
+            self._manager.wait_until_finished()
+            self._manager.check_for_errors()
 
     def check(self) -> None:
         """Raise the error of the write in the background, if it failed.
@@ -118,78 +129,75 @@ class Checkpoints:
 
         Raises:
           FileNotFoundError: there is no such checkpoint.
-          ValueError: it holds other arrays than `state`, or damaged ones; it names them.
+          DamagedCheckpointError: its content is not what was written.
+          ValueError: it holds other arrays than `state`; it names them.
+          OSError: it could not be read, which says nothing about its content.
         """
         step = self.existing_step(step)
-        description = self._describe(step)
         abstract = jax.tree.map(_abstract, state)
         model, training = _model_part(abstract), _training_part(abstract)
-        _check_arrays(description["arrays"], _named(model, training), f"checkpoint {step} in {self._directory}")
-        restored = self._manager.restore(
-            step,
-            args=ocp.args.Composite(model=ocp.args.StandardRestore(model), training=ocp.args.StandardRestore(training)),
-        )
-        self._verify(step, description, _named(restored["model"], restored["training"]))
+        with self._reading(step):
+            description = self._describe(step)
+            _check_arrays(description["arrays"], _named(model, training), self._name(step))
+            items = {"model": ocp.args.StandardRestore(model), "training": ocp.args.StandardRestore(training)}
+            restored = self._manager.restore(step, args=ocp.args.Composite(**items))
+            self._verify(description, _named(restored["model"], restored["training"]))
         return dataclasses.replace(state, **restored["model"], **restored["training"])
 
     def restore_newest(self, state: TrainState, say: Callable[[str], None]) -> TrainState:
         """Return the newest state that is whole; damaged checkpoints are put aside, and said so.
 
-        Without any checkpoint it is `state` itself. All processes take the same one.
+        A checkpoint counts as damaged where two readings say so. All processes take the same one.
 
         Raises:
           ValueError: the checkpoint is whole, but of other arrays than `state`.
-          RuntimeError: there are checkpoints, and all are damaged.
+          OSError: a checkpoint could not be read, which says nothing about its content; nothing was changed.
+          RuntimeError: there is none that is whole.
         """
-        damaged = []
         while (step := self.latest_step()) is not None:
-            cause, restored = None, None
-            try:
-                restored = self.restore(state, step)
-            except _OtherArraysError:
-                raise
-            except Exception as error:  # Whatever Orbax and TensorStore raise for files that are not as they should be.
-                cause = f"{type(error).__name__}: {str(error).splitlines()[0]}"
-            causes = [one for one in gather_objects(cause) if one]
-            if not causes:
-                assert restored is not None
-                return restored
+            for _ in range(2):
+                restored, damage, failure = None, None, None
+                try:
+                    restored = self.restore(state, step)
+                except DamagedCheckpointError as error:
+                    damage = error
+                except OSError as error:
+                    failure = error
+                outcomes = gather_objects([damage and str(damage), failure and str(failure)])
+                failures = [text for _, text in outcomes if text]
+                damages = [text for text, _ in outcomes if text]
+                if failures:
+                    raise OSError(f"{failures[0]}. Nothing was changed; start again when it can be read") from failure
+                if not damages:
+                    assert restored is not None
+                    return restored
             place = self._put_aside(step)
-            damaged.append(step)
-            say(f"the checkpoint of step {step} is damaged ({causes[0]}); it is now {place}, and an older one is used")
-        if damaged:
-            raise RuntimeError(
-                f"all checkpoints in {self._directory} were damaged (steps {damaged}); they are in "
-                f"{self._workdir / DAMAGED_FOLDER}. Started again, the run begins at step 0."
-            )
-        return state
-
-    def was_evaluated(self, step: int) -> bool:
-        """Return whether the checkpoint of a step was saved after its evaluation."""
-        return bool(self._describe(self.existing_step(step))["evaluated"])
+            say(f"damaged: {damages[0]}; it is now {place}, and an older one is used")
+        raise RuntimeError(f"all checkpoints in {self._directory} were damaged. {_put_aside_text(self._workdir)}")
 
     def restore_model(self, abstract_model: PyTree, step: int | None = None) -> tuple[PyTree, list[dict[str, Any]]]:
         """Return the `model` part of a checkpoint, shaped as `abstract_model`, and its categories.
 
-        Raises:
-          FileNotFoundError: there is no such checkpoint.
-          ValueError: it holds other arrays, or damaged ones; it names them.
+        Raises: as `restore`.
         """
         step = self.existing_step(step)
-        description = self._describe(step)
-        stored = {name: array for name, array in description["arrays"].items() if name.startswith("model/")}
-        _check_arrays(stored, _named(abstract_model, {}), f"checkpoint {step} in {self._directory}")
-        restored = self._manager.restore(step, args=ocp.args.Composite(model=ocp.args.StandardRestore(abstract_model)))
-        self._verify(step, description, _named(restored["model"], {}))
+        with self._reading(step):
+            description = self._describe(step)
+            stored = {name: array for name, array in description["arrays"].items() if name.startswith("model/")}
+            _check_arrays(stored, _named(abstract_model, {}), self._name(step))
+            items = {"model": ocp.args.StandardRestore(abstract_model)}
+            restored = self._manager.restore(step, args=ocp.args.Composite(**items))
+            self._verify(description, _named(restored["model"], {}))
         return restored["model"], description["categories"]
 
     def categories(self, step: int | None = None) -> list[dict[str, Any]]:
         """Return the categories of a checkpoint, in label order.
 
-        Raises:
-          FileNotFoundError: there is no such checkpoint.
+        Raises: as `restore`.
         """
-        categories: list[dict[str, Any]] = self._describe(self.existing_step(step))["categories"]
+        step = self.existing_step(step)
+        with self._reading(step):
+            categories: list[dict[str, Any]] = self._describe(step)["categories"]
         return categories
 
     def close(self) -> None:
@@ -198,10 +206,20 @@ class Checkpoints:
         Raises:
           OSError: it failed.
         """
-        with self._naming_the_last_good_one("a checkpoint"):
-            self._manager.wait_until_finished()
-            self._manager.check_for_errors()
-        self._manager.close()
+        try:
+            self.wait()
+        finally:
+            self._manager.close()
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        # After an error a write that fails too must not hide it.
+        with contextlib.suppress(Exception) if kind else contextlib.nullcontext():
+            self.close()
 
     def existing_step(self, step: int | None = None) -> int:
         """Return the step itself if it has a checkpoint, and the latest for None.
@@ -216,23 +234,43 @@ class Checkpoints:
             raise FileNotFoundError(f"expected {wanted} in {self._directory}; found steps {sorted(steps)}")
         return chosen
 
+    def _name(self, step: int) -> str:
+        return f"checkpoint {step} in {self._directory}"
+
+    @contextlib.contextmanager
+    def _reading(self, step: int) -> Iterator[None]:
+        """Name the checkpoint, and tell damage from a reading that failed."""
+        try:
+            yield
+        except _OtherArraysError:
+            raise
+        except Exception as error:  # Whatever Orbax and TensorStore raise.
+            is_there = (self._directory / str(step)).exists()
+            if is_there and _speaks_of_content(error):
+                raise DamagedCheckpointError(f"{self._name(step)}: {_cause(error)}") from error
+            raise OSError(f"{self._name(step)} could not be read: {_cause(error)}") from error
+
     def _describe(self, step: int) -> dict[str, Any]:
         restored = self._manager.restore(step, args=ocp.args.Composite(description=ocp.args.JsonRestore()))
-        description: dict[str, Any] = restored["description"]
+        description = restored["description"]
+        if not (isinstance(description, dict) and {"categories", "arrays"} <= description.keys()):
+            raise DamagedCheckpointError("its description has no categories and arrays")
+        digest = description.pop("digest", None)  # Earlier versions wrote none.
+        if digest is not None and digest != _digest(description):
+            raise DamagedCheckpointError("its description is not as it was written")
         return description
 
-    def _verify(self, step: int, description: dict[str, Any], arrays: Mapping[str, Any]) -> None:
+    def _verify(self, description: dict[str, Any], arrays: Mapping[str, Any]) -> None:
         """Check that what was read is what was written.
 
         Raises:
-          ValueError: it is not; it names the arrays.
+          DamagedCheckpointError: it is not; it names the arrays.
         """
         stored = description["arrays"]
         broken = [name for name, value in fingerprints(arrays).items() if value != stored[name]["fingerprint"]]
         if broken:
-            raise ValueError(
-                f"checkpoint {step} in {self._directory}: {len(broken)} of {len(stored)} arrays are not as they were "
-                f"written, such as {broken[0]}"
+            raise DamagedCheckpointError(
+                f"{len(broken)} of {len(stored)} arrays are not as they were written, such as {broken[0]}"
             )
 
     def _put_aside(self, step: int) -> epath.Path:
@@ -249,26 +287,114 @@ class Checkpoints:
         return epath.Path(targets[0])
 
     @contextlib.contextmanager
-    def _naming_the_last_good_one(self, what: str) -> Any:
+    def _naming_the_last_good_one(self, what: str) -> Iterator[None]:
         try:
             yield
         except Exception as error:
-            steps = sorted(int(path.name) for path in self._directory.iterdir() if path.name.isdigit())
-            last = f"the last good one is of step {steps[-1]}" if steps else "there is no other one"
-            cause = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise OSError(f"{what} could not be written to {self._directory}: {cause}; {last}") from error
+            raise OSError(
+                f"{what} could not be written to {self._directory}: {_cause(error)}; {self._last_good_one()}"
+            ) from error
+
+    def _last_good_one(self) -> str:
+        try:
+            steps = [int(path.name) for path in self._directory.iterdir() if path.name.isdigit()]
+        except OSError as error:
+            return f"that folder cannot be read either ({_cause(error)}): what was saved in it may be lost"
+        if not steps and (earlier := self._manager.all_steps()):
+            return f"those of steps {sorted(earlier)} are gone from that folder. Put them back, or take another work directory"
+        if not steps:
+            return "there is no other one. Start the command again when it can be written"
+        return (
+            f"the last good one is of step {max(steps)}. Start the command again when it can be written: the run goes "
+            f"on from step {max(steps)}"
+        )
+
+
+class _Best:
+    """Orbax's rule for the checkpoints to keep: that with the largest score, the latest of equal ones."""
+
+    def __init__(self) -> None:
+        self.scores: Mapping[int, float] = {}
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
+        scored = [(self.scores[info.step], info.step) for info in checkpoints if info.step in self.scores]
+        best = max(scored)[1] if scored else None
+        return [info.step == best for info in checkpoints]
 
 
 class _OtherArraysError(ValueError):
     """A checkpoint is of another model."""
 
 
+def quiet() -> None:
+    """Keep Orbax from writing pages about an error: it is raised here, and said in one line."""
+    logging.get_absl_handler().addFilter(lambda record: "orbax" not in pathlib.Path(record.pathname).parts)
+    # Its other writes end after the one that failed, and find their event loop closed.
+    hook = sys.unraisablehook
+
+    def unraisable(unraised: Any) -> None:
+        frames = traceback.extract_tb(unraised.exc_traceback)
+        if not (frames and "asyncio" in pathlib.Path(frames[-1].filename).parts):
+            hook(unraised)
+
+    sys.unraisablehook = unraisable
+
+
 def has_checkpoint(workdir: str | pathlib.Path) -> bool:
     """Return whether a run in this work directory has saved a step."""
     if not (epath.Path(workdir) / CHECKPOINTS_FOLDER).exists():
         return False
-    with contextlib.closing(Checkpoints(workdir)) as checkpoints:
+    with Checkpoints(workdir) as checkpoints:
         return checkpoints.latest_step() is not None
+
+
+def check_beginning(workdir: str | pathlib.Path) -> None:
+    """Check that a run without a checkpoint may begin at step 0.
+
+    Raises:
+      RuntimeError: it had checkpoints, and all of them were put aside as damaged.
+    """
+    if (epath.Path(workdir) / DAMAGED_FOLDER).exists():
+        raise RuntimeError(f"{workdir} has no checkpoint left. {_put_aside_text(workdir)}")
+
+
+def _put_aside_text(workdir: str | pathlib.Path | epath.Path) -> str:
+    return (
+        f"The damaged ones are in {epath.Path(workdir) / DAMAGED_FOLDER}. Put a good copy of one into "
+        f"{CHECKPOINTS_FOLDER}, or give --restart to begin at step 0"
+    )
+
+
+def _speaks_of_content(error: BaseException) -> bool:
+    """Return whether an error says that files are missing or do not parse, and not that reading them failed."""
+    content = isinstance(error, DamagedCheckpointError | KeyError | ValueError | FileNotFoundError | IsADirectoryError)
+    cause: BaseException | None = error
+    while cause is not None:
+        text = str(cause)
+        status = re.match(r"([A-Z_]+): ", text)
+        if (
+            isinstance(cause, MemoryError)
+            or (isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError | IsADirectoryError))
+            or (status and status[1] not in _CONTENT_STATUS)
+            or (re.search("OS error|os_error_code", text) and not text.startswith("NOT_FOUND"))
+        ):
+            return False
+        cause = cause.__cause__ or cause.__context__
+    return content
+
+
+def _cause(error: BaseException) -> str:
+    """Return the first line of an error, of TensorStore's what the system said; its type where it says nothing."""
+    if said := re.search(r": ([A-Z][a-z ]+) \[os_error_code", str(error)):
+        return said[1]
+    first = str(error).strip().partition("\n")[0].partition(" [tensorstore_spec")[0]
+    if isinstance(error, DamagedCheckpointError):
+        return first
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__
+
+
+def _digest(description: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
 
 
 def _check_arrays(stored: Mapping[str, Any], expected: Mapping[str, Any], where: str) -> None:

@@ -1,6 +1,5 @@
 """Load a trained model, for follow-up work."""
 
-import contextlib
 import dataclasses
 import pathlib
 from typing import Any
@@ -48,7 +47,7 @@ def load(workdir: str | pathlib.Path, step: int | None = None) -> Loaded:
       OSError: they cannot be read.
     """
     config = read_config(workdir)
-    with contextlib.closing(Checkpoints(workdir)) as checkpoints:
+    with Checkpoints(workdir) as checkpoints:
         step = checkpoints.existing_step(step)
         num_classes = len(checkpoints.categories(step))
         try:

@@ -4,6 +4,7 @@ Every process of a run writes signs of life into the work directory, which all o
 A collective operation waits for the slowest process without a limit and without a name; these files have the names.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -88,7 +89,8 @@ class Watchdog:
         self._closing.set()
         self._thread.join()
         self._phase = "finished" if kind is None else f"ended by {kind.__name__}"
-        self._write_sign(ended=True)
+        with contextlib.suppress(OSError):  # Which must not hide what ended the run.
+            self._write_sign(ended=True)
 
     def stand(self) -> str:
         """Return where all processes stand, one line each."""
@@ -133,7 +135,8 @@ class Watchdog:
     def _leave(self, why: str) -> None:
         _say(f"{why}; process {self._index} leaves:\n{self.stand()}")
         self._phase = why
-        self._write_sign(ended=True)
+        with contextlib.suppress(OSError):  # Which must not hide what ended the run.
+            self._write_sign(ended=True)
         if self._index == 0:
             # JAX aborts the others as soon as the first process is gone: let them say where they stand before.
             until = time.monotonic() + 2 * self._sign_every

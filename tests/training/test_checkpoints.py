@@ -1,3 +1,4 @@
+import errno
 import json
 import resource
 import shutil
@@ -11,7 +12,7 @@ import pytest
 
 import maskx_jax
 from maskx_jax.structures import TrainState
-from maskx_jax.training.checkpoints import Checkpoints
+from maskx_jax.training.checkpoints import Checkpoints, DamagedCheckpointError, check_beginning
 from maskx_jax.training.runs import read_config, write_config
 from maskx_jax.training.sharding import make_mesh, replicated, state_shardings
 from tests.models.build import tiny_config
@@ -32,9 +33,9 @@ def toy_state(step: int, devices=None) -> TrainState:
     return jax.device_put(state, replicated(make_mesh(devices or jax.devices()[:1])))
 
 
-def save(checkpoints: Checkpoints, *steps: int, metrics=None) -> None:
+def save(checkpoints: Checkpoints, *steps: int, scores=None) -> None:
     for step in steps:
-        checkpoints.save(toy_state(step), CATEGORIES, metrics)
+        checkpoints.save(toy_state(step), CATEGORIES, scores)
 
 
 def test_restored_state_is_the_saved_one(tmp_path):
@@ -77,12 +78,21 @@ def test_a_state_is_restored_split_or_whole_however_it_was_saved(tmp_path, saved
         assert kernel.addressable_shards[0].data.shape == ((3, 2) if wanted == "fsdp" else (3, 16))
 
 
-def test_the_latest_checkpoints_and_the_best_are_kept(tmp_path):
-    checkpoints = Checkpoints(tmp_path, writes=True, keep=2, best_metric="segm/B/AP")
-    for step, value in ((1, 0.1), (2, 0.9), (3, 0.3), (4, None), (5, 0.2)):
-        save(checkpoints, step, metrics={"segm/B/AP": value, "bbox/all/AP": 1.0})
-    checkpoints.close()
-    assert sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir()) == [2, 4, 5]
+def test_the_latest_checkpoints_and_the_best_are_kept_over_restarts(tmp_path):
+    scores = {}
+    for step, score in ((1, 0.1), (2, 0.9), (3, 0.3), (4, None), (5, 0.2), (6, 0.9), (7, 0.1), (8, 0.1)):
+        with Checkpoints(tmp_path, writes=True, keep=2) as checkpoints:
+            save(checkpoints, step, scores=scores)
+        if score is not None:
+            scores[step] = score
+        if step == 5:
+            assert steps(tmp_path) == [2, 4, 5]
+    # Of equal ones the later.
+    assert steps(tmp_path) == [6, 7, 8]
+
+
+def steps(workdir) -> list[int]:
+    return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir())
 
 
 def test_a_missing_checkpoint_is_named_with_what_exists(tmp_path):
@@ -143,6 +153,21 @@ def remove_metadata(workdir) -> None:
     (workdir / "checkpoints/2/model/manifest.ocdbt").unlink()
 
 
+def change_the_description(workdir) -> None:
+    """Lose one array of the description, which still parses."""
+    path = workdir / "checkpoints/2/description/metadata"
+    description = json.loads(path.read_text())
+    del description["arrays"]["model/params/fc/kernel"]
+    path.write_text(json.dumps(description))
+
+
+def fill_the_description_with(content: bytes):
+    def damage(workdir) -> None:
+        (workdir / "checkpoints/2/description/metadata").write_bytes(content)
+
+    return damage
+
+
 def remove_description(workdir) -> None:
     shutil.rmtree(workdir / "checkpoints/2/description")
 
@@ -154,7 +179,13 @@ def empty(workdir) -> None:
 
 # Orbax's other reads are still under way when the first one fails, and end on a closed event loop.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("damage", [truncate, change_one_value, remove_metadata, remove_description, empty])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        *(truncate, change_one_value, remove_metadata, change_the_description, remove_description, empty),
+        *map(fill_the_description_with, (b"", b"[]", b"{}", b"\xff")),
+    ],
+)
 def test_a_damaged_checkpoint_is_put_aside_and_the_one_before_is_used(saved, damage):
     damage(saved)
     said = []
@@ -162,7 +193,7 @@ def test_a_damaged_checkpoint_is_put_aside_and_the_one_before_is_used(saved, dam
     restored = checkpoints.restore_newest(toy_state(0), said.append)
     jax.tree.map(np.testing.assert_array_equal, restored, toy_state(1))
     if said:  # Orbax itself does not see an empty directory as a checkpoint.
-        assert "the checkpoint of step 2 is damaged" in said[0] and "damaged_checkpoints/2" in said[0]
+        assert "damaged: checkpoint 2 in " in said[0] and "damaged_checkpoints/2" in said[0]
         assert (saved / "damaged_checkpoints/2").is_dir()
     assert said or damage is empty
     # The step can be saved again.
@@ -176,10 +207,63 @@ def test_a_damaged_checkpoint_is_put_aside_and_the_one_before_is_used(saved, dam
 def test_when_every_checkpoint_is_damaged_the_run_does_not_begin_anew_by_itself(saved):
     for step in (1, 2):
         (saved / f"checkpoints/{step}/model/manifest.ocdbt").unlink()
-    checkpoints = Checkpoints(saved, writes=True)
-    with pytest.raises(RuntimeError, match=r"all checkpoints in .* were damaged \(steps \[2, 1\]\)"):
+    check_beginning(saved)
+    with Checkpoints(saved, writes=True) as checkpoints, pytest.raises(RuntimeError, match="all checkpoints in"):
         checkpoints.restore_newest(toy_state(0), lambda text: None)
-    checkpoints.close()
+    # Nor does the next start.
+    with pytest.raises(RuntimeError, match=r"no checkpoint left.*damaged_checkpoints.* or give --restart"):
+        check_beginning(saved)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        OSError(errno.EIO, "Input/output error"),
+        OSError(errno.ESTALE, "Stale file handle", "a.json"),
+        ValueError("UNKNOWN: Error reading local file: [OS error 116: ESTALE Stale file handle]"),
+        ValueError("RESOURCE_EXHAUSTED: [OS error 24: EMFILE Too many open files]"),
+        RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 99 bytes"),
+        RuntimeError(),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("lasts", [True, False])
+def test_a_reading_that_fails_for_the_moment_puts_nothing_aside(saved, monkeypatch, error, lasts):
+    with Checkpoints(saved, writes=True) as checkpoints:
+        whole, calls = checkpoints._manager.restore, []
+
+        def restore(*arguments, **options):
+            calls.append(arguments)
+            if lasts or len(calls) == 1:
+                raise error
+            return whole(*arguments, **options)
+
+        monkeypatch.setattr(checkpoints._manager, "restore", restore)
+        with pytest.raises(OSError, match=r"checkpoint 2 in .* could not be read: \w+.*Nothing was changed"):
+            checkpoints.restore_newest(toy_state(0), pytest.fail)
+    assert steps(saved) == [1, 2] and not (saved / "damaged_checkpoints").exists()
+
+
+def test_damage_that_the_second_reading_does_not_see_is_none(saved, monkeypatch):
+    with Checkpoints(saved, writes=True) as checkpoints:
+        whole, calls = checkpoints._verify, []
+
+        def verify(*arguments):
+            calls.append(arguments)
+            if len(calls) == 1:
+                raise DamagedCheckpointError("one bit in memory")
+            whole(*arguments)
+
+        monkeypatch.setattr(checkpoints, "_verify", verify)
+        assert int(checkpoints.restore_newest(toy_state(0), pytest.fail).step) == 2
+
+
+def test_a_checkpoint_that_vanished_is_not_put_aside(saved):
+    with Checkpoints(saved, writes=True) as checkpoints:
+        shutil.rmtree(saved / "checkpoints")
+        with pytest.raises(OSError, match=r"checkpoint 2 in .* could not be read"):
+            checkpoints.restore_newest(toy_state(0), pytest.fail)
 
 
 def test_what_a_killed_run_left_half_written_is_removed(saved):
@@ -206,15 +290,6 @@ def test_a_checkpoint_of_another_model_is_refused_with_the_difference(saved):
     assert (saved / "checkpoints/2").exists()
 
 
-def test_a_step_is_saved_again_with_its_metrics(tmp_path):
-    checkpoints = Checkpoints(tmp_path, writes=True, best_metric="segm/B/AP")
-    save(checkpoints, 1, 2)
-    assert not checkpoints.was_evaluated(2)
-    save(checkpoints, 2, metrics={"segm/B/AP": 0.5})
-    assert checkpoints.was_evaluated(2)
-    checkpoints.close()
-
-
 def test_a_full_disk_is_told_with_the_last_good_checkpoint(saved):
     checkpoints = Checkpoints(saved, writes=True)
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -222,9 +297,12 @@ def test_a_full_disk_is_told_with_the_last_good_checkpoint(saved):
     try:
         # No file may grow beyond some bytes: writing fails as on a full disk.
         resource.setrlimit(resource.RLIMIT_FSIZE, (40, limit[1]))
-        with pytest.raises(OSError, match=r"could not be written to .*; the last good one is of step 2"):
+        with pytest.raises(OSError, match=r"could not be written to .*; the last good one is of step 2\. Start"):
             save(checkpoints, 3)
-            checkpoints.close()
+            checkpoints.wait()
+        # Nor does leaving hide the error that led to it.
+        with pytest.raises(KeyError, match="the cause"), checkpoints:
+            raise KeyError("the cause")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
         signal.signal(signal.SIGXFSZ, handler)

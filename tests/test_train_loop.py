@@ -1,0 +1,291 @@
+"""train.py around a model that computes nothing: what a run writes, resumes from and refuses, without a compilation."""
+
+import dataclasses
+import errno
+import json
+import os
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import traverse_util
+
+import train
+from configs import demo, mask_rcnn, maskx_rcnn, paper
+from maskx_jax.data.categories import Categories
+from maskx_jax.data.records import identity_of
+from maskx_jax.data.shapes import ShapesSource
+from maskx_jax.structures import Detections
+from maskx_jax.training import checkpoints as checkpointing
+from maskx_jax.training.checkpoints import Checkpoints
+from maskx_jax.training.sharding import split_batch
+from tests.models.build import tiny_config
+
+NAMES = ("person", "car", "cat", "zebra", "pizza", "kite")
+NUM_WITHOUT_MASKS = 2
+PARAMETERS = ("backbone/stem", "backbone/res2_block0/conv1", "fpn/p2", "rpn/conv", "box_head/fc1", "mask_head/conv1")
+
+
+class Source(ShapesSource):
+    """Synthetic images of classes that VOC has and has not; the last two of six are annotated without masks."""
+
+    def __init__(self, *arguments, **options) -> None:
+        super().__init__(*arguments, **(options | {"num_hues": 3, "num_textures": 2}))
+        self.categories = Categories(tuple(range(1, 7)), NAMES)
+
+    @property
+    def image_has_mask(self):
+        return [labels <= len(NAMES) - NUM_WITHOUT_MASKS for labels in self.image_labels]
+
+    def coco_ground_truth(self):
+        ground_truth = super().coco_ground_truth()
+        for annotation in ground_truth["annotations"]:
+            if annotation["category_id"] > len(NAMES) - NUM_WITHOUT_MASKS:
+                del annotation["segmentation"]
+        return ground_truth
+
+
+@pytest.fixture(autouse=True)
+def light(monkeypatch):
+    """Replace what compiles: a step counts, a detector finds one box in each image."""
+
+    def initialize(model, key):
+        return {"params": traverse_util.unflatten_dict({f"{path}/kernel": jnp.ones(3) for path in PARAMETERS}, sep="/")}
+
+    @jax.jit
+    def step(state):
+        return dataclasses.replace(state, step=state.step + 1), {"total": jnp.float32(1)}
+
+    def detect(variables, images, image_sizes):
+        shape = (len(images), 1)
+        masks = np.ones((*shape, 28, 28), np.float32)
+        found = Detections(
+            boxes=np.tile(np.float32([8, 8, 40, 40]), (*shape, 1)),
+            scores=np.full(shape, 0.5, np.float32),
+            labels=np.ones(shape, np.int32),
+            masks=masks,
+            keypoints=None,
+            valid=np.ones(shape, bool),
+        )
+        return jax.device_put(found, split_batch(images.sharding.mesh))
+
+    def open_source(source, directory, split, shapes, *, training, seed=0):
+        return Source(8, seed=int(training), image_size=64)
+
+    monkeypatch.setattr(train, "initialize", initialize)
+    monkeypatch.setattr(train, "make_train_step", lambda *arguments, **options: lambda state, batch: step(state))
+    monkeypatch.setattr(train, "make_detect_step", lambda *arguments: detect)
+    monkeypatch.setattr(train, "open_source", open_source)
+
+
+def shortened(config, num_steps=2):
+    """Return a config with a tiny canvas and few steps, and all else as it is."""
+    config.data.transform.update(canvas=(64, 64), short_sides=(64,), max_long_side=64)
+    config.data.update(loader="threads", num_workers=1)
+    config.train.update(batch_size=8, num_steps=num_steps, log_every=1, checkpoint_every=1, eval_every=num_steps)
+    config.evaluation.batch_size = 8
+    return config
+
+
+def small(**fields):
+    config = shortened(tiny_config())
+    config.optimizer.schedule = "step"
+    config.train.update(eval_every=1, **fields)
+    return config
+
+
+def evaluations(workdir):
+    lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    return [line["step"] for line in lines if "bbox/all/AP" in line]
+
+
+def steps(workdir):
+    return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir())
+
+
+SHIPPED = {
+    "demo": lambda: demo.get_config(),
+    **{
+        f"mask_rcnn:{text}": lambda text=text: mask_rcnn.get_config(text)
+        for text in (
+            *("predictor=class_specific", "predictor=class_agnostic", "predictor=none"),
+            *("split=voc", "split=nonvoc", "split=annotated"),
+        )
+    },
+    **{
+        f"maskx_rcnn:{text}": lambda text=text: maskx_rcnn.get_config(text)
+        for text in ("split=voc", "split=nonvoc", "split=all", "split=annotated,mlp=light", "training=stage_wise")
+    },
+    **{
+        f"paper:{text}": lambda text=text: paper.get_config(text)
+        for text in ("row=2/r50_maskx", "row=1a/oracle,split=nonvoc", "row=detector", "row=fig3/transfer")
+    },
+}
+BEST = {
+    "demo": "segm/B/AP",
+    "mask_rcnn:predictor=none": "bbox/all/AP",
+    "maskx_rcnn:split=all": "segm/all/AP",
+    "paper:row=detector": "bbox/all/AP",
+}
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_shipped_variant_passes_its_first_evaluation_a_save_and_a_restart(name, tmp_path, monkeypatch):
+    config = shortened(SHIPPED[name]())
+    if name == "demo":
+        config.data.mask_split = "random(1,4)"
+    chosen = []
+    choose = train.choose_best_metric
+    monkeypatch.setattr(train, "choose_best_metric", lambda *names: chosen.append(choose(*names)) or chosen[-1])
+    metrics = train.train(config, str(tmp_path))
+    assert metrics["bbox"]["all"]["AP"] is not None
+    assert train.train(config, str(tmp_path)) == {}
+    assert evaluations(tmp_path) == [2] and steps(tmp_path) == [1, 2]
+    default = "segm/all/AP" if name.startswith("mask_rcnn") else "segm/B/AP"
+    assert set(chosen) == {BEST.get(name, default)}
+
+
+def test_annotated_classes_are_scored_by_what_their_annotations_have(tmp_path):
+    config = small(num_steps=1)
+    config.data.mask_split = "annotated"
+    metrics = train.train(config, str(tmp_path))
+    assert set(metrics["bbox"]) == {"all", "A", "B"}
+    # Nothing of B has a mask to score against: no value, and a checkpoint all the same.
+    assert metrics["segm"]["B"]["AP"] is None and metrics["segm"]["A"]["AP"] is not None
+    assert steps(tmp_path) == [1]
+
+
+def test_a_best_metric_that_the_data_does_not_measure_is_refused_before_anything_is_written(tmp_path):
+    config = small(best_metric=("segm/B/AP",))
+    with pytest.raises(
+        ValueError, match=r"config\.train\.best_metric is \('segm/B/AP',\); expected one that this data"
+    ):
+        train.train(config, str(tmp_path))
+    assert not (tmp_path / "config.json").exists()
+
+
+def test_the_best_checkpoint_outlives_restarts(tmp_path, monkeypatch):
+    values = iter((0.1, 0.9, 0.3, None, 0.2, 0.1))
+
+    def score(results, source, config, **options):
+        value = next(values)
+        return {kind: {"all": {"AP": value}} for kind in ("bbox", "segm")}
+
+    monkeypatch.setattr(train.evaluate, "score", score)
+    monkeypatch.setattr(train, "format_table", lambda metrics: "")
+    # A run that is killed after each step and started again.
+    for num_steps in range(1, 7):
+        train.train(small(num_steps=num_steps), str(tmp_path))
+    assert steps(tmp_path) == [2, 5, 6]
+
+
+def test_a_step_is_saved_before_it_is_scored_and_scored_once(tmp_path, monkeypatch):
+    def score(*arguments, **options):
+        raise MemoryError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(train.evaluate, "score", score)
+        with pytest.raises(MemoryError):
+            train.train(small(), str(tmp_path))
+    assert steps(tmp_path) == [1] and evaluations(tmp_path) == []
+    train.train(small(), str(tmp_path))
+    assert steps(tmp_path) == [1, 2] and evaluations(tmp_path) == [1, 2]
+    # Killed between the line of the last evaluation and what would have come after it.
+    train.train(small(num_steps=3), str(tmp_path))
+    assert evaluations(tmp_path) == [1, 2, 3]
+
+
+def test_other_training_data_under_the_same_path_are_refused(tmp_path, monkeypatch):
+    train.train(small(), str(tmp_path))
+    before = (tmp_path / "data.json").read_text()
+    monkeypatch.setattr(Source, "identity", property(lambda source: identity_of(source.categories, 9)))
+    with pytest.raises(ValueError, match=r"begun with other training data:\n  num_images: 8 -> 9"):
+        train.train(small(num_steps=3), str(tmp_path))
+    assert (tmp_path / "data.json").read_text() == before
+    train.train(small(num_steps=3), str(tmp_path), change_config=True)
+    assert json.loads((tmp_path / "data.json").read_text())["num_images"] == 9
+
+
+def test_a_restart_that_is_refused_changes_nothing(tmp_path, monkeypatch):
+    train.train(small(), str(tmp_path))
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("*.json*")}
+    config = small(num_steps=3)
+    config.optimizer.ema_decay = 0.5
+    with pytest.raises(ValueError, match="another model, number of classes or optimizer"):
+        train.train(config, str(tmp_path), change_config=True)
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("*.json*")} == before
+    train.train(small(num_steps=3), str(tmp_path))
+    assert steps(tmp_path) == [2, 3]
+
+
+def test_what_stays_at_its_initial_values_for_good_is_warned_of(tmp_path, capsys):
+    config = small()
+    config.optimizer.frozen = ("backbone/stem/.*", "backbone/res2_.*")
+    for warned in (True, False):
+        train.train(config, str(tmp_path))
+        said = (
+            "warning: frozen parameters that no weights were loaded for: backbone/res2_block0, backbone/stem (2 arrays)"
+        )
+        assert (said in capsys.readouterr().out) == warned
+        # A run that goes on has weights of its own.
+        config.train.num_steps += 1
+
+
+def test_a_run_without_a_whole_checkpoint_begins_anew_only_if_it_is_told_to(tmp_path):
+    train.train(small(), str(tmp_path))
+    for step in steps(tmp_path):
+        shutil.rmtree(tmp_path / f"checkpoints/{step}/description")
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="--restart to begin at step 0"):
+            train.train(small(), str(tmp_path))
+    train.train(small(), str(tmp_path), restart=True)
+    assert steps(tmp_path) == [1, 2]
+
+
+@pytest.mark.parametrize("content", [b"", b'{"seed": 0,', b"[]", b"\xff"])
+def test_a_damaged_config_is_named(tmp_path, content):
+    train.train(small(), str(tmp_path))
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"^{tmp_path}/config\.json "):
+        train.train(small(num_steps=3), str(tmp_path))
+
+
+def test_a_bad_config_leaves_no_trace(tmp_path):
+    with pytest.raises(ValueError, match=r"config\.train\.log_every is 0; expected 1 or more"):
+        train.train(small(log_every=0), str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_write_that_fails_is_told_with_the_step_that_is_safe(tmp_path, monkeypatch):
+    save = Checkpoints.save
+
+    def failing(checkpoints, state, *arguments):
+        if int(state.step) == 2:
+            monkeypatch.setattr(checkpoints._manager, "save", fail)
+        save(checkpoints, state, *arguments)
+
+    def fail(*arguments, **options):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(Checkpoints, "save", failing)
+    with pytest.raises(
+        OSError, match=r"step 2 could not be written to .*Too many open files; .* of step 1\. Start the"
+    ):
+        train.train(small(), str(tmp_path))
+
+
+def test_a_work_directory_that_is_deleted_is_told(tmp_path, monkeypatch):
+    score = train.evaluate.score
+
+    def delete(*arguments, **options):
+        shutil.rmtree(tmp_path / "run")
+        return score(*arguments, **options)
+
+    monkeypatch.setattr(train.evaluate, "score", delete)
+    with pytest.raises(
+        OSError, match=r"step 2 could not be written to .*run/checkpoints: .* was deleted; .* may be lost"
+    ):
+        train.train(small(), str(tmp_path / "run"))
+    assert not checkpointing.has_checkpoint(tmp_path / "run")
