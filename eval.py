@@ -17,7 +17,7 @@ from maskx_jax import errors, files
 from maskx_jax.data.sources import open_source
 from maskx_jax.evaluate import check_categories, detect, kinds_of, report, score_file, write_evaluation
 from maskx_jax.evaluation import coco_checks, coco_metrics, coco_results
-from maskx_jax.training import compilation, distributed
+from maskx_jax.training import compilation, distributed, runs
 from maskx_jax.training.sharding import make_mesh, replicated
 from maskx_jax.training.steps import make_detect_step
 
@@ -85,6 +85,7 @@ def main(_: list[str]) -> None:
             coco_checks.check_results(results, source.coco_ground_truth(), kinds_of(results))
         except ValueError as error:
             raise ValueError(f"--compare={title}: {error}") from None
+    groups = runs.read_groups(_WORKDIR.value, source.categories)
     is_first_process = jax.process_index() == 0
     output = None
     if is_first_process:
@@ -93,7 +94,7 @@ def main(_: list[str]) -> None:
     variables = jax.device_put(loaded.variables, replicated(mesh))
     results = detect(make_detect_step(loaded.model, mesh), variables, source, loaded.config, mesh)
     if output is not None:
-        write_evaluation(results, source, loaded.config, output, others)
+        write_evaluation(results, source, loaded.config, output, groups, others)
 
 
 def _title_and_path(text: str) -> tuple[str, str]:

@@ -127,10 +127,12 @@ def _train(config: ConfigDict, workdir: str, change_config: bool, restart: bool,
     evaluate.check_categories(eval_source.categories, categories.to_coco())
     allowed_masks = splits.mask_labels(data.mask_split, categories)
     say(f"{len(train_source)} training images\n{pipeline.class_table(train_source, allowed_masks)}")
-    groups = evaluate.scored_groups(categories, config)
+    groups = evaluate.trained_groups(train_source, config)
     best_metric = None
     if config.train.eval_every > 0:
-        best_metric = choose_best_metric(config.train.best_metric, evaluate.expected_metrics(config, groups))
+        best_metric = choose_best_metric(
+            config.train.best_metric, evaluate.measured_metrics(config, groups, eval_source)
+        )
     transform = Transform(**data.transform)
     factors = repeat_factors(train_source.image_labels, len(categories), data.repeat_threshold, data.keep_empty_images)
     if not data.keep_empty_images:
@@ -175,7 +177,7 @@ def _train(config: ConfigDict, workdir: str, change_config: bool, restart: bool,
             say(f"resumed from step {int(state.step)}")
         # From here on it is this config's run: a restore that was refused has changed nothing.
         runs.from_first_process(
-            lambda: runs.write_description(workdir, config, train_source.identity, describe_environment())
+            lambda: runs.write_description(workdir, config, train_source, groups, describe_environment())
         )
         start, num_steps = int(state.step), config.train.num_steps
         metrics: dict[str, Any] = {}

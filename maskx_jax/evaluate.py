@@ -216,6 +216,39 @@ def scored_groups(categories: Categories, config: ConfigDict) -> dict[str, list[
     return mask_groups(categories, splits.mask_labels(config.evaluation.split or config.data.mask_split, categories))
 
 
+def trained_groups(source: Source, config: ConfigDict) -> dict[str, list[int]]:
+    """Return the category ids of A, B and mixed as a training set has them, where there is more than one of these.
+
+    Where the split names classes, they are those of `scored_groups`. With "annotated" the index decides: all boxes of
+    a class in A have a mask, none of one in B, some of a mixed one. Mixed classes are a group of their own: they count
+    neither for A nor for B.
+    """
+    if (config.evaluation.split or config.data.mask_split) != "annotated":
+        return scored_groups(source.categories, config)
+    roles = splits.class_roles(source, splits.mask_labels(config.data.mask_split, source.categories))[1:]
+    ids = np.array(source.categories.ids)
+    groups = {role: ids[roles == role].tolist() for role in ("A", "B", "mixed") if (roles == role).any()}
+    return groups if len(groups) > 1 else {}
+
+
+def measured_metrics(config: ConfigDict, groups: Mapping[str, Sequence[int]], source: Source) -> set[str]:
+    """Return the metrics that have objects of a source to be measured on; a group without masks has no mask AP.
+
+    Raises: as `expected_metrics`.
+    """
+    boxes, masks = splits.count_labels(source, np.ones(len(source.categories) + 1, bool))
+    label_of_id = source.categories.label_of_id()
+    members = {"all": source.categories.ids, **groups}
+
+    def has_objects(name: str) -> bool:
+        kind, group, *_ = name.split("/")
+        counts = boxes if kind == "bbox" else masks
+        parts = ("A", "B") if group == "harmonic_mean" else (group,)
+        return all(any(counts[label_of_id[i]] for i in members[part]) for part in parts)
+
+    return set(filter(has_objects, expected_metrics(config, groups, source.coco_ground_truth())))
+
+
 def mask_groups(categories: Categories, allowed: np.ndarray) -> dict[str, list[int]]:
     """Return the category ids of A (masks allowed in training) and B, where both exist."""
     # No array of ids: they may have more than 64 bits.
@@ -256,6 +289,7 @@ def write_evaluation(
     source: Source,
     config: ConfigDict,
     folder: pathlib.Path,
+    groups: Mapping[str, Sequence[int]] | None = None,
     others: Mapping[str, list[dict[str, Any]]] | None = None,
 ) -> dict[str, Any]:
     """Write results.json, score the results, and write metrics.json, table.txt and pictures; return the metrics.
@@ -265,13 +299,14 @@ def write_evaluation(
       source: that they were found in.
       config: of the run.
       folder: to write to.
+      groups: category ids by the name of the group; None takes those of `scored_groups`.
       others: results of other models, by the title of their panel in the pictures.
     """
     # First: scoring may take more memory than there is, and detecting again costs more than both.
     coco_results.write_results(folder / "results.json", results)
-    metrics = score(results, source, config)
+    metrics = score(results, source, config, groups)
     report(metrics, folder)
-    draw({"predictions": results, **(others or {})}, source, config, files.folder_in(folder, "pictures"))
+    draw({"predictions": results, **(others or {})}, source, config, files.folder_in(folder, "pictures"), groups)
     return metrics
 
 
@@ -285,7 +320,13 @@ def report(metrics: Mapping[str, Any], folder: pathlib.Path | None) -> None:
         print(f"wrote {folder}")
 
 
-def draw(results: Mapping[str, list[dict[str, Any]]], source: Source, config: ConfigDict, folder: pathlib.Path) -> None:
+def draw(
+    results: Mapping[str, list[dict[str, Any]]],
+    source: Source,
+    config: ConfigDict,
+    folder: pathlib.Path,
+    groups: Mapping[str, Sequence[int]] | None = None,
+) -> None:
     """Write pictures of the first images: ground truth, and what each model predicts; classes are marked A or B.
 
     Args:
@@ -293,11 +334,12 @@ def draw(results: Mapping[str, list[dict[str, Any]]], source: Source, config: Co
       source: of the images.
       config: of a run on them.
       folder: to write to.
+      groups: as of `score`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     ground_truth = source.coco_ground_truth()
     names = {category["id"]: category["name"] for category in ground_truth["categories"]}
-    groups = scored_groups(source.categories, config)
+    groups = scored_groups(source.categories, config) if groups is None else groups
     group_of_id = {category_id: group for group, members in groups.items() for category_id in members}
     for index in range(min(config.evaluation.num_pictures, len(source))):
         record = source[index]

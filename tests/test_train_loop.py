@@ -19,6 +19,7 @@ from maskx_jax.data.records import identity_of
 from maskx_jax.data.shapes import ShapesSource
 from maskx_jax.structures import Detections
 from maskx_jax.training import checkpoints as checkpointing
+from maskx_jax.training import runs
 from maskx_jax.training.checkpoints import Checkpoints
 from maskx_jax.training.sharding import split_batch
 from tests.models.build import tiny_config
@@ -116,7 +117,13 @@ SHIPPED = {
     },
     **{
         f"maskx_rcnn:{text}": lambda text=text: maskx_rcnn.get_config(text)
-        for text in ("split=voc", "split=nonvoc", "split=all", "split=annotated,mlp=light", "training=stage_wise")
+        for text in (
+            "split=voc",
+            "split=nonvoc",
+            "split=all",
+            "split=annotated,mlp=light",
+            "training=stage_wise",
+        )
     },
     **{
         f"paper:{text}": lambda text=text: paper.get_config(text)
@@ -143,7 +150,9 @@ def test_every_shipped_variant_passes_its_first_evaluation_a_save_and_a_restart(
     assert metrics["bbox"]["all"]["AP"] is not None
     assert train.train(config, str(tmp_path)) == {}
     assert evaluations(tmp_path) == [2] and steps(tmp_path) == [1, 2]
-    default = "segm/all/AP" if name.startswith("mask_rcnn") else "segm/B/AP"
+    # The last two classes have no masks to measure B's AP on, where the annotations say what B is.
+    measures_b = not name.startswith("mask_rcnn") and "annotated" not in name
+    default = "segm/B/AP" if measures_b else "segm/all/AP"
     assert set(chosen) == {BEST.get(name, default)}
 
 
@@ -152,9 +161,32 @@ def test_annotated_classes_are_scored_by_what_their_annotations_have(tmp_path):
     config.data.mask_split = "annotated"
     metrics = train.train(config, str(tmp_path))
     assert set(metrics["bbox"]) == {"all", "A", "B"}
-    # Nothing of B has a mask to score against: no value, and a checkpoint all the same.
+    # Nothing of B has a mask to score against.
     assert metrics["segm"]["B"]["AP"] is None and metrics["segm"]["A"]["AP"] is not None
-    assert steps(tmp_path) == [1]
+    groups = runs.read_groups(tmp_path, Categories(tuple(range(1, 7)), NAMES))
+    assert groups == {"A": [1, 2, 3, 4], "B": [5, 6]}
+
+
+def test_a_class_with_some_masks_is_scored_by_itself(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        Source,
+        "image_has_mask",
+        property(lambda s: [(labels < 3) | (labels > 5) & (i % 2 > 0) for i, labels in enumerate(s.image_labels)]),
+    )
+    config = small(num_steps=1)
+    config.data.mask_split = "annotated"
+    assert set(train.train(config, str(tmp_path))["bbox"]) == {"all", "A", "B", "mixed"}
+
+
+def test_a_best_metric_without_a_value_prevents_no_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        train.evaluate,
+        "score",
+        lambda *arguments, **options: {kind: {"all": {"AP": None}} for kind in ("bbox", "segm")},
+    )
+    monkeypatch.setattr(train, "format_table", lambda metrics: "")
+    train.train(small(), str(tmp_path))
+    assert steps(tmp_path) == [1, 2]
 
 
 def test_a_best_metric_that_the_data_does_not_measure_is_refused_before_anything_is_written(tmp_path):
@@ -205,7 +237,7 @@ def test_other_training_data_under_the_same_path_are_refused(tmp_path, monkeypat
         train.train(small(num_steps=3), str(tmp_path))
     assert (tmp_path / "data.json").read_text() == before
     train.train(small(num_steps=3), str(tmp_path), change_config=True)
-    assert json.loads((tmp_path / "data.json").read_text())["num_images"] == 9
+    assert json.loads((tmp_path / "data.json").read_text())["train"]["num_images"] == 9
 
 
 def test_a_restart_that_is_refused_changes_nothing(tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ import os
 import pathlib
 import re
 import reprlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,6 +14,8 @@ from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 
+from maskx_jax.data.categories import Categories
+from maskx_jax.data.records import Source
 from maskx_jax.errors import one_line, some
 from maskx_jax.files import write_json
 from maskx_jax.training.distributed import gather_objects
@@ -98,15 +100,28 @@ def _read_json(path: epath.Path, what: str) -> dict[str, Any]:
 
 
 def write_description(
-    workdir: str | pathlib.Path, config: ConfigDict, identity: Mapping[str, Any], environment: Mapping[str, Any]
+    workdir: str | pathlib.Path,
+    config: ConfigDict,
+    source: Source,
+    groups: Mapping[str, Sequence[int]],
+    environment: Mapping[str, Any],
 ) -> None:
-    """Write down what a run is: its config, which training data it has, and where it runs.
+    """Write down what a run is.
+
+    Args:
+      workdir: of the run.
+      config: of the run.
+      source: of its training data.
+      groups: category ids by the name of the group that they are scored in.
+      environment: where it runs; see `logging.describe_environment`.
 
     Raises:
       OSError: the directory cannot be written to.
     """
+    name_of_id = dict(zip(source.categories.ids, source.categories.names, strict=True))
+    names = {group: [name_of_id[i] for i in members] for group, members in groups.items()}
     write_config(workdir, config)
-    write_json(epath.Path(workdir) / DATA_FILE, dict(identity))
+    write_json(epath.Path(workdir) / DATA_FILE, {"train": source.identity, "groups": names})
     write_json(epath.Path(workdir) / ENVIRONMENT_FILE, dict(environment))
 
 
@@ -116,10 +131,9 @@ def check_data_identity(workdir: str | pathlib.Path, identity: Mapping[str, Any]
     Raises:
       ValueError: it is other data; the message names what differs.
     """
-    path = epath.Path(workdir) / DATA_FILE
-    if not path.exists():
+    begun = _read_data(workdir).get("train")
+    if begun is None:
         return
-    begun = _read_json(path, "the identity of a run's training data")
     now = json.loads(json.dumps(dict(identity)), object_hook=_lists_to_tuples)
     changed = [
         f"{name}: {_shortened(begun.get(name))} -> {_shortened(now.get(name))}"
@@ -132,6 +146,18 @@ def check_data_identity(workdir: str | pathlib.Path, identity: Mapping[str, Any]
             + "\n  ".join(changed)
             + "\nTake another work directory, or give --change_config to go on with these data."
         )
+
+
+def read_groups(workdir: str | pathlib.Path, categories: Categories) -> dict[str, list[int]] | None:
+    """Return the category ids of each group that a run is scored in; None for runs that do not say.
+
+    Raises:
+      ValueError: the file is damaged, or names other classes.
+    """
+    names = _read_data(workdir).get("groups")
+    if names is None:
+        return None
+    return {group: [categories.ids[i - 1] for i in categories.labels_of_names(names[group])] for group in names}
 
 
 def check_resumable(begun: ConfigDict, config: ConfigDict) -> None:
@@ -230,6 +256,15 @@ class Lock:
         """Give the directory free."""
         if self._file is not None:
             self._file.close()
+
+
+def _read_data(workdir: str | pathlib.Path) -> dict[str, Any]:
+    """Return what a run says of its training data; nothing for runs of earlier versions."""
+    path = epath.Path(workdir) / DATA_FILE
+    data = _read_json(path, "what a run says of its data") if path.exists() else {}
+    if not all(isinstance(value, Mapping) for value in data.values()):
+        raise ValueError(f"{path}: expected what a run says of its data, its sections being mappings")
+    return data
 
 
 def _shortened(value: Any) -> str:

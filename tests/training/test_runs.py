@@ -4,11 +4,15 @@ import json
 import os
 import subprocess
 import sys
+import types
 
 import pytest
 
+from maskx_jax.data.categories import Categories
 from maskx_jax.training import runs
 from tests.models.build import tiny_config
+
+CATEGORIES = Categories((3, 5, 9), ("a", "b", "c"))
 
 
 def test_harmless_changes_pass():
@@ -120,8 +124,19 @@ def test_what_is_no_config_is_named(tmp_path, content, message):
     assert "\n" not in str(caught.value)
 
 
-def write_description(workdir, identity):
-    runs.write_description(workdir, tiny_config(), identity, {"python": "3"})
+def write_description(workdir, identity, **groups):
+    source = types.SimpleNamespace(categories=CATEGORIES, identity=identity)
+    runs.write_description(workdir, tiny_config(), source, groups, {"python": "3"})
+
+
+def test_the_groups_of_a_run_are_read_by_the_names_of_their_classes(tmp_path):
+    assert runs.read_groups(tmp_path, CATEGORIES) is None
+    write_description(tmp_path, {}, A=[5], B=[3, 9])
+    assert runs.read_groups(tmp_path, CATEGORIES) == {"A": [5], "B": [3, 9]}
+    # The same classes under other ids.
+    assert runs.read_groups(tmp_path, Categories((1, 2, 3), CATEGORIES.names)) == {"A": [2], "B": [1, 3]}
+    with pytest.raises(ValueError, match="unknown category name 'a'"):
+        runs.read_groups(tmp_path, Categories((1,), ("b",)))
 
 
 def test_other_training_data_are_named(tmp_path):
@@ -133,9 +148,10 @@ def test_other_training_data_are_named(tmp_path):
         runs.check_data_identity(tmp_path, identity | {"num_images": 5, "categories": ["a"]})
     assert "num_images: 4 -> 5" in str(caught.value) and "--change_config" in str(caught.value)
     assert "categories: 2 of them, a, b -> 1 of them, a" in str(caught.value)
-    (tmp_path / "data.json").write_text("[]")
-    with pytest.raises(ValueError, match=r"data\.json holds a list"):
-        runs.check_data_identity(tmp_path, identity)
+    for content, message in (("[]", "holds a list"), ("{", "is no JSON"), ('{"train": 3}', "its sections")):
+        (tmp_path / "data.json").write_text(content)
+        with pytest.raises(ValueError, match=rf"data\.json.*{message}"):
+            runs.check_data_identity(tmp_path, identity)
 
 
 def test_a_description_is_not_written_through_links(tmp_path):
