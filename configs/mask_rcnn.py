@@ -3,7 +3,8 @@
     python train.py --config=configs/mask_rcnn.py:backbone=r50,schedule=1x --config.data.directory=DIR --workdir=RUN
 
 Variants: predictor (class_specific, class_agnostic, none), backbone (r50, r101, tiny), data (prepared, shapes),
-schedule (1x, 2x), jitter (none, short_sides), split (all, voc, nonvoc, annotated), dtype (float32, bfloat16).
+schedule (1x, 2x), jitter (none, short_sides), split (all, voc, nonvoc, annotated), start (weights, scratch),
+dtype (float32, bfloat16).
 """
 
 from ml_collections import ConfigDict
@@ -30,6 +31,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
             "jitter": variants.JITTER,
             "split": variants.SPLIT,
             "predictor": {name: predictor(name) for name in ("class_specific", "class_agnostic", "none")},
+            "start": variants.START,
             "dtype": variants.DTYPE,
         },
     )

@@ -8,7 +8,8 @@ without masks for R-50-FPN (split=voc; not verified by a run here).
 
 Variants: mlp (paper, light, none), training (end_to_end, stage_wise), backbone (r50, r101, tiny),
 data (prepared, shapes), schedule (1x, 2x), jitter (none, short_sides), split (voc, nonvoc, all, annotated),
-dtype (float32, bfloat16). The fields of T are set as --config.model.weight_transfer.input=cls and so on.
+start (weights, scratch), dtype (float32, bfloat16). The fields of T are set as
+--config.model.weight_transfer.input=cls and so on.
 """
 
 from ml_collections import ConfigDict
@@ -47,6 +48,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
             "split": variants.SPLIT,
             "mlp": {name: mlp(name) for name in ("paper", "light", "none")},
             "training": {"end_to_end": lambda config: None, "stage_wise": stage_wise},
+            "start": variants.START,
             "dtype": variants.DTYPE,
         },
     )

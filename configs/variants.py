@@ -24,9 +24,8 @@ def resnet101(config: ConfigDict) -> None:
 def tiny(config: ConfigDict) -> None:
     """A small network trained from scratch, for 128-pixel images on a CPU: tests, the demo, and first experiments."""
     model, data, optimizer = config.model, config.data, config.optimizer
-    # Without weights to import nothing is frozen, and GroupNorm takes BatchNorm's place (Wu and He 2018).
-    model.backbone.update(stage_sizes=(1, 1, 1, 1), width=16, norm="group")
-    optimizer.frozen = ()
+    scratch(config)
+    model.backbone.update(stage_sizes=(1, 1, 1, 1), width=16)
     model.fpn.channels = 64
     model.rpn.update(
         channels=64,
@@ -44,6 +43,12 @@ def tiny(config: ConfigDict) -> None:
     optimizer.update(schedule="cosine", warmup_steps=50, warmup_factor=0.1)
     config.train.update(batch_size=8, num_steps=1000, log_every=10, checkpoint_every=500, eval_every=500)
     config.evaluation.batch_size = 8
+
+
+def scratch(config: ConfigDict) -> None:
+    """Train all layers from random values: nothing is frozen, GroupNorm in place of BatchNorm (Wu and He 2018)."""
+    config.model.backbone.norm = "group"
+    config.optimizer.frozen = ()
 
 
 def shapes(config: ConfigDict) -> None:
@@ -74,6 +79,8 @@ def schedule(num_steps: int, decay_steps: tuple[int, int]) -> Change:
 
 BACKBONE = {"r50": resnet50, "r101": resnet101, "tiny": tiny}
 SCHEDULE = {"1x": schedule(90_000, (60_000, 80_000)), "2x": schedule(180_000, (120_000, 160_000))}
+# With "weights", config.initialize.path names them.
+START = {"weights": lambda config: None, "scratch": scratch}
 DTYPE = {"float32": lambda config: None, "bfloat16": bfloat16}
 JITTER = {"none": lambda config: None, "short_sides": short_sides}
 DATA = {"prepared": lambda config: None, "shapes": shapes}

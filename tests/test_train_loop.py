@@ -121,7 +121,7 @@ SHIPPED = {
             "split=voc",
             "split=nonvoc",
             "split=all",
-            "split=annotated,mlp=light",
+            "split=annotated,mlp=light,start=scratch",
             "training=stage_wise",
         )
     },

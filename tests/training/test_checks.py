@@ -140,6 +140,7 @@ def shipped_configs():
             "data": variants.DATA,
             "schedule": variants.SCHEDULE,
             "split": variants.SPLIT,
+            "start": variants.START,
             "dtype": variants.DTYPE,
         }.items()
         for choice in choices
