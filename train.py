@@ -202,7 +202,7 @@ def _train(config: ConfigDict, workdir: str, change_config: bool, restart: bool,
             metrics = runs.from_first_process(lambda: evaluate.score(results, eval_source, config, groups=groups))
             flat = evaluate.flatten(metrics)
             log.write(step, flat)
-            if best_metric is not None and (value := flat[best_metric]) is not None:
+            if best_metric is not None and (value := flat.get(best_metric)) is not None:
                 scores[step] = value
             say(format_table(metrics))
             return metrics

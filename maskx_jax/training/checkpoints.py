@@ -301,7 +301,7 @@ class Checkpoints:
         except OSError as error:
             return f"that folder cannot be read either ({_cause(error)}): what was saved in it may be lost"
         if not steps and (earlier := self._manager.all_steps()):
-            return f"those of steps {sorted(earlier)} are gone from that folder. Put them back, or take another work directory"
+            return f"those of steps {sorted(earlier)} are gone. Put them back, or take another work directory"
         if not steps:
             return "there is no other one. Start the command again when it can be written"
         return (

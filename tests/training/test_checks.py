@@ -2,12 +2,14 @@
 
 import importlib.util
 import itertools
+import re
 
 import pytest
 
 from configs import base, demo, mask_rcnn, maskx_rcnn, paper, variants
 from maskx_jax.training.checks import check_config, choose_best_metric
 from tests.models.build import tiny_config
+from tests.processes import ROOT
 
 
 def changed(**fields):
@@ -164,6 +166,15 @@ SHIPPED = shipped_configs()
 @pytest.mark.parametrize("name", SHIPPED)
 def test_every_shipped_config_passes(name):
     check_config(SHIPPED[name](), num_devices=8, num_processes=2)
+
+
+def test_every_config_that_the_docs_name_exists():
+    texts = [path.read_text() for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))]
+    named = {found for text in texts for found in re.findall(r"--config=configs/(\w+)\.py(?::([\w=,/()]+))?", text)}
+    assert ("maskx_rcnn", "split=annotated,mlp=light,start=scratch") in named
+    for module, argument in named:
+        get_config = importlib.import_module(f"configs.{module}").get_config
+        check_config(get_config(argument) if argument else get_config())
 
 
 @pytest.mark.parametrize(
