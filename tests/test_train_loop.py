@@ -5,6 +5,8 @@ import errno
 import json
 import os
 import shutil
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +25,7 @@ from maskx_jax.training import runs
 from maskx_jax.training.checkpoints import Checkpoints
 from maskx_jax.training.sharding import split_batch
 from tests.models.build import tiny_config
+from tests.processes import ENVIRONMENT, ROOT
 
 NAMES = ("person", "car", "cat", "zebra", "pizza", "kite")
 NUM_WITHOUT_MASKS = 2
@@ -50,7 +53,11 @@ class Source(ShapesSource):
 
 @pytest.fixture(autouse=True)
 def light(monkeypatch):
-    """Replace what compiles: a step counts, a detector finds one box in each image."""
+    replace_what_compiles(monkeypatch)
+
+
+def replace_what_compiles(monkeypatch) -> None:
+    """Let a step count, and a detector find one box in each image."""
 
     def initialize(model, key):
         return {"params": traverse_util.unflatten_dict({f"{path}/kernel": jnp.ones(3) for path in PARAMETERS}, sep="/")}
@@ -211,6 +218,41 @@ def test_the_best_checkpoint_outlives_restarts(tmp_path, monkeypatch):
     for num_steps in range(1, 7):
         train.train(small(num_steps=num_steps), str(tmp_path))
     assert steps(tmp_path) == [2, 5, 6]
+
+
+KILLED = """
+import os, signal, sys
+import jax, pytest
+import train
+from tests import test_train_loop
+
+jax.config.update("jax_num_cpu_devices", 8)
+patch = pytest.MonkeyPatch()
+test_train_loop.replace_what_compiles(patch)
+scores, kills = iter(map(float, sys.argv[2].split(","))), sys.argv[3].split(",")
+patch.setattr(train.evaluate, "score", lambda *_, **options: {"bbox": {"all": {"AP": next(scores)}}})
+patch.setattr(train, "format_table", str)
+
+class Killing(train.MetricLog):
+    def write(self, step, metrics):
+        super().write(step, metrics)
+        if "bbox/all/AP" in metrics and str(step) in kills:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+patch.setattr(train, "MetricLog", Killing)
+train.train(test_train_loop.small(num_steps=8, best_metric=("bbox/all/AP",)), sys.argv[1])
+"""
+
+
+@pytest.mark.slow
+def test_the_best_checkpoint_outlives_kills(tmp_path):
+    scores = [0.1, 0.9, 0.2, 0.3, 0.2, 0.3, 0.1, 0.1]
+    for killed_at, begun_at in ((2, 0), (5, 2), (None, 5)):
+        left = ",".join(map(str, scores[begun_at:]))
+        command = [sys.executable, "-c", KILLED, str(tmp_path), left, str(killed_at)]
+        done = subprocess.run(command, cwd=ROOT, env=os.environ | ENVIRONMENT, capture_output=True, text=True)
+        assert done.returncode == (0 if killed_at is None else -9), done.stderr
+    assert steps(tmp_path) == [2, 7, 8] and evaluations(tmp_path) == list(range(1, 9))
 
 
 def test_a_step_is_saved_before_it_is_scored_and_scored_once(tmp_path, monkeypatch):
