@@ -33,7 +33,7 @@ from maskx_jax.training import checkpoints as checkpointing
 from maskx_jax.training import compilation, distributed, pretrained, runs
 from maskx_jax.training.checkpoints import Checkpoints
 from maskx_jax.training.checks import check_config, choose_best_metric
-from maskx_jax.training.interruption import EXIT_INTERRUPTED, InterruptedRun, Interruption
+from maskx_jax.training.interruption import EXIT_INTERRUPTED, InterruptedRun, Interruption, leaving_at_once
 from maskx_jax.training.logging import MetricLog, RecentLosses, describe_environment
 from maskx_jax.training.optimizer import learning_rate_schedule, make_optimizer, num_parameters, split_params
 from maskx_jax.training.sharding import global_batch, make_mesh, state_shardings
@@ -59,9 +59,10 @@ def main(_: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     checkpointing.quiet()
     compilation.use_cache()
-    distributed.join(**_CONFIG.value.distributed.to_dict())
     try:
-        train(_CONFIG.value, _WORKDIR.value, _CHANGE_CONFIG.value, _RESTART.value)
+        with leaving_at_once():
+            distributed.join(**_CONFIG.value.distributed.to_dict())
+            train(_CONFIG.value, _WORKDIR.value, _CHANGE_CONFIG.value, _RESTART.value)
     except InterruptedRun as interrupted:
         print(interrupted, file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)

@@ -7,6 +7,7 @@ what was got, what was expected and where. Anything else is a defect of this pac
 
 import argparse
 import sys
+import traceback
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
@@ -16,28 +17,40 @@ EXIT_SIGINT = 130
 EXPECTED = (ArithmeticError, EOFError, ImportError, MemoryError, OSError, RuntimeError, ValueError)
 TRACEBACK_FLAG = "--traceback"
 
+_shows_traceback = False
+
 
 def run(program: Callable[[], Any]) -> NoReturn:
     """Run a program and exit with what it returns; an expected error is one line on stderr and exit code 1.
 
     `--traceback` among the arguments shows where an error comes from instead; it is taken out of `sys.argv`.
     """
-    shows_traceback = TRACEBACK_FLAG in sys.argv
+    global _shows_traceback
+    _shows_traceback = TRACEBACK_FLAG in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != TRACEBACK_FLAG]
     try:
         code = program()
-    except KeyboardInterrupt:
-        if shows_traceback:
+    except BaseException as error:
+        if _keeps_traceback(error):
             raise
-        print("error: interrupted (SIGINT)", file=sys.stderr)
-        sys.exit(EXIT_SIGINT)
-    except EXPECTED as error:
-        # RecursionError and NotImplementedError are RuntimeErrors, and defects all the same.
-        if shows_traceback or isinstance(error, RecursionError | NotImplementedError):
-            raise
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        sys.exit(EXIT_ERROR)
+        code = report(error)
     sys.exit(code)
+
+
+def report(error: BaseException) -> int:
+    """Print the error that ends a program on stderr, and return the exit code."""
+    if _keeps_traceback(error):
+        traceback.print_exception(error)
+    else:
+        interrupted = isinstance(error, KeyboardInterrupt)
+        print(f"error: {'interrupted (SIGINT)' if interrupted else one_line(error)}", file=sys.stderr)
+    return EXIT_SIGINT if isinstance(error, KeyboardInterrupt) else EXIT_ERROR
+
+
+def _keeps_traceback(error: BaseException) -> bool:
+    expected = isinstance(error, (KeyboardInterrupt, *EXPECTED))
+    # RecursionError and NotImplementedError are RuntimeErrors, and defects all the same.
+    return _shows_traceback or not expected or isinstance(error, RecursionError | NotImplementedError)
 
 
 def run_with_flags(main: Callable[[list[str]], Any]) -> NoReturn:

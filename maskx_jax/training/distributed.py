@@ -1,5 +1,6 @@
 """What the processes of a run say to each other."""
 
+import concurrent.futures
 import json
 import os
 from typing import Any
@@ -7,6 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+
+from maskx_jax import errors
 
 # What a device holds of a message at a time, from all processes together.
 _BYTES_ON_DEVICE = 1 << 28
@@ -20,20 +23,30 @@ def join(*, enabled: bool, start_timeout: int = 300, peer_timeout: int = 100) ->
 
     Args:
       enabled: whether there are others; the address in the environment says so too.
-      start_timeout: seconds to wait for all to join.
+      start_timeout: seconds to wait for all to join; after that the process ends with a line and exit code 1.
       peer_timeout: seconds without a sign of life after which a process counts as lost.
     """
     address = os.environ.get("JAX_COORDINATOR_ADDRESS")
     if not (enabled or address):
         return
+    # Its handler would take the place of ours for SIGTERM.
+    jax.config.update("jax_enable_preemption_service", False)
     numbers = {"num_processes": os.environ.get("JAX_NUM_PROCESSES"), "process_id": os.environ.get("JAX_PROCESS_ID")}
-    jax.distributed.initialize(
+    # In a thread, so that a signal is answered while this one waits for the others.
+    joining = concurrent.futures.ThreadPoolExecutor(1).submit(
+        jax.distributed.initialize,
         address,
         **{name: int(value) for name, value in numbers.items() if value is not None},  # type: ignore[arg-type]
-        initialization_timeout=start_timeout,
+        # JAX aborts where its own limit is reached.
+        initialization_timeout=2 * start_timeout,
         # JAX ends a process by force; before that the watchdog ends it, with a message.
         heartbeat_timeout_seconds=2 * peer_timeout,
     )
+    try:
+        joining.result(start_timeout)
+    except TimeoutError:
+        # The thread goes on waiting, and Python's exit would wait for it.
+        os._exit(errors.report(RuntimeError(f"not all processes of the run have joined it within {start_timeout} s")))
 
 
 def gather_objects(value: Any) -> list[Any]:

@@ -1,7 +1,11 @@
-"""SIGTERM and SIGINT ask a run to save its state and leave, on all processes after the same step."""
+"""SIGTERM and SIGINT ask a run to leave: at once before it trains, then after a step, saved, on all processes."""
 
+import contextlib
+import os
 import signal
-from types import FrameType, TracebackType
+import sys
+from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any
 
 import jax
@@ -20,8 +24,24 @@ class InterruptedRun(Exception):
     """A run was asked to leave, and has saved its state."""
 
 
+@contextlib.contextmanager
+def leaving_at_once() -> Iterator[None]:
+    """Let the signals end the process with `EXIT_INTERRUPTED` and a line, while there is nothing to save."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        name = signal.Signals(number).name
+        print(f"got {name} with nothing to save; start the command again to go on", file=sys.stderr)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # JAX's exit would wait for the other processes, which may wait for this one.
+        os._exit(EXIT_INTERRUPTED)
+
+    with _handling(leave):
+        yield
+
+
 class Interruption:
-    """Catches the signals while it is entered.
+    """Catches the signals while it is entered, for a run that polls.
 
     A second SIGINT is Python's own, for a run that does not come to the end of its step.
     """
@@ -31,17 +51,14 @@ class Interruption:
         self._mesh = mesh
         self._any = jax.jit(jnp.any, out_shardings=replicated(mesh))
         self._answer: jax.Array | None = None
-        self._previous: dict[signal.Signals, Any] = {}
+        self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> "Interruption":
-        self._previous = {number: signal.signal(number, self._handle) for number in _SIGNALS}
+        self._stack.enter_context(_handling(self._handle))
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
-    ) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
+    def __exit__(self, *error: Any) -> None:
+        self._stack.close()
 
     def poll(self) -> bool:
         """Return whether any process was asked to leave: the same answer in all of them at the same call.
@@ -60,3 +77,13 @@ class Interruption:
         self._requested = True
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@contextlib.contextmanager
+def _handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    previous = {number: signal.signal(number, handler) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, earlier in previous.items():
+            signal.signal(number, earlier)
