@@ -1,9 +1,14 @@
-"""Real processes, joined over localhost: whatever happens to them, a run ends with the same weights."""
+"""Real processes, joined over localhost: whatever happens to them, a run ends with the same weights.
+
+The tests with the marker `long` train a real detector and take minutes. The others do the same to a model that compiles
+in a second, in few runs to which many things happen one after the other.
+"""
 
 import collections
 import json
 import random
 import re
+import socket
 import subprocess
 import time
 
@@ -13,23 +18,27 @@ import pytest
 
 import maskx_jax
 import tests.processes
+from maskx_jax.errors import EXIT_SIGINT
+from maskx_jax.models import rcnn
 from maskx_jax.training.interruption import EXIT_INTERRUPTED
 from maskx_jax.training.watchdog import EXIT_LOST
+from tests.cluster.stand_in import StandIn
 
 pytestmark = pytest.mark.slow
 
 # Over all processes, so that their number changes nothing of the arithmetic but its place.
 TOTAL_DEVICES = 4
+HOST = socket.gethostname()
 
 
-def start(workdir, *changes: str, processes: int = 1, fault: str = "") -> list[subprocess.Popen]:
+def start(workdir, *changes: str, processes: int = 1, fault: str = "", model: str = "") -> list[subprocess.Popen]:
     command = ("-m", "tests.cluster.small_run", workdir, *changes)
     devices = TOTAL_DEVICES // processes
-    return tests.processes.start(*command, processes=processes, devices=devices, FAULT=fault)
+    return tests.processes.start(*command, processes=processes, devices=devices, FAULT=fault, MODEL=model)
 
 
-def run(workdir, *changes: str, processes: int = 1, fault: str = "") -> list[int]:
-    return tests.processes.finish(start(workdir, *changes, processes=processes, fault=fault))
+def run(workdir, *changes: str, **options) -> list[int]:
+    return tests.processes.finish(start(workdir, *changes, **options))
 
 
 def losses(workdir) -> dict[int, float]:
@@ -38,6 +47,11 @@ def losses(workdir) -> dict[int, float]:
     # A step that was done twice is logged once.
     assert len({line["step"] for line in logged}) == len(logged)
     return {line["step"]: line["train/total"] for line in logged}
+
+
+def evaluated(workdir) -> list[dict]:
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if "bbox/all/AP" in line]
 
 
 def ids(workdir) -> dict[int, set[tuple[int, ...]]]:
@@ -60,11 +74,22 @@ def ids(workdir) -> dict[int, set[tuple[int, ...]]]:
     return seen
 
 
+def saved_step(workdir) -> int:
+    return max((int(path.name) for path in workdir.glob("checkpoints/*") if path.name.isdigit()), default=0)
+
+
 def assert_same_weights(first, second, tolerance: float = 0.0) -> None:
-    first, second = maskx_jax.load(first), maskx_jax.load(second)
-    assert first.step == second.step
-    for one, other in zip(jax.tree.leaves(first.variables), jax.tree.leaves(second.variables), strict=True):
-        np.testing.assert_allclose(one, other, atol=tolerance, rtol=0.0)
+    one, other = maskx_jax.load(first), maskx_jax.load(second)
+    assert one.step == other.step
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=tolerance, rtol=0.0), one.variables, other.variables
+    )
+
+
+@pytest.fixture
+def stand_in(monkeypatch):
+    """Let `maskx_jax.load` build the model of the quick runs."""
+    monkeypatch.setattr(rcnn, "build", lambda num_classes, **_: StandIn(num_classes))
 
 
 @pytest.fixture(scope="module")
@@ -75,10 +100,87 @@ def whole(tmp_path_factory):
     return workdir
 
 
+def test_one_process_that_is_killed_and_asked_to_leave_ends_bit_equal(whole, tmp_path, stand_in, capfd):
+    def goes_on(code: int, fault: str) -> str:
+        assert run(tmp_path, fault=fault) == [code]
+        return capfd.readouterr().err
+
+    # Before anything is saved, or can be.
+    assert (
+        goes_on(EXIT_INTERRUPTED, "term 0 open 0")
+        == "got SIGTERM with nothing to save; start the command again to go on\n"
+    )
+    # The write of step 2 has just begun.
+    goes_on(-9, "kill 0 checkpoint 2 0.1")
+    assert "asked to leave after step 3, which is saved" in goes_on(EXIT_INTERRUPTED, "term 0 data 3")
+    assert saved_step(tmp_path) == 3
+    assert "asked to leave after step 4, which is saved" in goes_on(EXIT_INTERRUPTED, "term 0 evaluation 1")
+    assert saved_step(tmp_path) == 4
+    # The evaluation that was broken off is made up for. The second SIGINT does not wait for the end of the step.
+    *_, last = goes_on(EXIT_SIGINT, "int 0 data 6").splitlines()
+    assert last == "error: interrupted (SIGINT)"
+    assert "asked to leave after step 6, which is saved" in goes_on(EXIT_INTERRUPTED, "term 0 checkpoint 6")
+
+    (running,) = start(tmp_path, fault="hang 0 data 7")
+    while json.loads((tmp_path / "processes/0.json").read_text())["pid"] != running.pid:
+        time.sleep(0.1)
+    assert goes_on(1, "").endswith(f"error: another run writes into {tmp_path}: process {running.pid} of {HOST}\n")
+    running.kill()
+    running.wait()
+
+    goes_on(-9, "kill 0 evaluation 1")
+    goes_on(0, "")
+    assert_same_weights(whole, tmp_path)
+    assert ids(tmp_path) == ids(whole)
+    assert losses(tmp_path) == losses(whole)
+    assert evaluated(tmp_path) == evaluated(whole)
+
+
+def test_two_processes_that_are_hit_one_after_the_other_end_as_one(whole, tmp_path, stand_in, capfd):
+    def goes_on(*changes: str, fault: str) -> tuple[list[int], str]:
+        codes = run(tmp_path, *changes, processes=2, fault=fault)
+        return codes, capfd.readouterr().err
+
+    # One that is asked to leave takes the other with it, after the same step.
+    codes, said = goes_on(fault="term 1 step 2")
+    assert codes == [EXIT_INTERRUPTED] * 2 and saved_step(tmp_path) == 3
+    assert said.count("asked to leave after step 3, which is saved") == 2
+
+    # One that ends by an error says so in a line, and the other quotes it and leaves at once.
+    began = time.monotonic()
+    codes, said = goes_on("distributed.peer_timeout=600", fault="fail 1 data 5")
+    assert codes == [EXIT_LOST, 1] and time.monotonic() - began < 300
+    assert said.count("error: this process alone has no luck\n") == 1 and "Traceback" not in said
+    assert (
+        f"process 1 on {HOST} ended by an error: ValueError: this process alone has no luck; process 0 leaves" in said
+    )
+    codes, said = goes_on("distributed.peer_timeout=600", fault="fail 0 data 5")
+    assert codes == [1, EXIT_LOST]
+    assert (
+        f"process 0 on {HOST} ended by an error: ValueError: this process alone has no luck; process 1 leaves" in said
+    )
+
+    # What is not finite is the error of both, wherever it came from.
+    codes, said = goes_on(fault="nan 1 data 5")
+    assert codes == [1, 1] and said.count("error: step 5: not finite") == 2 and saved_step(tmp_path) == 4
+
+    # One that dies is named, and where it gave its last sign, which may be a few seconds before its death.
+    codes, said = goes_on("distributed.peer_timeout=5", fault="kill 1 data 6")
+    assert codes[0] not in (0, -9) and codes[1] == -9, codes
+    assert "no sign of life for 5 s from process 1; process 0 leaves" in said
+    assert re.search(r"process 1 on \S+: \w+, step \d; last sign of life \d+ s ago", said)
+
+    # With another number of processes it goes on as well.
+    assert run(tmp_path) == [0]
+    assert_same_weights(whole, tmp_path, 1e-5)
+    assert ids(tmp_path) == ids(whole)
+
+
+@pytest.mark.long
 def test_the_number_of_processes_changes_nothing(tmp_path):
     changes = ("train.num_steps=20", "train.checkpoint_every=20", "train.eval_every=20")
     for processes in (1, 2, 4):
-        assert run(tmp_path / str(processes), *changes, processes=processes) == [0] * processes
+        assert run(tmp_path / str(processes), *changes, processes=processes, model="detector") == [0] * processes
     expected = losses(tmp_path / "1")
     assert sorted(expected) == list(range(1, 21))
     for processes in ("2", "4"):
@@ -88,111 +190,44 @@ def test_the_number_of_processes_changes_nothing(tmp_path):
         assert ids(tmp_path / processes) == ids(tmp_path / "1")
 
 
+@pytest.mark.long
 def test_a_run_that_is_killed_20_times_ends_bit_equal(tmp_path):
     changes = ("train.num_steps=30", "train.checkpoint_every=1", "train.eval_every=3")
     # Saving and evaluating do not change what is learned.
-    assert run(tmp_path / "whole", changes[0], "train.checkpoint_every=30", "train.eval_every=0") == [0]
+    undisturbed = (changes[0], "train.checkpoint_every=30", "train.eval_every=0")
+    assert run(tmp_path / "whole", *undisturbed, model="detector") == [0]
     rng = random.Random(0)
     workdir, met = tmp_path / "killed", collections.Counter()
     for moment in range(20):
         step = saved_step(workdir) + 1
         phase = "evaluation 1" if moment % 4 == 3 else f"{rng.choice(('data', 'step', 'checkpoint'))} {step}"
         # The delay takes it into the phase, and some of them beyond it; a checkpoint is written during what follows.
-        assert run(workdir, *changes, fault=f"kill 0 {phase} {rng.uniform(0, 0.6):.2f}") == [-9]
+        fault = f"kill 0 {phase} {rng.uniform(0, 0.6):.2f}"
+        assert run(workdir, *changes, fault=fault, model="detector") == [-9]
         met[phase.split()[0]] += 1
     print(f"killed {met.total()} times, in {dict(met)}")
-    assert run(workdir, *changes) == [0]
+    assert run(workdir, *changes, model="detector") == [0]
     assert_same_weights(tmp_path / "whole", workdir)
     expected = ids(tmp_path / "whole")
     assert all(seen == expected[step] for step, seen in ids(workdir).items() if step in expected)
     assert losses(workdir) == losses(tmp_path / "whole")
 
 
-def saved_step(workdir) -> int:
-    return max((int(path.name) for path in workdir.glob("checkpoints/*") if path.name.isdigit()), default=0)
-
-
-def test_a_run_goes_on_with_another_number_of_processes(whole, tmp_path):
+@pytest.mark.long
+def test_a_detector_goes_on_with_another_number_of_processes(tmp_path):
+    assert run(tmp_path / "whole", model="detector") == [0]
     for processes, fault in ((1, "kill 0 step 3"), (2, "kill 0 data 6"), (4, "")):
-        codes = run(tmp_path, processes=processes, fault=fault)
+        codes = run(tmp_path / "parts", processes=processes, fault=fault, model="detector")
         assert (codes == [0] * processes) == (fault == ""), codes
-    assert_same_weights(whole, tmp_path, 1e-5)
-    assert ids(tmp_path) == ids(whole)
+    assert_same_weights(tmp_path / "whole", tmp_path / "parts", 1e-5)
+    assert ids(tmp_path / "parts") == ids(tmp_path / "whole")
 
 
-@pytest.mark.parametrize(
-    ("fault", "saved_at"),
-    [
-        ("term 0 step 3", 3),
-        # The write of step 2 has just begun.
-        ("term 0 data 3", 3),
-        ("term 0 checkpoint 6", 6),
-        ("term 0 evaluation 1", 4),
-    ],
-)
-def test_a_run_that_is_asked_to_leave_saves_and_goes_on(whole, tmp_path, fault, saved_at, capfd):
-    assert run(tmp_path, fault=fault) == [EXIT_INTERRUPTED]
-    assert f"asked to leave after step {saved_at}, which is saved" in capfd.readouterr().err
-    assert maskx_jax.load(tmp_path).step == saved_at
-    assert run(tmp_path) == [0]
-    assert_same_weights(whole, tmp_path)
-    # The evaluation that was broken off is made up for.
-    assert evaluated(tmp_path) == evaluated(whole)
-
-
-def evaluated(workdir) -> list[dict]:
-    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [line for line in lines if "bbox/all/AP" in line]
-
-
-def test_one_process_that_is_asked_to_leave_takes_the_others_with_it(whole, tmp_path, capfd):
-    assert run(tmp_path, processes=2, fault="term 1 step 3") == [EXIT_INTERRUPTED] * 2
-    assert maskx_jax.load(tmp_path).step == 4
-    assert "asked to leave after step 4" in capfd.readouterr().err
-    assert run(tmp_path, processes=2) == [0, 0]
-    assert_same_weights(whole, tmp_path, 1e-5)
-
-
-def test_a_loss_that_is_not_finite_on_one_process_stops_both(tmp_path, capfd):
-    codes = run(tmp_path, processes=2, fault="nan 1 data 4")
-    assert 0 not in codes and EXIT_LOST not in codes
-    assert capfd.readouterr().err.count("FloatingPointError: step 4: not finite") == 2
-    assert maskx_jax.load(tmp_path).step == 2
-
-
-def test_a_process_that_dies_is_named_by_the_other(tmp_path, capfd):
-    codes = run(tmp_path, processes=2, fault="kill 1 data 4")
-    assert codes[0] not in (0, -9) and codes[1] == -9, codes
-    error = capfd.readouterr().err
-    assert "no sign of life for 20 s from process 1; process 0 leaves" in error
-    # Where it gave its last sign, which may be a few seconds before its death.
-    assert re.search(r"process 1 on \S+: (data|step), step [34]; last sign of life \d+ s ago", error)
-
-
-def test_when_the_first_process_dies_jax_ends_the_others(tmp_path, capfd):
-    # It leads the others; they lose their connection at once, and the watchdog has nothing to wait for.
-    codes = run(tmp_path, processes=2, fault="kill 0 data 4")
-    assert codes[0] == -9 and codes[1] not in (0, -9), codes
-    error = capfd.readouterr().err
-    assert "the leader task was preempted/died" in error or "no sign of life for 20 s from process 0" in error
-
-
-def test_a_process_that_hangs_says_where_and_leaves(tmp_path, capfd):
-    # Longer than compilation takes on a busy machine.
-    changes = ("watchdog.report_after=80.0", "watchdog.leave_after=90.0")
-    assert run(tmp_path, *changes, processes=2, fault="hang 1 data 4") == [EXIT_LOST] * 2
-    error = capfd.readouterr().err
-    assert "process 1 (this one): data, step 4" in error
-    assert 'small_run.py", line' in error and "time.sleep(1)" in error
-    # The other one stands in the step's collective operation, and knows who is late.
-    assert "process 0 (this one): step, step 4" in error or "process 0 (this one): data, step 5" in error
-
-
-def test_a_second_run_in_the_same_directory_is_refused(tmp_path, capfd):
-    (first,) = start(tmp_path, fault="hang 0 data 1")
-    while not (tmp_path / "processes/0.json").exists():
-        time.sleep(0.1)
-    assert run(tmp_path) == [1]
-    assert f"another run writes into {tmp_path}: process {first.pid} of" in capfd.readouterr().err
-    first.kill()
-    first.wait()
+@pytest.mark.long
+@pytest.mark.parametrize("fault", ["term 0 step 3", "term 0 data 3", "term 0 checkpoint 6", "term 0 evaluation 1"])
+def test_a_detector_that_is_asked_to_leave_ends_bit_equal(tmp_path, fault):
+    assert run(tmp_path / "whole", model="detector") == [0]
+    assert run(tmp_path / "parts", fault=fault, model="detector") == [EXIT_INTERRUPTED]
+    assert run(tmp_path / "parts", model="detector") == [0]
+    assert_same_weights(tmp_path / "whole", tmp_path / "parts")
+    assert evaluated(tmp_path / "parts") == evaluated(tmp_path / "whole")
