@@ -107,7 +107,7 @@ class Watchdog:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._write_sign(sign)
-        except OSError as error:
+        except Exception as error:  # Of storage of any kind; the others wait for an answer.
             problem = f"cannot write: {errors.one_line(error)}"
         self._thread.start()
         try:
@@ -120,9 +120,8 @@ class Watchdog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
-        # What was asked to leave does so on all processes.
-        fails = error is not None and not isinstance(error, InterruptedRun)
-        if error is not None and fails and self._count > 1:
+        # A run that is asked to leave leaves on all processes, after the same step.
+        if error is not None and self._count > 1 and not isinstance(error, InterruptedRun):
             self._fail(error)
         self._stop()
         self._phase = "finished" if kind is None else f"ended by {kind.__name__}"
@@ -203,7 +202,7 @@ class Watchdog:
     def _end(self, code: int, error: str) -> None:
         self._closing.set()
         self._try_to_write_sign(ended=True, error=error)
-        if self._index == 0:
+        if self._index == 0 and code != errors.EXIT_SIGINT:
             # JAX aborts the others as soon as the first process is gone: let them read the sign and leave before.
             until = time.monotonic() + 4 * self._sign_every
             while time.monotonic() < until and not all(p.ended or self._is_silent(p) for p in self._peers.values()):
