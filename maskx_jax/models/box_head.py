@@ -12,7 +12,8 @@ from maskx_jax.models.layers import xavier_fill
 from maskx_jax.ops import boxes as box_ops
 from maskx_jax.ops.losses import masked_mean, smooth_l1
 from maskx_jax.ops.matching import match
-from maskx_jax.ops.nms import nms
+from maskx_jax.ops.nms import nms_of_sorted
+from maskx_jax.ops.per_image import per_image
 from maskx_jax.ops.sampling import sample, top_k
 from maskx_jax.structures import Detections, GroundTruth, Proposals, RoiTargets
 
@@ -126,7 +127,7 @@ class BoxHead(nn.Module):
                 valid=drawn.valid,
             )
 
-        return jax.vmap(of_image)(proposals, ground_truth, keys)
+        return per_image(of_image)(proposals, ground_truth, keys)
 
     def losses(
         self, predictions: BoxPredictions, rois: RoiTargets, ground_truth: GroundTruth
@@ -161,20 +162,20 @@ class BoxHead(nn.Module):
             scores = jnp.take_along_axis(scores, labels - 1, axis=1)
             valid = (scores > self.score_threshold) & proposals.valid[:, None]
             flat_scores = jnp.where(valid, scores, -jnp.inf).ravel()
-            best = top_k(flat_scores, min(self.pre_nms_top_k, flat_scores.size))
+            best = top_k(flat_scores, self.pre_nms_top_k)
             region, label = best // per_region, labels.ravel()[best]
             decoded = box_ops.decode(deltas[region, label], proposals.boxes[region], self.box_weights)
             boxes = box_ops.clip(decoded, size)
-            kept, kept_valid = nms(
-                boxes, flat_scores[best], label, valid.ravel()[best], self.nms_threshold, self.max_detections
-            )
+            keep = nms_of_sorted(boxes, label, valid.ravel()[best], self.nms_threshold)
+            kept_scores = jnp.where(keep, flat_scores[best], -jnp.inf)
+            kept = top_k(kept_scores, self.max_detections)
             return Detections(
                 boxes=boxes[kept],
-                scores=jnp.where(kept_valid, flat_scores[best][kept], 0.0),
+                scores=jnp.where(keep, kept_scores, 0.0)[kept],
                 labels=label[kept],
                 masks=None,
                 keypoints=None,
-                valid=kept_valid,
+                valid=keep[kept],
             )
 
-        return jax.vmap(of_image)(predictions.logits, predictions.deltas, proposals, image_sizes)
+        return per_image(of_image)(predictions.logits, predictions.deltas, proposals, image_sizes)

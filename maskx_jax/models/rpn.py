@@ -14,8 +14,9 @@ from maskx_jax.ops import boxes as box_ops
 from maskx_jax.ops.anchors import cell_anchors, grid_anchors, grid_strides
 from maskx_jax.ops.losses import masked_mean, smooth_l1
 from maskx_jax.ops.matching import match
-from maskx_jax.ops.nms import nms
-from maskx_jax.ops.sampling import sample, top_k
+from maskx_jax.ops.nms import nms_of_sorted
+from maskx_jax.ops.per_image import per_image
+from maskx_jax.ops.sampling import Sample, sample, top_k
 from maskx_jax.structures import GroundTruth, Proposals
 
 _BOX_WEIGHTS = (1.0, 1.0, 1.0, 1.0)
@@ -108,30 +109,38 @@ class RPN(nn.Module):
         """Decode, clip and thin out the best predictions; NMS runs within each level, the last cut over all."""
         pre_nms, post_nms = (pair[0 if training else 1] for pair in (self.pre_nms_top_k, self.post_nms_top_k))
 
-        def of_level(
-            logits: Float[Array, "a"],
-            deltas: Float[Array, "a 4"],
-            anchors: Float[Array, "a 4"],
+        def of_image(
+            logits: dict[int, Float[Array, "_"]],
+            deltas: dict[int, Float[Array, "_ 4"]],
             size: Float[Array, "2"],
-        ) -> tuple[Array, Array, Array]:
-            best = top_k(logits, min(pre_nms, logits.shape[0]))
-            scores = logits[best]
-            boxes = box_ops.clip(box_ops.decode(deltas[best], anchors[best], _BOX_WEIGHTS), size)
-            large = (boxes[:, 2:] - boxes[:, :2] >= self.min_size).all(axis=-1)
-            one_label = jnp.zeros(scores.shape, jnp.int32)
-            kept, valid = nms(boxes, scores, one_label, large, self.nms_threshold, post_nms)
-            return boxes[kept], scores[kept], valid
+            anchors: dict[int, Float[Array, "_ 4"]],
+        ) -> Proposals:
+            count = min(pre_nms, max(level.shape[0] for level in logits.values()))
 
-        per_level = [
-            jax.vmap(of_level, in_axes=(0, 0, None, 0))(logits[level], deltas[level], anchors[level], image_sizes)
-            for level in sorted(logits)
-        ]
-        boxes, scores, valid = (jnp.concatenate(parts, axis=1) for parts in zip(*per_level, strict=True))
-        best = top_k(jnp.where(valid, scores, -jnp.inf), min(post_nms, scores.shape[1]))
-        take = jax.vmap(lambda values, index: values[index])
+            def of_level(logits: Array, deltas: Array, anchors: Array) -> Proposals:
+                best = top_k(logits, count)
+                boxes = box_ops.clip(box_ops.decode(deltas[best], anchors[best], _BOX_WEIGHTS), size)
+                large = (boxes[:, 2:] - boxes[:, :2] >= self.min_size).all(axis=-1)
+                # Small levels are filled up: NMS works on all levels at once.
+                missing = count - best.shape[0]
+                return jax.tree.map(
+                    lambda values: jnp.pad(values, ((0, missing), *[(0, 0)] * (values.ndim - 1))),
+                    Proposals(boxes, logits[best], large),
+                )
+
+            levels = [of_level(logits[level], deltas[level], anchors[level]) for level in sorted(logits)]
+            stacked = jax.tree.map(lambda *values: jnp.stack(values), *levels)
+            one_label = jnp.zeros(count, jnp.int32)
+            keep = jax.vmap(lambda boxes, valid: nms_of_sorted(boxes, one_label, valid, self.nms_threshold))
+            kept = stacked.replace(valid=keep(stacked.boxes, stacked.valid))
+            flat = jax.tree.map(lambda values: values.reshape(-1, *values.shape[2:]), kept)
+            best = top_k(jnp.where(flat.valid, flat.scores, -jnp.inf), post_nms)
+            return jax.tree.map(lambda values: values[best], flat)
+
         # Proposals are inputs of the second stage, not outputs of the first: their gradient is not used (Faster
         # R-CNN, "approximate joint training").
-        return jax.lax.stop_gradient(Proposals(take(boxes, best), take(scores, best), take(valid, best)))
+        logits, deltas = jax.lax.stop_gradient((logits, deltas))
+        return per_image(of_image, in_axes=(0, 0, 0, None))(logits, deltas, image_sizes, anchors)
 
     def losses(
         self,
@@ -147,21 +156,16 @@ class RPN(nn.Module):
         Both are divided by the number of sampled anchors of the whole batch.
         """
         levels = sorted(logits)
-        all_anchors = jnp.concatenate([anchors[level] for level in levels])
 
-        def of_image(
-            logits: Float[Array, "a"],
-            deltas: Float[Array, "a 4"],
-            size: Float[Array, "2"],
-            gt: GroundTruth,
-            key: Array,
-        ) -> tuple[Array, Array, Array]:
-            allowed = jnp.ones(all_anchors.shape[0], bool)
+        def draw(
+            size: Float[Array, "2"], gt: GroundTruth, key: Array, anchors: Float[Array, "a 4"]
+        ) -> tuple[Sample, Float[Array, "r 4"]]:
+            allowed = jnp.ones(anchors.shape[0], bool)
             if self.boundary_threshold >= 0:
                 margin = self.boundary_threshold
-                allowed = (all_anchors[:, :2] >= -margin).all(-1) & (all_anchors[:, 2:] <= size[::-1] + margin).all(-1)
+                allowed = (anchors[:, :2] >= -margin).all(-1) & (anchors[:, 2:] <= size[::-1] + margin).all(-1)
             matched = match(
-                all_anchors,
+                anchors,
                 allowed,
                 gt.boxes,
                 gt.valid,
@@ -172,16 +176,16 @@ class RPN(nn.Module):
                 match_low_quality=True,
             )
             drawn = sample(key, matched.foreground, matched.background, self.num_samples, self.foreground_fraction)
-            target = box_ops.encode(gt.boxes[matched.gt_index[drawn.indices]], all_anchors[drawn.indices], _BOX_WEIGHTS)
-            class_loss = optax.sigmoid_binary_cross_entropy(logits[drawn.indices], drawn.foreground.astype(jnp.float32))
-            box_loss = smooth_l1(deltas[drawn.indices] - target, beta=self.smooth_l1_beta).sum(-1)
-            return class_loss, jnp.where(drawn.foreground, box_loss, 0.0), drawn.valid
+            gt_boxes = gt.boxes[matched.gt_index[drawn.indices]]
+            return drawn, box_ops.encode(gt_boxes, anchors[drawn.indices], _BOX_WEIGHTS)
 
-        class_loss, box_loss, valid = jax.vmap(of_image)(
-            jnp.concatenate([logits[level] for level in levels], axis=1),
-            jnp.concatenate([deltas[level] for level in levels], axis=1),
-            image_sizes,
-            ground_truth,
-            keys,
+        all_anchors = jnp.concatenate([anchors[level] for level in levels])
+        drawn, targets = per_image(draw, in_axes=(0, 0, 0, None))(image_sizes, ground_truth, keys, all_anchors)
+        take = jax.vmap(lambda values, index: values[index])
+        logit, delta = (
+            take(jnp.concatenate([values[level] for level in levels], axis=1), drawn.indices)
+            for values in (logits, deltas)
         )
-        return {"rpn_class": masked_mean(class_loss, valid), "rpn_box": masked_mean(box_loss, valid)}
+        class_loss = optax.sigmoid_binary_cross_entropy(logit, drawn.foreground.astype(jnp.float32))
+        box_loss = jnp.where(drawn.foreground, smooth_l1(delta - targets, beta=self.smooth_l1_beta).sum(-1), 0.0)
+        return {"rpn_class": masked_mean(class_loss, drawn.valid), "rpn_box": masked_mean(box_loss, drawn.valid)}

@@ -16,9 +16,14 @@ def area(boxes: Float[Array, "*n 4"]) -> Float[Array, "*n"]:
 
 def intersection(boxes: Float[Array, "n 4"], others: Float[Array, "m 4"]) -> Float[Array, "n m"]:
     """Return the area that each pair has in common."""
-    low = jnp.maximum(boxes[:, None, :2], others[None, :, :2])
-    high = jnp.minimum(boxes[:, None, 2:], others[None, :, 2:])
-    return jnp.prod(jnp.maximum(high - low, 0.0), axis=-1)
+
+    def common(low: int, high: int) -> Float[Array, "n m"]:
+        start = jnp.maximum(boxes[:, None, low], others[None, :, low])
+        end = jnp.minimum(boxes[:, None, high], others[None, :, high])
+        return jnp.maximum(end - start, 0.0)
+
+    # Axis by axis: a product over an array's last axis would be a reduction, which XLA fuses with nothing after it.
+    return common(0, 2) * common(1, 3)
 
 
 def iou(boxes: Float[Array, "n 4"], others: Float[Array, "m 4"]) -> Float[Array, "n m"]:

@@ -8,12 +8,12 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 
 def top_k(scores: Float[Array, "... n"], k: int) -> Int[Array, "... k"]:
-    """Return the indices of the k best scores, best first, ties in order of index.
+    """Return the indices of the k best scores (all, if there are fewer), best first, ties in order of index.
 
-    `jax.lax.top_k` would do the same, but over a batch split across devices XLA turns it into an all-gather of the
-    scores on some backends; a sort stays where the data is.
+    Over a batch that is split across devices XLA gathers the scores of all of them for it: see `per_image.per_image`.
     """
-    return jnp.argsort(scores, axis=-1, stable=True, descending=True)[..., :k].astype(jnp.int32)
+    indices: Int[Array, "... k"] = jax.lax.top_k(scores, min(k, scores.shape[-1]))[1]
+    return indices
 
 
 class Sample(NamedTuple):
@@ -36,14 +36,14 @@ def sample(
     Background fills what foreground leaves; where there is too little of it the last slots are invalid.
     """
     priority = jax.random.uniform(key, foreground.shape)
-    # One sort puts the foreground in random order first, then the background in random order, then the rest.
-    group = jnp.where(foreground, 2.0, jnp.where(background, 1.0, 0.0))
-    num_foreground = foreground.sum()
-    num_background = background.sum()
-    chosen_foreground = jnp.minimum(num_foreground, int(num_samples * foreground_fraction))
-    order = jnp.lexsort((-priority, -group))
+    # Two selections in random order, not one sort of all candidates, which are hundreds of thousands of anchors.
+    num_foreground = int(num_samples * foreground_fraction)
+    first = top_k(jnp.where(foreground, priority, -1.0), num_foreground)
+    others = top_k(jnp.where(background, priority, -1.0), num_samples)
+    chosen_foreground = jnp.minimum(foreground.sum(), num_foreground)
     slot = jnp.arange(num_samples)
     is_foreground = slot < chosen_foreground
-    position = jnp.where(is_foreground, slot, num_foreground + slot - chosen_foreground)
-    valid = is_foreground | (slot - chosen_foreground < num_background)
-    return Sample(order[jnp.minimum(position, order.size - 1)].astype(jnp.int32), is_foreground, valid)
+    valid = is_foreground | (slot - chosen_foreground < background.sum())
+    position = jnp.where(is_foreground, slot, len(first) + slot - chosen_foreground)
+    indices = jnp.concatenate([first, others])
+    return Sample(indices[jnp.minimum(position, len(indices) - 1)], is_foreground, valid)

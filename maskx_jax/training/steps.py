@@ -96,7 +96,7 @@ def make_train_step(
 
     def loss(trained: PyTree, rest: PyTree, frozen: PyTree, batch: Batch, key: jax.Array) -> Any:
         variables = {"params": merge_params(trained, rest), "frozen": frozen}
-        return model.apply(_gather(variables, mesh), batch, key, method="losses")
+        return _apply(model, variables, mesh, batch, key, method="losses")
 
     gradient = jax.value_and_grad(loss, has_aux=True)
 
@@ -151,12 +151,15 @@ def make_detect_step(model: nn.Module, mesh: Mesh) -> DetectStep:
     """
 
     def detect(variables: PyTree, images: jax.Array, image_sizes: jax.Array) -> Any:
-        return model.apply(_gather(variables, mesh), images, image_sizes, method="detect")
+        return _apply(model, variables, mesh, images, image_sizes, method="detect")
 
     split = split_batch(mesh)
     return jax.jit(detect, in_shardings=(None, split, split), out_shardings=split)
 
 
-def _gather(variables: PyTree, mesh: Mesh) -> PyTree:
+def _apply(model: nn.Module, variables: PyTree, mesh: Mesh, *arguments: Any, method: str) -> Any:
     # Left to itself XLA multiplies by split weights where they lie, and sends the features of all images around.
-    return jax.lax.with_sharding_constraint(variables, replicated(mesh))
+    whole = jax.lax.with_sharding_constraint(variables, replicated(mesh))
+    # `ops.per_image` splits what XLA would not.
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        return model.apply(whole, *arguments, method=method)

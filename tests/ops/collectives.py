@@ -12,6 +12,8 @@ def collectives(function, *arguments):
     """Return the names of the collectives in the HLO compiled for arguments whose first axis is split."""
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
     split = NamedSharding(mesh, PartitionSpec("data"))
-    hlo = jax.jit(function).lower(*jax.device_put(arguments, split)).compile().as_text()
+    # As `training.steps` sets it, for `ops.per_image`.
+    with jax.set_mesh(mesh):
+        hlo = jax.jit(function).lower(*jax.device_put(arguments, split)).compile().as_text()
     assert "num_partitions=8" in hlo
     return set(re.findall(rf"\b(?:{NAMES})\b", hlo))

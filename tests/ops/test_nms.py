@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maskx_jax.ops.nms import nms
+from maskx_jax.ops.nms import nms, nms_of_sorted
+from maskx_jax.ops.per_image import per_image
+from tests.compilation import optimized
 from tests.ops.collectives import collectives
 from tests.reference.nms import greedy_nms
 
@@ -15,7 +17,8 @@ N = 40
 @functools.cache
 def suppressor(iou_threshold, max_outputs):
     """Return the jitted suppression of a batch."""
-    return jax.jit(jax.vmap(functools.partial(nms, iou_threshold=iou_threshold, max_outputs=max_outputs)))
+    suppress = functools.partial(nms, iou_threshold=iou_threshold, max_outputs=max_outputs)
+    return jax.jit(per_image(suppress))
 
 
 def scene(seed, num_labels=3, num_scores=12):
@@ -57,7 +60,7 @@ def run(boxes, scores, labels=None, valid=None, iou_threshold=0.5):
     return kept(indices[0], valid[0])
 
 
-@pytest.mark.parametrize("iou_threshold", [0.3, 0.4, 0.5, 0.6, 0.7, 0.9])
+@pytest.mark.parametrize("iou_threshold", [0.0, 0.1, 0.3, 0.4, 0.5, 0.6, 0.7, 0.9])
 def test_equals_greedy_at_every_threshold_with_ties_duplicates_labels_and_invalid_boxes(iou_threshold):
     scenes = [scene(seed, num_labels=1 + seed % 3) for seed in range(20)]
     indices, valid = suppressor(iou_threshold, N)(*batch(scenes))
@@ -74,6 +77,53 @@ def test_equals_greedy_on_boxes_that_overlap_in_long_chains():
     shuffled = np.random.default_rng(0).permutation(N)
     one = (boxes[shuffled], scores[shuffled], np.ones(N, np.int32), np.ones(N, bool))
     assert run(*one, iou_threshold=0.6) == expected(*one, 0.6)
+
+
+def crowd(seed, n, num_labels):
+    """Return boxes of all sizes, twenty about each object of an 800 x 1344 image, with whole coordinates.
+
+    So their overlaps are fractions that float32 tells apart, and thresholds are met exactly.
+    """
+    rng = np.random.default_rng(seed)
+    centre = np.repeat(rng.uniform(0, [1344, 800], (n // 20, 2)), 20, axis=0)
+    size = np.repeat(np.exp(rng.uniform(np.log(16), np.log(500), (n // 20, 2))), 20, axis=0)
+    centre += rng.normal(size=(n, 2)) * size * 0.1
+    size *= np.exp(rng.normal(size=(n, 2)) * 0.15)
+    boxes = np.round(np.concatenate([centre - size / 2, centre + size / 2], axis=1)).astype(np.float32)
+    labels = rng.integers(1, num_labels + 1, n).astype(np.int32)
+    return boxes, rng.permutation(n).astype(np.float32), labels, rng.random(n) < 0.95
+
+
+@pytest.mark.parametrize("iou_threshold", [0.5, 0.7])
+def test_equals_greedy_in_order_on_as_many_boxes_as_detectors_have(iou_threshold):
+    scenes = [crowd(0, 2000, 1), crowd(1, 2000, 80)]
+    with optimized():
+        indices, valid = suppressor(iou_threshold, 2000)(*batch(scenes))
+    for i, one in enumerate(scenes):
+        assert 50 < valid[i].sum() < 1900
+        assert kept(indices[i], valid[i]) == expected(*one, iou_threshold)
+
+
+def test_a_crowd_takes_a_few_rounds_and_a_chain_one_for_each_box(monkeypatch):
+    rounds = []
+
+    def counted_loop(condition, body, state):
+        while condition(state):
+            rounds.append(state := body(state))
+        return state
+
+    monkeypatch.setattr(jax.lax, "while_loop", counted_loop)
+    crowded, scores, _, real = crowd(2, 100, 1)
+    order = np.argsort(-scores)
+    # Each box decides on the next.
+    x = np.arange(100, dtype=np.float32)[:, None] * 2
+    chain = np.concatenate([x, 0 * x, x + 10, 0 * x + 10], axis=1)
+    for boxes, valid, most in ((crowded[order], real[order], 10), (chain, np.ones(100, bool), 101)):
+        rounds.clear()
+        one_label = np.ones(len(boxes), np.int32)
+        keep = nms_of_sorted(*map(jnp.asarray, (boxes, one_label, valid)), 0.6)
+        assert np.flatnonzero(keep).tolist() == expected(boxes, -np.arange(len(boxes)), one_label, valid, 0.6)
+        assert most / 4 < len(rounds) <= most
 
 
 @pytest.mark.parametrize("max_outputs", [1, 5, N, N + 25])
@@ -139,4 +189,7 @@ def test_jit_and_vmap_equal_the_loop():
 
 
 def test_a_batch_split_over_devices_sends_nothing():
-    assert not collectives(suppressor(0.5, 10), *batch([scene(seed) for seed in range(8)]))
+    scenes = batch([scene(seed) for seed in range(8)])
+    assert not collectives(suppressor(0.5, 10), *scenes)
+    # Without `per_image` all devices agree on the end in every round.
+    assert collectives(jax.vmap(functools.partial(nms, iou_threshold=0.5, max_outputs=10)), *scenes)

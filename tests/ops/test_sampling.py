@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from maskx_jax.ops.per_image import per_image
 from maskx_jax.ops.sampling import sample, top_k
 from tests.ops.collectives import collectives
 
@@ -127,6 +128,5 @@ def test_a_batch_split_over_devices_sends_nothing():
         return sample(key, foreground, background, 16, 0.25)
 
     masks = jnp.ones((8, 50), bool)
-    assert not collectives(jax.vmap(draw), keys(8), masks, masks)
-    assert not collectives(lambda scores: top_k(scores, 7), jnp.ones((8, 50)))
-    assert not collectives(jax.vmap(lambda scores: top_k(scores, 7)), jnp.ones((16, 50)))
+    assert not collectives(per_image(draw), keys(8), masks, masks)
+    assert not collectives(per_image(lambda scores: top_k(scores, 7)), jnp.ones((16, 50)))
