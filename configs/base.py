@@ -105,6 +105,7 @@ def get_config() -> ConfigDict:
                 "mlp_channels": 8,
                 "train_on": "proposals",
                 "num_samples": 128,
+                "targets": "sampled",
             },
             "weight_transfer": {
                 "input": "cls+box",

@@ -1,5 +1,6 @@
 """The mask branch: a small fully convolutional network on each region, and optionally an MLP beside it."""
 
+import functools
 from typing import Any
 
 import jax
@@ -11,12 +12,13 @@ from jaxtyping import Array, Bool, Float, Int
 from maskx_jax.models.layers import Deconvolution2x2, conv, group_norm, msra_fill
 from maskx_jax.models.weight_transfer import MaskWeights
 from maskx_jax.ops.losses import masked_mean
-from maskx_jax.ops.mask_targets import sample_mask
+from maskx_jax.ops.mask_targets import average_mask, sample_mask
 from maskx_jax.structures import GroundTruth, RoiTargets
 
 MLP_BRANCHES = ("none", "paper", "light")
 BODIES = ("plain", "residual")
 REGIONS = ("proposals", "gt_boxes")
+TARGETS = {"sampled": sample_mask, "averaged": average_mask}
 
 
 class MaskHead(nn.Module):
@@ -36,6 +38,8 @@ class MaskHead(nn.Module):
       train_on: "proposals": the sampled foreground regions (Mask R-CNN). "gt_boxes": the objects' own boxes alone
         (DeepMAC): tight regions, and fewer.
       num_samples: at most so many regions an image are trained on.
+      targets: "sampled": whether the middle of each predicted pixel is object (Mask R-CNN). "averaged": which part of
+        the pixel is.
     """
 
     channels: int = 256
@@ -46,6 +50,7 @@ class MaskHead(nn.Module):
     mlp_channels: int = 8
     train_on: str = "proposals"
     num_samples: int = 128
+    targets: str = "sampled"
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -127,9 +132,14 @@ class MaskHead(nn.Module):
         supervised: Bool[Array, "b q"],
         ground_truth: GroundTruth,
     ) -> dict[str, Float[Array, ""]]:
-        """Return mask: binary cross-entropy, the mean over all pixels of all supervised regions."""
-        targets = jax.vmap(
-            lambda masks, frames, index, boxes: sample_mask(masks, frames, index, boxes, logits.shape[-1])
-        )(ground_truth.masks, ground_truth.mask_frames, rois.gt_index, rois.boxes)
+        """Return mask: binary cross-entropy, the mean over all pixels of all supervised regions.
+
+        Raises:
+          ValueError: `targets` is unknown.
+        """
+        if self.targets not in TARGETS:
+            raise ValueError(f"got targets {self.targets!r} of the mask head; expected one of {tuple(TARGETS)}")
+        target_of = functools.partial(TARGETS[self.targets], size=logits.shape[-1])
+        targets = jax.vmap(target_of)(ground_truth.masks, ground_truth.mask_frames, rois.gt_index, rois.boxes)
         per_pixel = optax.sigmoid_binary_cross_entropy(logits, targets.astype(jnp.float32))
         return {"mask": masked_mean(per_pixel.mean((-2, -1)), supervised)}

@@ -311,6 +311,7 @@ def test_a_residual_mask_head_has_an_odd_number_of_convolutions():
         ("mask_head__mlp", "heavy"),
         ("mask_head__body", "hourglass"),
         ("mask_head__train_on", "anchors"),
+        ("mask_head__targets", "drawn"),
     ],
 )
 def test_an_unknown_choice_is_named_with_what_exists(field, value, batch):

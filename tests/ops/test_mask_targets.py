@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from maskx_jax.data.records import pack_bitmap, rasterize_polygons, unpack_bitmap
-from maskx_jax.ops.mask_targets import sample_mask
+from maskx_jax.ops.mask_targets import average_mask, sample_mask
 from tests.ops.collectives import collectives
 from tests.reference import mask_targets as reference
 
@@ -57,14 +57,52 @@ def polygon_box(polygons):
     return np.concatenate([points.min(0), points.max(0)])
 
 
-def test_a_region_that_is_the_frame_reads_the_same_stored_pixels_wherever_it_lies():
-    # Its 28 points lie exactly between stored pixels, where rounding would decide.
+def random_frames(n):
     rng = np.random.default_rng(4)
+    corner = rng.uniform(0, 700, (n, 2))
+    return np.concatenate([corner, corner + rng.uniform(20, 600, (n, 2))], axis=1).astype(np.float32)
+
+
+def test_a_region_that_is_the_frame_reads_the_same_stored_pixels_wherever_it_lies():
+    # Its 28 points lie exactly between stored pixels, where rounding would decide: at least two of four are object.
     bitmaps, _ = random_masks(3, 200)
-    corner = rng.uniform(0, 700, (200, 2))
-    frames = np.concatenate([corner, corner + rng.uniform(20, 600, (200, 2))], axis=1).astype(np.float32)
+    frames = random_frames(200)
     targets = sample(bitmaps, frames, np.arange(200), frames)
-    np.testing.assert_array_equal(targets, bitmaps[:, 2::4, 2::4])
+    around = sum(bitmaps[:, i::4, j::4].astype(int) for i in (1, 2) for j in (1, 2))
+    np.testing.assert_array_equal(targets, around >= 2)
+
+
+def test_targets_of_a_region_that_is_the_frame_are_not_shifted():
+    # What is mirrored stays mirrored, and a disc is the disc.
+    bitmaps, _ = random_masks(6, 20)
+    frames = random_frames(20)
+    targets = sample(bitmaps, frames, np.arange(20), frames)
+    mirrored = sample(bitmaps[:, ::-1, ::-1], frames, np.arange(20), frames)
+    np.testing.assert_array_equal(mirrored, targets[:, ::-1, ::-1])
+    centres = (np.arange(SIDE) + 0.5) / SIDE - 0.5
+    disc = centres[:, None] ** 2 + centres**2 < 0.25
+    target = sample(disc[None], frames[:1], [0], frames[:1])[0]
+    centres = (np.arange(28) + 0.5) / 28 - 0.5
+    assert reference.iou(target, centres[:, None] ** 2 + centres**2 < 0.25) == 1
+
+
+average_28 = jax.jit(lambda *arguments: average_mask(*arguments, 28))
+
+
+def test_averages_are_the_covered_part_of_each_cell_inside_across_and_outside_the_frame():
+    rng = np.random.default_rng(0)
+    bitmaps = rng.random((2, SIDE, SIDE)) < 0.5
+    frames = np.array([[10, 20, 66, 76], [0, 0, 28, 56]], np.float32)
+    rois = np.array([[10, 20, 66, 76], [17, 27, 45, 55], [-18, -8, 38, 48], [200, 200, 228, 228], [0, 0, 7, 31]])
+    rois = rois.astype(np.float32)
+    for gt in range(2):
+        targets = sample(bitmaps, frames, [gt] * len(rois), rois, average_28)
+        # Sums of fine points, up to one of 64 along each side of a cell.
+        expected = [reference.average_mask(bitmaps[gt], frames[gt], roi, 28) for roi in rois]
+        np.testing.assert_allclose(targets, expected, atol=1 / 16)
+        np.testing.assert_allclose(targets.mean(axis=(1, 2)), np.mean(expected, axis=(1, 2)), atol=1e-3)
+    exact = sample(bitmaps, frames, [0], rois[:1], average_28)[0]
+    np.testing.assert_allclose(exact, bitmaps[0].reshape(28, 4, 28, 4).mean(axis=(1, 3)), atol=1e-4)
 
 
 def test_equals_the_lookup_point_by_point_inside_across_and_outside_the_frame():
@@ -153,6 +191,7 @@ def test_empty_frames_and_regions_give_finite_targets():
     targets = sample(bitmaps, frames, [0, 0, 1, 1], rois)
     assert not targets[1].any()  # no point of it lies in an empty frame
     assert targets[2].all() and targets[3].all()
+    assert np.isfinite(sample(bitmaps, frames, [0, 0, 1, 1], rois, average_28)).all()
 
 
 def test_more_slots_change_nothing():
@@ -185,4 +224,5 @@ def test_a_batch_split_over_devices_sends_nothing():
         jnp.zeros((8, 5), jnp.int32),
         jnp.ones((8, 5, 4)),
     )
-    assert not collectives(jax.vmap(lambda *arguments: sample_mask(*arguments, 28)), *batch)
+    for function in (sample_mask, average_mask):
+        assert not collectives(jax.vmap(lambda *arguments, function=function: function(*arguments, 28)), *batch)
