@@ -13,7 +13,7 @@ import dataclasses
 import json
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,7 @@ class _Split:
     report: Report
     skip_bad_images: bool
     fewest_images: int
+    before_image: Callable[[], None]
     progress: tqdm | None = None
     image_ids: list[int] = dataclasses.field(default_factory=list)
     sizes: list[tuple[int, int]] = dataclasses.field(default_factory=list)
@@ -59,6 +60,7 @@ class _Split:
         # sorted in memory: for COCO 19 GB.
         stride = _NUM_KEYS // len(self.instances.images)
         for index, image in enumerate(self.instances.images):
+            self.before_image()
             example = self._example(image)
             if self.progress is not None:
                 self.progress.update()
@@ -126,6 +128,7 @@ class _Split:
                 except UnreadableImageError as error:
                     message = str(error)
             progress.update()
+            self.before_image()
             if message is not None:
                 bad.append(f"image {image['id']}: {message}")
         return bad
@@ -216,6 +219,7 @@ def prepare(
     drop_unknown: bool = False,
     allow_outside: bool = False,
     overwrite: bool = False,
+    before_image: Callable[[], None] = lambda: None,
 ) -> dict[str, Report]:
     """Check COCO-style annotations and images and write them as one TFDS dataset.
 
@@ -231,6 +235,7 @@ def prepare(
       drop_unknown: leave out annotations of unknown categories and images instead of stopping.
       allow_outside: take image files outside their folder, named by an absolute path or by `..`.
       overwrite: replace the dataset that is at `output`.
+      before_image: called before each image and before the output appears; what it raises ends the work.
 
     Returns:
       For each split what was kept, dropped and repaired.
@@ -262,6 +267,7 @@ def prepare(
             allow_outside,
             skip_bad_images,
             num_shards or 1,
+            before_image,
         )
     _check_same_categories(todo)
     smallest = min(len(split.instances.images) for split in todo.values())
@@ -289,6 +295,7 @@ def prepare(
         (written / _CATEGORIES_FILE).write_text(json.dumps(categories.to_coco(), indent=2))
         for split in todo.values():
             split.write_companions(written)
+        before_image()
         _move(written, output, Path(temporary) / "replaced")
     return {name: split.report for name, split in todo.items()}
 
@@ -468,12 +475,13 @@ def _open_split(
     allow_outside: bool,
     skip_bad_images: bool,
     fewest_images: int,
+    before_image: Callable[[], None],
 ) -> _Split:
     if not folder.is_dir():
         raise FileNotFoundError(f"split {name!r}: there is no image folder {folder}")
     report = Report(name)
     instances = read_instances(annotations, report, drop_unknown, allow_outside)
-    return _Split(instances, folder, report, skip_bad_images, fewest_images)
+    return _Split(instances, folder, report, skip_bad_images, fewest_images, before_image)
 
 
 def _check_same_categories(splits: Mapping[str, _Split]) -> None:

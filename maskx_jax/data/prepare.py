@@ -7,9 +7,8 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Callable
 from types import FrameType
-from typing import TypeVar
+from typing import ClassVar
 
 from absl import logging
 
@@ -18,11 +17,48 @@ from maskx_jax import errors
 # As a shell reports a program that SIGTERM ended: 128 + 15.
 EXIT_SIGTERM = 143
 
-T = TypeVar("T")
-
 
 class _Terminated(BaseException):
     """SIGTERM came."""
+
+
+class _Signals:
+    """SIGTERM ends what is inside as SIGINT does, by an exception, so that it clears away what it has begun.
+
+    An exception out of a handler is lost where it comes in a callback of the garbage collector, of which JAX has one.
+    So `check` raises it again.
+    """
+
+    _EXCEPTIONS: ClassVar = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: _Terminated}
+
+    def __enter__(self) -> "_Signals":
+        self._received: type[BaseException] | None = None
+        # What a shell has its background jobs ignore stays ignored.
+        before = {number: signal.getsignal(number) for number in self._EXCEPTIONS}
+        self._before = {number: handler for number, handler in before.items() if handler != signal.SIG_IGN}
+        for number in self._before:
+            signal.signal(number, self._leave)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def check(self) -> None:
+        """Raise what a signal asked for.
+
+        Raises:
+          KeyboardInterrupt: SIGINT came.
+          _Terminated: SIGTERM came.
+        """
+        if self._received is not None:
+            raise self._received
+
+    def _leave(self, number: int, _: FrameType | None) -> None:
+        # Only the first: the next ones would interrupt the clearing.
+        if self._received is None:
+            self._received = self._EXCEPTIONS[signal.Signals(number)]
+            raise self._received
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -59,11 +95,11 @@ def main(arguments: list[str] | None = None) -> int:
     # TensorFlow's C++ parts read it as they are loaded; TensorFlow Datasets tells of every step at the level below.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.set_verbosity(logging.WARNING)
-    from maskx_jax.data.coco_builder import prepare
-
     try:
-        reports = _interruptible(
-            lambda: prepare(
+        with _Signals() as signals:
+            from maskx_jax.data.coco_builder import prepare
+
+            reports = prepare(
                 options.output,
                 splits,
                 options.num_shards,
@@ -71,37 +107,14 @@ def main(arguments: list[str] | None = None) -> int:
                 drop_unknown=options.drop_unknown,
                 allow_outside=options.allow_outside,
                 overwrite=options.overwrite,
+                before_image=signals.check,
             )
-        )
     except _Terminated:
         print("error: ended (SIGTERM); nothing was written", file=sys.stderr)
         return EXIT_SIGTERM
     for report in reports.values():
         print(report.table())
     return 0
-
-
-def _interruptible(program: Callable[[], T]) -> T:
-    """Run a program that SIGTERM ends as SIGINT does, by an exception, so that it clears away what it has begun.
-
-    Raises:
-      KeyboardInterrupt: SIGINT came.
-      _Terminated: SIGTERM came.
-    """
-    signals = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: _Terminated}
-
-    def leave(number: int, _: FrameType | None) -> None:
-        # The next ones would interrupt the clearing.
-        for other in signals:
-            signal.signal(other, signal.SIG_IGN)
-        raise signals[signal.Signals(number)]
-
-    before = {number: signal.signal(number, leave) for number in signals}
-    try:
-        return program()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 if __name__ == "__main__":

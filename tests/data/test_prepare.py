@@ -65,6 +65,39 @@ def test_mistyped_splits_are_refused(tmp_path, capsys, splits):
     assert "--split: " in capsys.readouterr().err.splitlines()[-1]
 
 
+class Collected:
+    """What raises as it is collected: Python prints that and goes on."""
+
+    def __del__(self):
+        signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_signal_is_not_lost_in_a_callback(tmp_path, capsys, monkeypatch):
+    annotations, images = make(tmp_path)
+    before, read = left(tmp_path), coco_builder.read_image
+
+    def interrupted(path, size):
+        if path.name == "1.png":
+            del [Collected()][0]
+        return read(path, size)
+
+    monkeypatch.setattr(coco_builder, "read_image", interrupted)
+    code, printed, error = run(capsys, tmp_path, annotations, images)
+    assert (code, printed, error.splitlines()[-1]) == (143, "", "error: ended (SIGTERM); nothing was written")
+    assert left(tmp_path) == before
+
+
+def test_a_signal_that_the_shell_ignores_stays_ignored(tmp_path, capsys, monkeypatch):
+    annotations, images = make(tmp_path)
+    monkeypatch.setattr(coco_builder, "_move", lambda *_: signal.raise_signal(signal.SIGINT))
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        assert run(capsys, tmp_path, annotations, images)[0] == 0
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_leaves_nothing_behind_and_prints_one_line(tmp_path, capsys, monkeypatch, number):
     annotations, images = make(tmp_path)
