@@ -17,7 +17,11 @@ STAGE_SIZES = (3, 4, 6, 3)
 
 
 def parameter_shapes(
-    num_classes: int = NUM_CLASSES, stage_sizes: tuple[int, ...] = STAGE_SIZES, width: int = 64
+    num_classes: int = NUM_CLASSES,
+    stage_sizes: tuple[int, ...] = STAGE_SIZES,
+    width: int = 64,
+    channels: int = 256,
+    hidden: int = 1024,
 ) -> dict[str, tuple[int, ...]]:
     """Return the shapes of torchvision's `maskrcnn_resnet50_fpn`, with background in row 0 of the predictors."""
     shapes: dict[str, tuple[int, ...]] = {}
@@ -46,19 +50,19 @@ def parameter_shapes(
                 norm(f"{name}.downsample.1", 4 * width)
             inputs = 4 * width
     for i in range(4):
-        layer(f"backbone.fpn.inner_blocks.{i}.0", 256, inputs // 8 * 2**i, 1, 1)
-        layer(f"backbone.fpn.layer_blocks.{i}.0", 256, 256, 3, 3)
-    layer("rpn.head.conv.0.0", 256, 256, 3, 3)
-    layer("rpn.head.cls_logits", 3, 256, 1, 1)
-    layer("rpn.head.bbox_pred", 12, 256, 1, 1)
-    layer("roi_heads.box_head.fc6", 1024, 256 * 7 * 7)
-    layer("roi_heads.box_head.fc7", 1024, 1024)
-    layer("roi_heads.box_predictor.cls_score", num_classes + 1, 1024)
-    layer("roi_heads.box_predictor.bbox_pred", 4 * (num_classes + 1), 1024)
+        layer(f"backbone.fpn.inner_blocks.{i}.0", channels, inputs // 8 * 2**i, 1, 1)
+        layer(f"backbone.fpn.layer_blocks.{i}.0", channels, channels, 3, 3)
+    layer("rpn.head.conv.0.0", channels, channels, 3, 3)
+    layer("rpn.head.cls_logits", 3, channels, 1, 1)
+    layer("rpn.head.bbox_pred", 12, channels, 1, 1)
+    layer("roi_heads.box_head.fc6", hidden, channels * 7 * 7)
+    layer("roi_heads.box_head.fc7", hidden, hidden)
+    layer("roi_heads.box_predictor.cls_score", num_classes + 1, hidden)
+    layer("roi_heads.box_predictor.bbox_pred", 4 * (num_classes + 1), hidden)
     for i in range(4):
-        layer(f"roi_heads.mask_head.{i}.0", 256, 256, 3, 3)
-    layer("roi_heads.mask_predictor.conv5_mask", 256, 256, 2, 2)
-    layer("roi_heads.mask_predictor.mask_fcn_logits", num_classes + 1, 256, 1, 1)
+        layer(f"roi_heads.mask_head.{i}.0", channels, channels, 3, 3)
+    layer("roi_heads.mask_predictor.conv5_mask", channels, channels, 2, 2)
+    layer("roi_heads.mask_predictor.mask_fcn_logits", num_classes + 1, channels, 1, 1)
     return shapes
 
 

@@ -32,12 +32,14 @@ from tests.models.build import numpy_variables, set_fields, tiny_config, tiny_mo
 
 CLASSES = ("cat", "dog", "tv")
 NUM_CLASSES = 3
+# Narrow, so that the arrays are small; some widths differ, lest one is taken for the other.
+WIDTH, CHANNELS, HIDDEN = 8, 24, 40
 
 
 @functools.cache
 def torchvision_arrays(num_classes=NUM_CLASSES):
     """Return torchvision's Mask R-CNN with one block a stage, by its names."""
-    shapes = parameter_shapes(num_classes, stage_sizes=(1, 1, 1, 1))
+    shapes = parameter_shapes(num_classes, (1, 1, 1, 1), WIDTH, CHANNELS, HIDDEN)
     return {name: make_parameter(name, shape) for name, shape in shapes.items()}
 
 
@@ -119,7 +121,9 @@ def renamed(arrays, names):
 
 def small_config(**model):
     config = mask_rcnn.get_config()
-    config.model.backbone.stage_sizes = (1, 1, 1, 1)
+    config.model.backbone.update(stage_sizes=(1, 1, 1, 1), width=WIDTH)
+    config.model.fpn.channels = config.model.rpn.channels = config.model.mask_head.channels = CHANNELS
+    config.model.box_head.hidden = HIDDEN
     set_fields(config, **model)
     return config
 
@@ -252,7 +256,7 @@ def test_files_are_recognised(tmp_path):
 
 def test_the_epsilon_of_batch_norm_belongs_to_the_preset(tmp_path):
     arrays = dict(torchvision_arrays())
-    arrays["backbone.body.bn1.running_var"] = np.full(64, 1e-5, np.float32)
+    arrays["backbone.body.bn1.running_var"] = np.full(WIDTH, 1e-5, np.float32)
     weight = arrays["backbone.body.bn1.weight"]
     with_epsilon, _, _ = taken_over(tmp_path, arrays, "torchvision_detector")
     without, _, _ = taken_over(tmp_path, arrays, "torchvision_coco")
@@ -277,7 +281,7 @@ def test_classes_of_coco_are_found_by_name_whichever_rows_a_code_base_gives_them
         "detectron": [0, *(order.index(name) + 1 for name in names)],
     }[preset]
     np.testing.assert_array_equal(variables["params/box_head/classification/bias"], expected)
-    assert variables["params/box_head/boxes/kernel"].shape == (1024, 4 * (len(names) + 1))
+    assert variables["params/box_head/boxes/kernel"].shape == (HIDDEN, 4 * (len(names) + 1))
 
 
 def old_torchvision_arrays():
@@ -302,11 +306,15 @@ def test_files_of_old_torchvision_are_the_same_network(tmp_path):
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("rpn.head.conv.0.0.weight", np.full((256, 256, 3, 3), np.nan), r"rpn/conv/kernel \(not finite\)"),
-        ("backbone.body.bn1.running_var", np.full(64, -1.0), r"variance is not positive"),
+        ("rpn.head.conv.0.0.weight", np.full((CHANNELS, CHANNELS, 3, 3), np.nan), r"rpn/conv/kernel \(not finite\)"),
+        ("backbone.body.bn1.running_var", np.full(WIDTH, -1.0), r"variance is not positive"),
         ("backbone.body.bn1.running_var", np.ones(1), r"BatchNorm of shapes"),
         # The corner of a 3x3 kernel is no 1x1 convolution.
-        ("roi_heads.mask_predictor.mask_fcn_logits.weight", np.ones((4, 256, 3, 3)), r"mask_weights/kernel \(cannot"),
+        (
+            "roi_heads.mask_predictor.mask_fcn_logits.weight",
+            np.ones((4, CHANNELS, 3, 3)),
+            r"mask_weights/kernel \(cannot",
+        ),
     ],
 )
 def test_arrays_that_would_load_but_cannot_be_meant_are_refused(tmp_path, capsys, name, value, message):
@@ -622,10 +630,10 @@ def test_the_blobs_of_the_mask_x_release_fill_t(tmp_path, num_layers):
     rng = np.random.default_rng(num_layers)
     layers = [*(f"bbox2mask_mlp_l{i}" for i in range(1, num_layers)), "mask_fcn_logits_w_flat"]
     blobs = without(detectron_arrays(), "^mask_fcn_logits")
-    inputs = 5 * 1024
+    inputs = 5 * HIDDEN
     for layer in layers:
-        blobs |= {f"{layer}_w": rng.normal(size=(256, inputs)), f"{layer}_b": rng.normal(size=256)}
-        inputs = 256
+        blobs |= {f"{layer}_w": rng.normal(size=(CHANNELS, inputs)), f"{layer}_b": rng.normal(size=CHANNELS)}
+        inputs = CHANNELS
     blobs = {name: np.asarray(array, np.float32) for name, array in blobs.items()}
     config = small_config(mask_predictor="transfer", weight_transfer__num_layers=num_layers)
     variables, _, _ = taken_over(tmp_path, blobs, config=config)
@@ -636,12 +644,12 @@ def test_the_blobs_of_the_mask_x_release_fill_t(tmp_path, num_layers):
 
 def test_the_blobs_of_the_mask_x_release_fill_the_mlp_branch():
     # Each logit of the branch sees all of the region's features, flattened by channel, row and column.
-    blob = np.zeros((784, 256 * 28 * 28), np.float32)
+    blob = np.zeros((784, CHANNELS * 28 * 28), np.float32)
     blob[5, (7 * 28 + 3) * 28 + 2] = 1  # channel 7, row 3, column 2
     config = small_config(mask_head__mlp="paper")
     modules = LAYOUTS["detectron"].modules(config.model, ())
     assert modules["mask_head/mlp"] == "mask_mlp_logits_raw"
-    kernel = to_ours("mask_head/mlp/kernel", blob, config.model).reshape(28, 28, 256, 784)
+    kernel = to_ours("mask_head/mlp/kernel", blob, config.model).reshape(28, 28, CHANNELS, 784)
     assert kernel[3, 2, 7, 5] == 1 and kernel.sum() == 1
 
 
