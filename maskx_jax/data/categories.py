@@ -25,7 +25,7 @@ class Categories:
         for what, values in (("id", self.ids), ("name", self.names)):
             repeated = sorted((v for v, number in collections.Counter(values).items() if number > 1), key=str)
             if repeated:
-                raise ValueError(f"category {what}s must be unique; repeated: {repeated}")
+                raise ValueError(f"category {what}s must be unique; repeated: {repeated[:5]}")
 
     def __len__(self) -> int:
         return len(self.ids)

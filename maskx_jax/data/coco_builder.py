@@ -33,6 +33,7 @@ _NUM_KEYS = 1 << 128
 
 _CATEGORIES_FILE = "categories.json"
 _TFDS_FEATURES = "tensorflow_datasets.core.features."
+_LARGEST_INDEX_BYTES = 2**31
 _INDEX_ARRAYS = ("image_ids", "sizes", "num_objects", "labels", "has_mask")
 
 
@@ -425,6 +426,9 @@ def _damage_named(path: epath.Path) -> Iterator[None]:
 
 def _read_index(path: epath.Path, num_categories: int) -> dict[str, np.ndarray]:
     with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+        # What a few kilobytes can be made to unpack to.
+        if (num_bytes := sum(entry.file_size for entry in stored.zip.infolist())) > _LARGEST_INDEX_BYTES:
+            raise ValueError(f"its arrays take {num_bytes} bytes; expected at most {_LARGEST_INDEX_BYTES}")
         arrays = {name: stored[name] for name in _INDEX_ARRAYS}
     num_images, num_objects = len(arrays["image_ids"]), len(arrays["labels"])
     shapes = [(num_images,), (num_images, 2), (num_images,), (num_objects,), (num_objects,)]

@@ -25,8 +25,8 @@ class _Terminated(BaseException):
 class _Signals:
     """SIGTERM ends what is inside as SIGINT does, by an exception, so that it clears away what it has begun.
 
-    An exception out of a handler is lost where it comes in a callback of the garbage collector, of which JAX has one.
-    So `check` raises it again.
+    An exception out of a handler is lost where it comes in a callback of the garbage collector, of which JAX has one,
+    and Python prints its traceback. So `check` raises it again, and nothing is printed.
     """
 
     _EXCEPTIONS: ClassVar = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: _Terminated}
@@ -38,11 +38,13 @@ class _Signals:
         self._before = {number: handler for number, handler in before.items() if handler != signal.SIG_IGN}
         for number in self._before:
             signal.signal(number, self._leave)
+        self._hook, sys.unraisablehook = sys.unraisablehook, self._lost
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        sys.unraisablehook = self._hook
 
     def check(self) -> None:
         """Raise what a signal asked for.
@@ -53,6 +55,10 @@ class _Signals:
         """
         if self._received is not None:
             raise self._received
+
+    def _lost(self, unraisable: "sys.UnraisableHookArgs") -> None:
+        if self._received is None or unraisable.exc_type is not self._received:
+            self._hook(unraisable)
 
     def _leave(self, number: int, _: FrameType | None) -> None:
         # Only the first: the next ones would interrupt the clearing.

@@ -273,6 +273,14 @@ def changed(name, change):
     return write
 
 
+def bomb(path):
+    """Say of an array that it unpacks to 4 GB."""
+    data = bytearray(path.read_bytes())
+    at = data.rindex(b"PK\x01\x02")
+    data[at + 24 : at + 28] = (2**32 - 2).to_bytes(4, "little")
+    path.write_bytes(data)
+
+
 DAMAGE = [
     ("features.json", hostile, "names the class 'antigravity.Text'; expected one of tensorflow_datasets.core"),
     ("features.json", lambda path: path.write_text('{"type": "os.x", "content": {}}'), "names the class 'os.x'"),
@@ -289,6 +297,7 @@ DAMAGE = [
     ("index_val.npz", lambda path: path.write_bytes(b""), "EOFError"),
     ("index_val.npz", lambda path: path.write_bytes(b"pickle"), ""),
     ("index_val.npz", without("labels"), "KeyError"),
+    ("index_val.npz", bomb, "expected at most 2147483648"),
     ("index_val.npz", changed("labels", lambda labels: labels + 5), "labels go from 6 to 8; expected 1 to 3"),
     ("index_val.npz", changed("labels", lambda labels: labels.astype(float)), "labels is float64"),
     ("index_val.npz", changed("has_mask", lambda has_mask: has_mask[1:]), "has_mask is bool"),
