@@ -12,9 +12,11 @@ hashed before its type is known to be flat, and what is copied is counted.
 
 import dataclasses
 import math
+import mmap
 import pickle
+import pickletools
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, BinaryIO
 
 import ml_dtypes
 import numpy as np
@@ -47,14 +49,6 @@ _TORCH_DTYPES: dict[str, Any] = {
 }
 
 
-class Readable(Protocol):
-    """What a pickle is read from. `read(n)` must not set aside more than there is: a file names its own lengths."""
-
-    def read(self, size: int, /) -> bytes: ...
-
-    def readline(self) -> bytes: ...
-
-
 @dataclasses.dataclass(slots=True)
 class Storage:
     """A flat array of a PyTorch file; its bytes lie beside the pickle that names it."""
@@ -83,11 +77,6 @@ class _Function:
     """What the name of a function in a pickle stands for."""
 
     call: Callable[..., Any]
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _StorageType:
-    dtype: np.dtype
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -233,7 +222,8 @@ class ArrayUnpickler(pickle._Unpickler):
     """Reads plain containers and stand-ins for arrays; everything else is refused with its name, and not imported.
 
     Args:
-      file: with the pickle at its position.
+      file: with the pickle at its position. A read from it must not set aside more than there is: a pickle names its
+        own lengths.
       size: of the whole file in bytes. A program that copies more elements than that is refused: one text or list can
         be named often, but what wrote the file named each once.
 
@@ -241,7 +231,13 @@ class ArrayUnpickler(pickle._Unpickler):
       storages: of a PyTorch file, by key; to be filled before its arrays are built.
     """
 
-    def __init__(self, file: Readable, size: int) -> None:
+    # Of the base class, which is typed without them.
+    stack: list[Any]
+    append: Callable[[Any], None]
+    pop_mark: Callable[[], list[Any]]
+    read: Callable[[int], bytes]
+
+    def __init__(self, file: BinaryIO | mmap.mmap, size: int) -> None:
         # Python 2's byte strings, which Detectron's files are full of, become text.
         super().__init__(file, encoding="latin1")
         self.storages: dict[str, Storage] = {}
@@ -249,7 +245,7 @@ class ArrayUnpickler(pickle._Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if module == "torch" and name in _TORCH_DTYPES:
-            return _StorageType(np.dtype(_TORCH_DTYPES[name]))
+            return np.dtype(_TORCH_DTYPES[name])
         if (module, name) not in _FUNCTIONS:
             # A name may hold anything, also what a terminal would obey.
             asked = f"{module}.{name}"[:200].encode("unicode_escape").decode("ascii")
@@ -266,26 +262,26 @@ class ArrayUnpickler(pickle._Unpickler):
             raise ValueError("holds a reference to something else than a storage")
         _, kind, key, _, length = pid[:5]
         (length,) = _whole_numbers((length,))
-        if not isinstance(kind, _StorageType) or not isinstance(key, str):
+        if not isinstance(kind, np.dtype) or not isinstance(key, str):
             raise ValueError("holds a storage without type or key")
-        storage = self.storages.setdefault(key, Storage(kind.dtype, length))
-        if (storage.dtype, storage.length) != (kind.dtype, length):
+        storage = self.storages.setdefault(key, Storage(kind, length))
+        if (storage.dtype, storage.length) != (kind, length):
             raise ValueError(f"storage {key} is named with two types or lengths")
         return storage
 
     def load_reduce(self) -> None:
         """Call a stand-in."""
-        arguments = self.stack.pop()  # type: ignore[attr-defined]
-        function = self.stack[-1]  # type: ignore[attr-defined]
+        arguments = self.stack.pop()
+        function = self.stack[-1]
         if not isinstance(function, _Function) or not isinstance(arguments, tuple):
             raise ValueError("calls what is no function; refused")
         self._count_copies(arguments)
-        self.stack[-1] = function.call(*arguments)  # type: ignore[attr-defined]
+        self.stack[-1] = function.call(*arguments)
 
     def load_build(self) -> None:
         """Tell a stand-in the rest; the attributes that torch gives its dictionaries are dropped."""
-        state = self.stack.pop()  # type: ignore[attr-defined]
-        target = self.stack[-1]  # type: ignore[attr-defined]
+        state = self.stack.pop()
+        target = self.stack[-1]
         if isinstance(target, _Array | _Dtype):
             self._count_copies(state)
             target.set_state(state)
@@ -294,37 +290,23 @@ class ArrayUnpickler(pickle._Unpickler):
 
     def load_setitem(self) -> None:
         """Set an item of a dictionary."""
-        value, key = self.stack.pop(), self.stack.pop()  # type: ignore[attr-defined]
-        self._dictionary()[_checked_key(key)] = value
+        value, key = self.stack.pop(), self.stack.pop()
+        self._set_items([key, value])
 
     def load_setitems(self) -> None:
         """Set items of a dictionary."""
-        items = self.pop_mark()  # type: ignore[attr-defined]
-        target = self._dictionary()
-        for key, value in zip(items[::2], items[1::2], strict=True):
-            target[_checked_key(key)] = value
+        self._set_items(self.pop_mark())
 
     def load_dict(self) -> None:
         """Make a dictionary of items."""
-        items = self.pop_mark()  # type: ignore[attr-defined]
-        self.append({})  # type: ignore[attr-defined]
-        for key, value in zip(items[::2], items[1::2], strict=True):
-            self._dictionary()[_checked_key(key)] = value
-
-    def load_append(self) -> None:
-        """Append to a list."""
-        value = self.stack.pop()  # type: ignore[attr-defined]
-        self._list().append(value)
-
-    def load_appends(self) -> None:
-        """Append several to a list."""
-        values = self.pop_mark()  # type: ignore[attr-defined]
-        self._list().extend(values)
+        items = self.pop_mark()
+        self.append({})
+        self._set_items(items)
 
     def load_bytearray8(self) -> None:
         """Read bytes; the base class would set aside as many as the file claims to have."""
-        length = int.from_bytes(self.read(8), "little")  # type: ignore[attr-defined]
-        self.append(bytearray(self.read(length)))  # type: ignore[attr-defined]
+        length = int.from_bytes(self.read(8), "little")
+        self.append(bytearray(self.read(length)))
 
     def _count_copies(self, arguments: Any) -> None:
         values = (arguments, *arguments) if isinstance(arguments, tuple) else ()
@@ -332,24 +314,19 @@ class ArrayUnpickler(pickle._Unpickler):
         if self._copies_left < 0:
             raise ValueError("copies its parts more often than any program that writes weights; refused")
 
-    def _dictionary(self) -> dict:
-        target = self.stack[-1]  # type: ignore[attr-defined]
+    def _set_items(self, items: list[Any]) -> None:
+        target = self.stack[-1]
         if type(target) is not dict:
             raise ValueError(f"sets items of {type(target).__name__}; refused")
-        return target
-
-    def _list(self) -> list:
-        target = self.stack[-1]  # type: ignore[attr-defined]
-        if type(target) is not list:
-            raise ValueError(f"appends to {type(target).__name__}; refused")
-        return target
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            target[_checked_key(key)] = value
 
 
 class _Instructions(dict):
     """Instructions by their byte; any other is refused by name."""
 
     def __missing__(self, code: int) -> Any:
-        names = [name for name in dir(pickle) if getattr(pickle, name) == bytes([code]) and name.isupper()]
+        names = [opcode.name for opcode in pickletools.opcodes if opcode.code == chr(code)]
         raise ValueError(f"is no pickle of arrays: instruction {names[0] if names else code}; refused")
 
 

@@ -255,7 +255,7 @@ STORAGE = b"(" + text("storage") + name("torch", "DoubleStorage") + text("0") + 
         (name("numpy", "dtype") + b")\x81", "instruction NEWOBJ"),
         (b"\x8f", "instruction EMPTY_SET"),
         (b"(K\x01" + name("numpy", "dtype") + b"o", "instruction OBJ"),
-        (b"K\x01K\x02a", "appends to int"),
+        (b"K\x01K\x02a", "'int' object has no attribute 'append'"),
         (b"K\x01K\x02K\x03s", "sets items of int"),
         (b"\x96" + struct.pack("<Q", 2**40), "cannot be read"),
         (b"\x8e" + struct.pack("<Q", 2**40), "cannot be read"),
