@@ -226,6 +226,8 @@ def test_an_import_leaves_a_place_as_it_was(file, variables, run, tmp_path, monk
         (None, {"workdir": "."}, "expected the work directory of a run"),
         (lambda here: write_config(here, tiny_config()), {"workdir": "."}, "expected any checkpoint"),
         (None, {"step": "7"}, "7"),
+        (None, {"step": "last"}, "invalid int value: 'last'"),
+        (None, {"format": "pth"}, "unrecognized arguments: --format=pth"),
         (None, {"output": "model.pth"}, "expected a name that ends in .safetensors"),
         (None, {"output": "missing/model.safetensors"}, "there is no directory"),
         (lambda here: (here / "model.safetensors").write_text("a"), {}, "exists; expected a new file"),
