@@ -186,18 +186,26 @@ class Watchdog:
     def _fail(self, error: BaseException) -> None:
         """End this process by its error, or because of another process if that is the cause of it."""
         self._error = error
+        try:
+            # A second SIGINT ends at once.
+            if not isinstance(error, KeyboardInterrupt):
+                self._await_signs()
+        except KeyboardInterrupt as interrupt:
+            error = interrupt
+        self._leaving.acquire()
+        code = errors.report(error)
+        self._phase = f"ended by {type(error).__name__}"
+        self._end(code, _described(error))
+
+    def _await_signs(self) -> None:
+        """Wait until each other process gave a sign of life or has ended; leave if one is lost."""
         began = time.monotonic()
-        # A second SIGINT ends at once.
-        waiting = set() if isinstance(error, KeyboardInterrupt) else set(self._peers)
+        waiting = set(self._peers)
         while waiting:
             self._leave_without_the_lost(patience=0.0)
             waiting = {i for i in waiting if self._peers[i].changed < began and not self._peers[i].ended}
             time.sleep(min(0.2, self._sign_every))
             self._read_peers()
-        self._leaving.acquire()
-        code = errors.report(error)
-        self._phase = f"ended by {type(error).__name__}"
-        self._end(code, _described(error))
 
     def _end(self, code: int, error: str) -> None:
         self._closing.set()
@@ -286,7 +294,8 @@ class Watchdog:
 
 
 def _described(error: BaseException) -> str:
-    return f"{type(error).__name__}: {errors.one_line(error)}"
+    name, text = type(error).__name__, errors.one_line(error)
+    return name if text == name else f"{name}: {text}"
 
 
 def _say(text: str) -> None:
