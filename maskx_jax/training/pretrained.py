@@ -14,13 +14,12 @@ import dataclasses
 import pathlib
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from flax import traverse_util
 
 from maskx_jax.structures import PyTree
-from maskx_jax.training.loading import Loaded, load
 from maskx_jax.training.weight_arrays import (
     ROWS_OF_CLASS,
     background_first,
@@ -31,6 +30,9 @@ from maskx_jax.training.weight_arrays import (
 )
 from maskx_jax.training.weight_files import WeightFile, read_weight_file
 from maskx_jax.training.weight_layouts import LAYOUTS, Layout, check_evidence, field_of, recognize
+
+if TYPE_CHECKING:
+    from maskx_jax.training.loading import Loaded
 
 # What a source offers for each parameter: the array, or the reason why it has none that fits.
 Proposals = dict[str, np.ndarray | str]
@@ -157,7 +159,7 @@ class RunWeights:
     """A run of ours."""
 
     workdir: str
-    run: Loaded
+    run: "Loaded"
 
     @property
     def origin(self) -> str:
@@ -208,6 +210,9 @@ def open_weights(path: str | pathlib.Path, preset: str = "auto", classes: Sequen
     if pathlib.Path(path).is_dir():
         if classes:
             raise ValueError(f"got initialize.classes {list(classes)}; the run {path} names its own")
+        # Runs need ml_collections and Orbax; the weights of other code bases do not.
+        from maskx_jax.training.loading import load
+
         return RunWeights(str(path), load(path))
     if preset != "auto" and preset not in LAYOUTS:
         raise ValueError(f"got preset {preset!r}; expected 'auto' or one of {', '.join(LAYOUTS)}")

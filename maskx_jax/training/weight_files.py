@@ -11,7 +11,6 @@ from typing import Any, BinaryIO
 
 import ml_dtypes
 import numpy as np
-from safetensors import safe_open
 
 from maskx_jax.training.array_pickle import ArrayUnpickler, build
 
@@ -174,6 +173,8 @@ def _find_arrays(content: Any) -> tuple[dict[str, np.ndarray], str]:
 
 
 def _read_safetensors(path: pathlib.Path) -> tuple[dict[str, np.ndarray], Metadata | None]:
+    from safetensors import safe_open
+
     with safe_open(path, framework="numpy") as file:
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         return arrays, Metadata.from_text(file.metadata() or {})

@@ -6,11 +6,7 @@ Every parameter is a function of its name, so that no weights need to be stored.
 import pathlib
 import zlib
 
-import cv2
 import numpy as np
-
-from maskx_jax.data.shapes import ShapesSource
-from maskx_jax.data.transforms import decode
 
 NUM_CLASSES = 90
 STAGE_SIZES = (3, 4, 6, 3)
@@ -111,6 +107,8 @@ CANVASES = {"coco_800x1333": (800, 1344), "coco_512": (512, 512), "shapes_512": 
 
 def on_canvas(image: np.ndarray, name: str) -> tuple[np.ndarray, tuple[int, int]]:
     """Lay an RGB image on the canvas of that name; return the canvas and the size that the image has on it."""
+    import cv2
+
     canvas = CANVASES[name]
     scale = canvas[0] / image.shape[0]
     image = image[:, : int(canvas[1] / scale)]
@@ -122,6 +120,12 @@ def on_canvas(image: np.ndarray, name: str) -> tuple[np.ndarray, tuple[int, int]
 
 def make_canvas(name: str, coco_mini: pathlib.Path | None) -> tuple[np.ndarray, tuple[int, int]]:
     """Return the canvas of that name, and the size of the image on it; the real images need their folder."""
+    # The parameters above are used on machines without OpenCV.
+    import cv2
+
+    from maskx_jax.data.shapes import ShapesSource
+    from maskx_jax.data.transforms import decode
+
     if name.startswith("shapes"):
         return on_canvas(decode(ShapesSource(1, seed=5, image_size=512, max_objects=8)[0]), name)
     assert coco_mini is not None
