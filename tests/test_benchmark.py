@@ -1,31 +1,33 @@
 import dataclasses
+import functools
+import json
+import subprocess
 import sys
+import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs import mask_rcnn, maskx_rcnn
+from maskx_jax.models import rcnn
+from maskx_jax.ops.nms import nms
 from maskx_jax.ops.roi_align import roi_align
 from tools.benchmark import __main__ as benchmark
-from tools.benchmark import cases, host, ours, roi_align_forms
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("inputs")
-    benchmark.write_inputs(folder, with_parameters=False)
-    return folder
+from tools.benchmark import cases, checks, gpu_day, host, measuring, models, nms_forms, ours, roi_align_forms, trace
 
 
 def test_case_names_tell_them_apart():
-    for suite in cases.SUITES.values():
+    steps = {step.name: step.cases for rehearse in (False, True) for step in gpu_day.plan(rehearse)}
+    for suite in (*cases.SUITES.values(), *steps.values()):
         assert len({case.name for case in suite}) == len(suite)
 
 
 SMALL = [
     cases.Case("nms", size=50, groups=2),
-    cases.Case("roi_align", canvas=(64, 96), size=7, gradient=True),
+    cases.Case("roi_align", canvas=(64, 96), size=7, gradient=True, rois=20),
+    cases.Case("roi_align", canvas=(64, 96), batch=2, dtype="bfloat16", size=7, rois=20),
     cases.Case("paste", canvas=(120, 150)),
     cases.Case("product", size=64),
     cases.Case("copy", size=1),
@@ -34,20 +36,43 @@ SMALL = [
 ]
 
 
-@pytest.mark.parametrize("case", SMALL, ids=lambda case: case.kind)
-def test_operations_and_host_work_run(folder, case):
-    call, told = ours.build(folder, case)
+@pytest.mark.parametrize("case", SMALL, ids=lambda case: case.name)
+def test_operations_and_host_work_run(tmp_path, case):
+    call, told = ours.build(tmp_path, case)
     call()
     assert told["version"].startswith("jax")
 
 
-@pytest.mark.parametrize("form", cases.ROI_ALIGN_FORMS)
-def test_other_forms_of_roi_align_equal_the_one_the_models_use(form):
+CONFIGS = {
+    "mask_rcnn": mask_rcnn.get_config("backbone=r50"),
+    "maskx_light": maskx_rcnn.get_config("backbone=r50,mlp=light"),
+    "maskx_paper": maskx_rcnn.get_config("backbone=r50,mlp=paper"),
+    "tiny": maskx_rcnn.get_config("backbone=tiny,mlp=light"),
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_models_are_those_of_the_configs_with_the_conventions_of_torchvision(name):
+    config = CONFIGS[name]
+    if name != "tiny":
+        assert config.optimizer.frozen[:1] == models.FROZEN[:1]
+    config.model.roi_align_convention = config.model.rpn.anchor_convention = "torchvision"
+    config.model.rpn.boundary_threshold = -1.0
+    config.model.dtype = "bfloat16"
+    assert rcnn.build(90, **models.fields(name, "bfloat16")) == rcnn.build(90, **config.model.to_dict())
+
+
+def _maps_and_boxes():
     rng = np.random.default_rng(0)
     features = {k: jnp.asarray(rng.standard_normal((96 >> k, 128 >> k, 8), np.float32)) for k in (2, 3)}
     corners = rng.uniform(-20, 100, (12, 2))
     # Of both levels, some of them beyond the border.
-    boxes = jnp.asarray(np.concatenate([corners, corners + rng.uniform(2, 300, (12, 2))], axis=1), jnp.float32)
+    return features, jnp.asarray(np.concatenate([corners, corners + rng.uniform(2, 300, (12, 2))], axis=1), jnp.float32)
+
+
+@pytest.mark.parametrize("form", cases.ROI_ALIGN_FORMS)
+def test_other_forms_of_roi_align_equal_the_one_the_models_use(form):
+    features, boxes = _maps_and_boxes()
 
     def pooled_with_gradients(pool):
         pooled, pull_back = jax.vjp(lambda maps: pool(maps, boxes, 7), features)
@@ -59,14 +84,57 @@ def test_other_forms_of_roi_align_equal_the_one_the_models_use(form):
     jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, atol=1e-5), actual, expected)
 
 
-def test_the_kernel_is_one_of_triton_on_a_gpu(monkeypatch):
+@pytest.mark.parametrize("form", cases.ROI_ALIGN_FORMS)
+def test_other_forms_of_roi_align_serve_a_batch_in_bfloat16(form):
+    features, boxes = _maps_and_boxes()
+    maps = {level: jnp.stack([x, -x]).astype(jnp.bfloat16) for level, x in features.items()}
+    boxes = jnp.stack([boxes[:3], boxes[3:6]])
+
+    def both(pool):
+        def total(maps):
+            pooled = jax.vmap(lambda maps, boxes: pool(maps, boxes, 2))(maps, boxes)
+            return pooled.astype(jnp.float32).sum(), pooled
+
+        return jax.value_and_grad(total, has_aux=True)(maps)
+
+    jax.tree.map(
+        lambda one, other: np.testing.assert_allclose(
+            one.astype(np.float32), other.astype(np.float32), rtol=2e-2, atol=5e-2
+        ),
+        both(roi_align_forms.FORMS[form])[1],
+        both(roi_align)[1],
+    )
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("batch", [(), (2,)], ids=["image", "batch"])
+def test_the_kernel_is_one_of_triton_on_a_gpu(monkeypatch, dtype, batch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    features, boxes = {2: jnp.zeros((24, 32, 256))}, jnp.zeros((3, 4))
-    gradients = jax.jit(jax.value_and_grad(lambda maps: roi_align_forms.kernel(maps, boxes, 7).sum()))
+    features, boxes = {2: jnp.zeros((*batch, 24, 32, 256), dtype)}, jnp.zeros((*batch, 3, 4))
+    pool = functools.partial(roi_align_forms.kernel, output_size=7)
+    gradients = jax.jit(jax.value_and_grad(lambda maps: (jax.vmap(pool) if batch else pool)(maps, boxes).sum()))
     assert gradients.trace(features).lower(lowering_platforms=("cuda",)).as_text().count("xla.gpu.triton(") == 2
 
 
-def test_a_process_is_told_what_to_time_and_a_row_is_written(folder, monkeypatch, capfd):
+@pytest.mark.parametrize("form", cases.NMS_FORMS)
+def test_other_forms_of_nms_keep_the_same_boxes(form):
+    rng = np.random.default_rng(0)
+    case = cases.Case("nms", canvas=(64, 64), size=60, groups=4, clustered=True)
+    boxes = jnp.asarray(cases.make_inputs(case)["nms_boxes"])
+    # With ties, two classes and empty slots.
+    scores = jnp.asarray(rng.integers(0, 20, (4, 60)) / 20, jnp.float32)
+    labels, valid = jnp.asarray(rng.integers(0, 2, (4, 60))), jnp.asarray(rng.uniform(size=(4, 60)) < 0.8)
+
+    def keep(form):
+        return jax.vmap(lambda *arrays: form(*arrays, 0.5, 40))(boxes, scores, labels, valid)
+
+    (indices, kept), (expected_indices, expected_kept) = keep(nms_forms.FORMS[form]), keep(nms)
+    np.testing.assert_array_equal(kept, expected_kept)
+    assert 40 < kept.sum() < valid.sum()
+    np.testing.assert_array_equal(indices[kept], expected_indices[kept])
+
+
+def test_a_process_is_told_what_to_time_and_a_row_is_written(monkeypatch, capfd):
     monkeypatch.setitem(cases.SUITES, "ops", (cases.Case("nms", size=20), cases.Case("nms", size=30)))
     monkeypatch.setattr(sys, "argv", ["benchmark", "--suite=ops", "--only=x 20", "--rounds=2", "--seconds=0"])
     benchmark.main()
@@ -76,15 +144,44 @@ def test_a_process_is_told_what_to_time_and_a_row_is_written(folder, monkeypatch
 
 
 def test_a_process_that_ends_is_named():
-    worker = benchmark.Worker([sys.executable, "-c", "raise SystemExit(3)"], {})
+    worker = measuring.Worker([sys.executable, "-c", "raise SystemExit(3)"], {})
     with pytest.raises(RuntimeError, match=r"ended with exit code 3 at \{'repeat': 1\}"):
         worker.ask(repeat=1)
     worker.close()
 
 
-def test_inputs_are_the_same_in_every_process(folder):
+def test_a_process_that_takes_too_long_is_killed():
+    worker = measuring.Worker([sys.executable, "-c", "import time; time.sleep(60)"], {})
+    with pytest.raises(TimeoutError, match="its time was over"):
+        worker.ask(time.monotonic() + 0.1, repeat=1)
+    assert worker.ended
+    worker.close()
+
+
+SERVE = """
+from tools.benchmark.worker import serve
+def build(fields):
+    if fields["kind"] == "product":
+        raise ValueError("no such thing\\nas this")
+    return (lambda: None), {"version": "v", "platform": "p"}
+serve(build, lambda: 7)
+"""
+
+
+def test_a_case_that_fails_is_told_and_the_next_one_goes_on():
+    workers = measuring.Workers("", "")
+    workers._commands["ours"] = [sys.executable, "-c", SERVE]
+    with workers:
+        failed = measuring.measure(cases.Case("product", size=1), workers, 1, 0.0)
+        record = measuring.measure(cases.Case("copy", size=1), workers, 2, 0.0)
+    assert failed["ours"] == {"error": "ValueError: no such thing"}
+    assert measuring.row(failed)[1] == "ValueError: no such thing"
+    assert len(record["ours"]["times"]) == 2 and record["ours"]["peak"] == 7
+
+
+def test_inputs_are_the_same_in_every_process():
     case = dataclasses.replace(cases.SUITES["train"][0], canvas=(64, 96))
-    first, second = cases.read_inputs(folder, case), cases.read_inputs(folder, case)
+    first, second = cases.make_inputs(case), cases.make_inputs(case)
     for name, value in first.items():
         np.testing.assert_array_equal(value, second[name])
     assert first["images"].shape == (2, 64, 96, 3) and first["images"].std() > 10
@@ -96,3 +193,201 @@ def test_examples_come_from_files_as_large_as_those_of_coco():
     assert batch.ground_truth.valid.any(axis=1).all()
     files = [len(record.image) for record in host.JpegSource(4)]
     assert 100_000 < np.mean(files) < 250_000
+
+
+def test_a_wrong_result_of_an_accelerator_is_seen():
+    def fail(x):
+        raise ValueError("out of order\nhere")
+
+    variants = [
+        checks.Variant("right", jnp.sin, 1e-5),
+        checks.Variant("wrong", lambda x: jnp.sin(x) + 1e-3, 1e-5),
+        checks.Variant("told", lambda x: jnp.sin(x) + 1e-3, None),
+        checks.Variant("not finite", lambda x: x / 0, 1e-5),
+        checks.Variant("broken", fail, 1e-5),
+    ]
+    rows = list(checks.compare(checks.Reference(jnp.sin, (np.arange(1, 9, dtype=np.float32),), variants)))
+    assert [row["passes"] for row in rows] == [True, False, None, False, False]
+    assert rows[1]["difference"] == pytest.approx(1e-3, rel=0.1) and rows[3]["difference"] == np.inf
+    assert rows[4]["error"] == "ValueError: out of order"
+
+
+def test_operations_are_compared_in_all_their_forms(monkeypatch):
+    # The forms themselves are tested above.
+    monkeypatch.setattr(
+        roi_align_forms, "FORMS", {"": roi_align, "other": lambda *arguments: 2 * roi_align(*arguments)}
+    )
+    monkeypatch.setattr(nms_forms, "FORMS", {"": nms})
+    case = cases.Case("checks", canvas=(64, 64), size=30, rois=2, clustered=True)
+    references = checks.of_operations(cases.make_inputs(case), case)
+    rows = [row for reference in references for row in checks.compare(reference)]
+    assert {row["what"]: row["passes"] for row in rows} == {
+        "RoIAlign, forward": True,
+        "RoIAlign, forward, other": False,
+        "RoIAlign, backward": True,
+        "RoIAlign, backward, other": False,
+        "NMS, boxes kept": True,
+    }
+
+
+HLO = """
+%fused_a (p: f32[8]) -> f32[8] {
+  %p = f32[8]{0} parameter(0)
+  %scatter.1 = f32[8]{0} scatter(%p, %p, %p), to_apply=%add
+  ROOT %mul.1 = f32[8]{0} multiply(%scatter.1, %p), metadata={op_name="jit(step)/jvp(RCNN.losses)/RCNN._pool/mul"}
+}
+
+%fused_b (q: f32[8]) -> f32[8] {
+  %q = f32[8]{0} parameter(0)
+  ROOT %copy.1 = f32[8]{0} copy(%q)
+}
+
+ENTRY %main (a: f32[8]) -> (f32[8], f32[8]) {
+  %a = f32[8]{0} parameter(0)
+  %loop_fusion.2 = f32[8]{0} fusion(%a), kind=kInput, calls=%fused_a
+  %cudnn-conv.3 = (f32[8]{0}, u8[0]{0}) custom-call(%a), custom_call_target="__cudnn$convForward", \
+metadata={op_name="jit(step)/backbone/conv"}
+  %copy_fusion = f32[8]{0} fusion(%a), kind=kLoop, calls=%fused_b, metadata={op_name="jit(step)/add"}
+  %while.7 = (s32[], f32[8]{0}) while(%a), condition=%c, body=%b
+  ROOT %sort.5 = (f32[8]{0}, f32[8]{0}) sort(%a, %a), metadata={op_name="jit(step)/jvp(RCNN.losses)/rpn.proposals/sort"}
+}
+"""
+
+
+def test_the_time_of_kernels_is_shared_out_by_what_is_in_their_instructions():
+    instructions = trace.read_instructions(HLO)
+    assert instructions["loop_fusion.2"] == ("scatter", "RoIAlign")
+    assert instructions["cudnn-conv.3"] == ("convolution", "backbone")
+    assert instructions["copy_fusion"] == ("copy", "optimizer")
+    assert instructions["sort.5"] == ("sort", "proposals")
+    events = [
+        ("any", "sort.5", 1.0),
+        ("loop_fusion_2", "", 2.0),
+        ("sm90_xmma_fprop_implicit_gemm", "", 3.0),
+        ("nvjet_hsh_128", "", 1.0),
+        ("while.7", "while.7", 7.0),
+        ("mystery", "", 1.0),
+    ]
+    told = trace.summarize(events, instructions, 2)
+    shares = {name: share * 8 for name, share in told["shares"].items()}
+    assert shares == {"convolution": 3, "scatter": 2, "sort": 1, "product": 1, trace.OTHER: 1}
+    assert told["device_seconds"] == 4 and told["without_instruction"] == 5 / 8
+    assert told["longest"][0]["ms"] == 1500
+
+
+def test_a_trace_of_this_machine_is_read_and_one_that_cannot_be_is_said_to_be_so():
+    x = jnp.arange(2000.0).reshape(20, 100)
+    program = jax.jit(lambda x: jnp.sort(x @ x.T, axis=0)).lower(x).compile()
+    told = trace.profile(lambda: jax.block_until_ready(program(x)), program.as_text(), 1)
+    assert told["source"] == "trace" and told["shares"]["sort"] > 0
+
+    def fail():
+        raise RuntimeError("no profiler\nhere")
+
+    told = trace.profile(fail, HLO, 1)
+    assert told["source"] == "number of instructions; the trace cannot be read: RuntimeError: no profiler"
+    assert told["shares"]["sort"] > 0
+
+
+def _record(case, seconds, platform="gpu"):
+    ours = {"times": [seconds], "platform": platform, "version": "jax", "peak": 2**20}
+    return {"case": case.name, "images": case.images, "ours": ours}
+
+
+@pytest.fixture
+def two_steps(monkeypatch):
+    """Two steps of made up times; the second case of the first takes longer than the step may."""
+    clock = [0.0]
+    monkeypatch.setattr(gpu_day.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(measuring, "write_parameters", lambda folder: None)
+    nms = tuple(cases.Case("nms", size=size) for size in (1, 2, 3))
+    train = (cases.Case("train", "mask_rcnn", batch=8),)
+    steps = (gpu_day.Step("nms", "NMS", 20.0, nms), gpu_day.Step("train", "Train step", 20.0, train))
+    monkeypatch.setattr(gpu_day, "plan", lambda rehearse: steps)
+
+    def measure(case, workers, rounds, seconds, deadline):
+        clock[0] += 12.0
+        return _record(case, 0.5, "cpu" if case.size == 99 else "gpu")
+
+    monkeypatch.setattr(measuring, "measure", measure)
+    return steps
+
+
+def test_a_day_writes_each_result_at_once_and_keeps_to_its_times(two_steps, tmp_path, capsys):
+    gpu_day.main([f"--output={tmp_path}", "--budget=1"])
+    nms, train = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("nms", "train"))
+    assert [record.get("skipped") for record in nms["records"]] == [None, None, "the time of its step was over"]
+    assert train["records"][0]["ours"]["times"] == [0.5]
+    table = (tmp_path / "gpu_day.md").read_text()
+    assert table.strip() in capsys.readouterr().out
+    assert "| mask_rcnn train, 512 x 512, batch 8 | 500 ± 0 |  |  | 16.00 |" in table
+    # Nothing half written is left.
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["gpu_day.md", "nms.json", "train.json"]
+
+
+def test_a_day_that_is_over_says_what_was_not_run(two_steps, tmp_path):
+    gpu_day.main([f"--output={tmp_path}", "--budget=0.3"])
+    assert json.loads((tmp_path / "train.json").read_text())["skipped"] == "the budget of 0.3 minutes was used up"
+    assert "Not run: the budget of 0.3 minutes was used up." in (tmp_path / "gpu_day.md").read_text()
+
+
+def test_what_a_day_cannot_do_is_refused(two_steps, tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="got step 'nm'; expected one of nms, train"):
+        gpu_day.main([f"--output={tmp_path}", "--step=nm"])
+    with pytest.raises(ValueError, match="budget"):
+        gpu_day.main([f"--output={tmp_path}", "--budget=0"])
+    on_cpu = (gpu_day.Step("nms", "NMS", 20.0, (cases.Case("nms", size=99),)),)
+    monkeypatch.setattr(gpu_day, "plan", lambda rehearse: on_cpu)
+    with pytest.raises(RuntimeError, match="no accelerator"):
+        gpu_day.main([f"--output={tmp_path}"])
+    gpu_day.main([f"--output={tmp_path}", "--rehearse"])
+
+
+def test_a_missing_peer_is_said(two_steps, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(measuring, "has_torchvision", lambda: False)
+    gpu_day.main([f"--output={tmp_path}"])
+    assert "torchvision is not here" in capsys.readouterr().out
+
+
+IGNORES = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(60)"
+
+
+@pytest.mark.parametrize(
+    ("code", "ending"),
+    [
+        ("print()", "ended"),
+        ("import time; print(flush=True); time.sleep(60)", "left when it was asked to"),
+        (IGNORES, "had to be killed"),
+    ],
+)
+def test_a_run_leaves_in_time(monkeypatch, code, ending):
+    monkeypatch.setattr(gpu_day, "_SECONDS_TO_LEAVE", 0.2)
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert process.stdout.readline()
+    assert gpu_day._leave_in_time(process, time.monotonic() + (0.3 if ending != "ended" else 20.0)) == ending
+    process.stdout.close()
+
+
+# Of a bare machine: nothing but jax, flax, optax, jaxtyping and what these bring.
+MISSING = (
+    *("tensorflow", "tensorflow_datasets", "ml_collections", "pycocotools", "faster_coco_eval", "cv2", "PIL"),
+    *("safetensors", "tensorboardX", "tqdm", "array_record", "hotcoco"),
+)
+
+
+def test_a_day_needs_no_more_than_jax_and_flax():
+    block = "import sys; sys.modules.update(dict.fromkeys(sys.argv[1:]))"
+    code = f"{block}; import tools.benchmark.__main__, tools.benchmark.ours"
+    subprocess.run([sys.executable, "-c", code, *MISSING], check=True)
+
+
+@pytest.mark.long
+@pytest.mark.slow
+def test_a_rehearsal_on_a_cpu_measures_everything(tmp_path):
+    command = [sys.executable, "-m", "tools.benchmark", "gpu-day", "--rehearse", f"--output={tmp_path}", "--budget=30"]
+    subprocess.run(command, check=True)
+    results = {step.name: json.loads((tmp_path / f"{step.name}.json").read_text()) for step in gpu_day.plan(True)}
+    assert "error" not in json.dumps(results) and "skipped" not in json.dumps(results)
+    assert results["shapes"]["records"][0]["steps"] == 20
+    assert results["trace"]["records"][0]["ours"]["source"] == "trace"
+    assert all(check["passes"] is not False for one in results["checks"]["records"] for check in one["ours"]["checks"])

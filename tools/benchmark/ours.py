@@ -11,30 +11,22 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from configs import mask_rcnn, maskx_rcnn
-from maskx_jax.evaluation.paste_masks import paste_mask
 from maskx_jax.models import rcnn
-from maskx_jax.ops.nms import nms
 from maskx_jax.structures import STORED_MASK_SIDE, Batch, GroundTruth, PyTree
 from maskx_jax.training.optimizer import make_optimizer, merge_params, split_params
-from maskx_jax.training.pretrained import apply_conventions, open_weights, take_over
+from maskx_jax.training.pretrained import open_weights, take_over
 from maskx_jax.training.sharding import make_mesh
 from maskx_jax.training.steps import initialize, make_detect_step, make_state, make_train_step
-from tools.benchmark import cases, host
-from tools.benchmark.roi_align_forms import FORMS
+from tools.benchmark import cases, checks, models, nms_forms, roi_align_forms, trace
 from tools.benchmark.worker import Call, serve
 
-_CONFIGS = {
-    "mask_rcnn": lambda: mask_rcnn.get_config("backbone=r50"),
-    "maskx_light": lambda: maskx_rcnn.get_config("backbone=r50,mlp=light"),
-    "maskx_paper": lambda: maskx_rcnn.get_config("backbone=r50,mlp=paper"),
-}
+_TRACED_STEPS = 3
 
 
 def build(folder: pathlib.Path, case: cases.Case) -> tuple[Call, dict[str, Any]]:
     """Return the call that does the work of a case, and what is to be told."""
-    arrays = cases.read_inputs(folder, case)
-    works = {"train": _train, "detect": _detect, "stage": _stage}
+    arrays = cases.make_inputs(case)
+    works = {"train": _train, "detect": _detect, "network": _network, "stage": _stage, "trace": _trace}
     if case.kind in works:
         work, told = works[case.kind](*_model(folder, case), arrays, case)
     else:
@@ -46,9 +38,12 @@ def build(folder: pathlib.Path, case: cases.Case) -> tuple[Call, dict[str, Any]]
             "copy": _copy,
             "input": _input,
             "scores": _scores,
+            "checks": _checks,
         }
         work, told = others[case.kind](arrays, case)
-    return lambda: jax.block_until_ready(work()), told | {"version": f"jax {jax.__version__}"}
+    device = jax.local_devices()[0]
+    told |= {"version": f"jax {jax.__version__} on {device.device_kind}", "platform": device.platform}
+    return lambda: jax.block_until_ready(work()), told
 
 
 def _compile(function: Any, *arguments: Any) -> tuple[Callable[..., Any], dict[str, Any]]:
@@ -57,26 +52,27 @@ def _compile(function: Any, *arguments: Any) -> tuple[Callable[..., Any], dict[s
     program = (function if hasattr(function, "lower") else jax.jit(function)).lower(*arguments).compile()
     seconds = time.perf_counter() - start
     costs = program.cost_analysis() or {}
-    return program, {"compile": seconds, "flops": costs.get("flops", 0.0)}
+    told = {"compile": seconds, "flops": costs.get("flops", 0.0)}
+    if (memory := program.memory_analysis()) is not None:
+        own = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+        told["program_bytes"] = own + memory.temp_size_in_bytes
+    return program, told
 
 
-def _model(folder: pathlib.Path, case: cases.Case) -> tuple[rcnn.RCNN, PyTree, Any]:
+def _model(folder: pathlib.Path, case: cases.Case) -> tuple[rcnn.RCNN, PyTree]:
     """Return the model with the parameters that the peer has too; what it has not is small and random."""
-    config = _CONFIGS[case.model]()
-    config.model.dtype = case.dtype
-    # torchvision keeps as many candidates as there are, and takes anchors beyond the border.
-    config.model.rpn.boundary_threshold = -1.0
+    fields = models.fields(case.model, case.dtype)
     names = [f"class {i + 1}" for i in range(cases.NUM_CLASSES)]
-    weights = open_weights(folder / "parameters.safetensors", "torchvision_detector")
-    apply_conventions(config, weights.conventions, say=_say_nothing)
-    model = rcnn.build(len(names), **config.model.to_dict())
+    model = rcnn.build(len(names), **fields)
     shapes = jax.eval_shape(lambda: initialize(model, jax.random.key(0)))
+    if case.model == "tiny":
+        return model, checks.make_variables(shapes)
+    weights = open_weights(folder / "parameters.npz", "torchvision_detector")
     if case.model == "mask_rcnn":
-        return model, take_over(shapes, weights, config.model, names, say=_say_nothing), config
-    rng = np.random.default_rng(0)
-    fresh = jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape, np.float32) * np.float32(0.01), shapes)
+        return model, take_over(shapes, weights, fields, names, say=_say_nothing)
+    fresh = checks.make_variables(shapes)
     new, unused = ("mask_(head|weights)/.*",), (".*mask_predictor.*",)
-    return model, take_over(fresh, weights, config.model, names, new=new, unused=unused, say=_say_nothing), config
+    return model, take_over(fresh, weights, fields, names, new=new, unused=unused, say=_say_nothing)
 
 
 def _say_nothing(text: str) -> None:
@@ -84,13 +80,20 @@ def _say_nothing(text: str) -> None:
 
 
 def _train(
-    model: rcnn.RCNN, variables: PyTree, config: Any, arrays: Mapping[str, np.ndarray], case: cases.Case
+    model: rcnn.RCNN, variables: PyTree, arrays: Mapping[str, np.ndarray], case: cases.Case
 ) -> tuple[Call, dict[str, Any]]:
-    optimizer, frozen = _optimizer(), config.optimizer.frozen
-    state = jax.device_put(make_state(jax.tree.map(jnp.asarray, variables), optimizer, frozen, ema=False))
+    once, told, _ = _train_program(model, variables, arrays)
+    return once, told
+
+
+def _train_program(
+    model: rcnn.RCNN, variables: PyTree, arrays: Mapping[str, np.ndarray]
+) -> tuple[Call, dict[str, Any], Any]:
+    optimizer = _optimizer()
+    state = jax.device_put(make_state(jax.tree.map(jnp.asarray, variables), optimizer, models.FROZEN, ema=False))
     del variables
-    batch = jax.device_put(_batch(arrays))
-    step = make_train_step(model, optimizer, make_mesh(), seed=0, frozen_patterns=frozen)
+    batch = jax.device_put(make_batch(arrays))
+    step = make_train_step(model, optimizer, make_mesh(), seed=0, frozen_patterns=models.FROZEN)
     program, told = _compile(step, state, batch)
 
     def once() -> Any:
@@ -98,7 +101,21 @@ def _train(
         state, losses = program(state, batch)
         return losses
 
-    return once, told
+    return once, told, program
+
+
+def _trace(
+    model: rcnn.RCNN, variables: PyTree, arrays: Mapping[str, np.ndarray], case: cases.Case
+) -> tuple[Call, dict[str, Any]]:
+    """Return a train step, and what takes its time."""
+    once, told, program = _train_program(model, variables, arrays)
+    jax.block_until_ready(once())
+
+    def steps() -> None:
+        for _ in range(_TRACED_STEPS):
+            jax.block_until_ready(once())
+
+    return once, told | trace.profile(steps, program.as_text(), _TRACED_STEPS)
 
 
 def _optimizer() -> optax.GradientTransformation:
@@ -108,31 +125,38 @@ def _optimizer() -> optax.GradientTransformation:
 
 
 def _detect(
-    model: rcnn.RCNN, variables: PyTree, config: Any, arrays: Mapping[str, np.ndarray], case: cases.Case
+    model: rcnn.RCNN, variables: PyTree, arrays: Mapping[str, np.ndarray], case: cases.Case
 ) -> tuple[Call, dict[str, Any]]:
-    del config
-    arguments = jax.device_put((variables, arrays["images"], _sizes(case)))
-    program, told = _compile(make_detect_step(model, make_mesh()), *arguments)
+    paste = _paste_all(case.canvas)
+    network, told = _network(model, variables, arrays, case)
 
     def once() -> Any:
-        found = jax.tree.map(np.asarray, program(*arguments))
+        found = jax.tree.map(np.asarray, network())
         kept = [np.flatnonzero(valid) for valid in found.valid]
         told["detections"] = sum(map(len, kept))
         return [
-            _paste_all(masks[index], boxes[index], case.canvas)
+            paste(masks[index], boxes[index])
             for masks, boxes, index in zip(found.masks, found.boxes, kept, strict=True)
         ]
 
     return once, told
 
 
+def _network(
+    model: rcnn.RCNN, variables: PyTree, arrays: Mapping[str, np.ndarray], case: cases.Case
+) -> tuple[Call, dict[str, Any]]:
+    arguments = jax.device_put((variables, arrays["images"], _sizes(case)))
+    program, told = _compile(make_detect_step(model, make_mesh()), *arguments)
+    return lambda: program(*arguments), told
+
+
 def _stage(
-    model: rcnn.RCNN, variables: PyTree, config: Any, arrays: Mapping[str, np.ndarray], case: cases.Case
+    model: rcnn.RCNN, variables: PyTree, arrays: Mapping[str, np.ndarray], case: cases.Case
 ) -> tuple[Call, dict[str, Any]]:
     """Return one part of detection, on what the parts before it make of the images, or of a train step."""
     stage = cases.STAGES[case.size]
     if stage in cases.TRAIN_STAGES:
-        return _train_stage(model, variables, config, arrays, case)
+        return _train_stage(model, variables, arrays, case)
     sizes, images = _sizes(case), arrays["images"]
 
     def apply(part: Callable[..., Any]) -> Any:
@@ -179,11 +203,11 @@ def _stage(
 
 
 def _train_stage(
-    model: rcnn.RCNN, variables: PyTree, config: Any, arrays: Mapping[str, np.ndarray], case: cases.Case
+    model: rcnn.RCNN, variables: PyTree, arrays: Mapping[str, np.ndarray], case: cases.Case
 ) -> tuple[Call, dict[str, Any]]:
     """Return one part of a train step."""
-    trained, rest = split_params(variables["params"], config.optimizer.frozen)
-    trained, rest, frozen, batch = jax.device_put((trained, rest, variables["frozen"], _batch(arrays)))
+    trained, rest = split_params(variables["params"], models.FROZEN)
+    trained, rest, frozen, batch = jax.device_put((trained, rest, variables["frozen"], make_batch(arrays)))
     optimizer = _optimizer()
 
     def losses(trained: Any, rest: Any, frozen: Any, batch: Batch) -> Any:
@@ -215,11 +239,17 @@ def _class_weights(model: Any, pooled: Any) -> Any:
 
 
 def _roi_align(arrays: Mapping[str, np.ndarray], case: cases.Case) -> tuple[Call, dict[str, Any]]:
-    maps, rois = jax.device_put((cases.feature_maps(case), arrays["rois"][0, :512]))
+    maps, rois = jax.device_put((cases.feature_maps(case), arrays["rois"][:, : case.rois]))
+    maps = {level: features.astype(case.dtype) for level, features in maps.items()}
 
-    def forward(maps: Any, rois: Any) -> Any:
-        return FORMS[case.form](maps, rois, case.size)
+    def pool(maps: Any, rois: Any) -> Any:
+        return roi_align_forms.FORMS[case.form](maps, rois, case.size)
 
+    if case.batch == 1:
+        forward, rois = pool, rois[0]
+    else:
+        forward = jax.vmap(pool)
+        maps = {level: jnp.stack([features] * case.batch) for level, features in maps.items()}
     # With the value: pooling is linear, and its gradient alone would not need the forward pass.
     function = jax.value_and_grad(lambda maps, rois: forward(maps, rois).sum()) if case.gradient else forward
     program, told = _compile(function, maps, rois)
@@ -231,14 +261,23 @@ def _nms(arrays: Mapping[str, np.ndarray], case: cases.Case) -> tuple[Call, dict
     one_label, valid = jnp.zeros(case.size, jnp.int32), jnp.ones(case.size, bool)
 
     def of_group(boxes: Any, scores: Any) -> Any:
-        return nms(boxes, scores, one_label, valid, 0.7, case.size)
+        return nms_forms.FORMS[case.form](boxes, scores, one_label, valid, 0.7, case.size)
 
     program, told = _compile(jax.vmap(of_group), boxes, scores)
     return lambda: program(boxes, scores), told
 
 
+def _checks(arrays: Mapping[str, np.ndarray], case: cases.Case) -> tuple[Call, dict[str, Any]]:
+    if case.model:
+        compared = checks.of_model(case.model, make_batch(arrays), _sizes(case))
+    else:
+        compared = checks.of_operations(arrays, case)
+    return (lambda: None), {"checks": [row for reference in compared for row in checks.compare(reference)]}
+
+
 def _paste(arrays: Mapping[str, np.ndarray], case: cases.Case) -> tuple[Call, dict[str, Any]]:
-    return lambda: _paste_all(arrays["masks"], arrays["rois"][0, :100], case.canvas), {}
+    paste = _paste_all(case.canvas)
+    return lambda: paste(arrays["masks"], arrays["rois"][0, :100]), {}
 
 
 def _product(arrays: Mapping[str, np.ndarray], case: cases.Case) -> tuple[Call, dict[str, Any]]:
@@ -257,31 +296,41 @@ def _copy(arrays: Mapping[str, np.ndarray], case: cases.Case) -> tuple[Call, dic
 
 
 def _input(arrays: Mapping[str, np.ndarray], case: cases.Case) -> tuple[Call, dict[str, Any]]:
+    from tools.benchmark import host
+
     del arrays
     batches = host.training_batches(case.batch)
     return lambda: next(batches), {}
 
 
 def _scores(arrays: Mapping[str, np.ndarray], case: cases.Case) -> tuple[Call, dict[str, Any]]:
+    from tools.benchmark import host
+
     del arrays
     ground_truth, results = host.evaluation(case.size)
     return lambda: host.scores(ground_truth, results, case.scored, case.backend), {}
 
 
-def _paste_all(masks: np.ndarray, boxes: np.ndarray, canvas: tuple[int, int]) -> np.ndarray:
-    """Return a bitmap of the whole image for each mask."""
-    bitmaps = np.zeros((len(masks), *canvas), bool)
-    for bitmap, mask, box in zip(bitmaps, masks, boxes, strict=True):
-        region, (top, left) = paste_mask(mask, box, *canvas)
-        bitmap[top : top + region.shape[0], left : left + region.shape[1]] = region
-    return bitmaps
+def _paste_all(canvas: tuple[int, int]) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """Return what makes a bitmap of the whole image for each mask."""
+    # Needs pycocotools, which a machine with a GPU may lack.
+    from maskx_jax.evaluation.paste_masks import paste_mask
+
+    def paste(masks: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+        bitmaps = np.zeros((len(masks), *canvas), bool)
+        for bitmap, mask, box in zip(bitmaps, masks, boxes, strict=True):
+            region, (top, left) = paste_mask(mask, box, *canvas)
+            bitmap[top : top + region.shape[0], left : left + region.shape[1]] = region
+        return bitmaps
+
+    return paste
 
 
 def _sizes(case: cases.Case) -> np.ndarray:
     return np.tile(np.array(case.canvas, np.float32), (case.batch, 1))
 
 
-def _batch(arrays: Mapping[str, np.ndarray]) -> Batch:
+def make_batch(arrays: Mapping[str, np.ndarray]) -> Batch:
     """Return the images with masks that fill their boxes."""
     images, boxes = arrays["images"], arrays["gt_boxes"]
     everything = np.ones(boxes.shape[:2], bool)

@@ -24,8 +24,11 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 def build(folder: pathlib.Path, case: cases.Case) -> tuple[Call, dict[str, Any]]:
     """Return the call that does the work of a case, and what is to be told."""
-    arrays = cases.read_inputs(folder, case)
-    works = {"train": _train, "detect": _detect, "stage": _stage}
+    if DEVICE.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    arrays = cases.make_inputs(case)
+    works = {"train": _train, "detect": _detect, "network": _network, "stage": _stage}
     if case.kind in works:
         work = works[case.kind](_model(folder, case), arrays, case)
     else:
@@ -38,7 +41,8 @@ def build(folder: pathlib.Path, case: cases.Case) -> tuple[Call, dict[str, Any]]
         if DEVICE.type == "cuda":
             torch.cuda.synchronize()
 
-    return call, {"version": f"torch {torch.__version__}, torchvision {torchvision.__version__}"}
+    device = torch.cuda.get_device_name() if DEVICE.type == "cuda" else "cpu"
+    return call, {"version": f"torch {torch.__version__}, torchvision {torchvision.__version__} on {device}"}
 
 
 def _model(folder: pathlib.Path, case: cases.Case) -> MaskRCNN:
@@ -108,6 +112,14 @@ def _detect(model: MaskRCNN, arrays: dict[str, np.ndarray], case: cases.Case) ->
     return detect
 
 
+def _network(model: MaskRCNN, arrays: dict[str, np.ndarray], case: cases.Case) -> Call:
+    # Masks stay as the network makes them, and on the device.
+    model.transform.postprocess = lambda result, shapes, sizes: result
+    model.eval()
+    images = _images(arrays)
+    return torch.no_grad()(lambda: model(images))
+
+
 def _stage(model: MaskRCNN, arrays: dict[str, np.ndarray], case: cases.Case) -> Call:
     stage = cases.STAGES[case.size]
     if stage in cases.TRAIN_STAGES:
@@ -150,20 +162,24 @@ def _stage_of_detection(model: MaskRCNN, arrays: dict[str, np.ndarray], case: ca
 
 def _roi_align(arrays: dict[str, np.ndarray], case: cases.Case) -> Call:
     maps = {
-        str(level): torch.from_numpy(features).permute(2, 0, 1)[None].contiguous().to(DEVICE)
+        str(level): torch.from_numpy(features)
+        .permute(2, 0, 1)
+        .expand(case.batch, -1, -1, -1)
+        .to(DEVICE, getattr(torch, case.dtype), memory_format=torch.contiguous_format)
         for level, features in cases.feature_maps(case).items()
     }
-    rois = torch.from_numpy(arrays["rois"][0, :512]).to(DEVICE)
+    rois = [torch.from_numpy(boxes[: case.rois]).to(DEVICE) for boxes in arrays["rois"]]
+    sizes = [case.canvas] * case.batch
     pool = MultiScaleRoIAlign(list(maps), case.size, 2)
     if not case.gradient:
-        return torch.no_grad()(lambda: pool(maps, [rois], [case.canvas]))
+        return torch.no_grad()(lambda: pool(maps, rois, sizes))
     for features in maps.values():
         features.requires_grad_()
 
     def both() -> None:
         for features in maps.values():
             features.grad = None
-        pool(maps, [rois], [case.canvas]).sum().backward()
+        pool(maps, rois, sizes).sum().backward()
 
     return both
 

@@ -2,12 +2,14 @@
 
 import contextlib
 import ctypes
+import gc
 import json
 import os
 import pathlib
 import resource
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +20,7 @@ def serve(build: Callable[[dict[str, Any]], tuple[Call, dict[str, Any]]], peak_b
     """Answer the requests on standard input, one line of JSON each.
 
     `{"build": {...}}` builds the case, calls it once and tells what `build` tells; `{"repeat": n}` times n calls;
-    `{"memory": true}` tells the peak.
+    `{"memory": true}` tells the peak. What fails is answered by `{"error": ...}`, its traceback written to stderr.
 
     Args:
       build: returns what is timed (it must wait for its own end) and what is to be told of it.
@@ -33,25 +35,35 @@ def serve(build: Callable[[dict[str, Any]], tuple[Call, dict[str, Any]]], peak_b
     for line in sys.stdin:
         request = json.loads(line)
         answer: dict[str, Any] = {}
-        if "build" in request:
-            before = _peak_of_process()
-            start = time.perf_counter()
-            call, answer = build(request["build"])
-            call()
-            answer["first_call"] = time.perf_counter() - start
-            _forget_peak()
-        elif "repeat" in request:
-            assert call is not None
-            seconds = []
-            for _ in range(request["repeat"]):
+        try:
+            if "build" in request:
+                # The arrays of the case before.
+                call = None
+                gc.collect()
+                _forget_peak()
+                before = _peak_of_process()
                 start = time.perf_counter()
+                call, answer = build(request["build"])
                 call()
-                seconds.append(time.perf_counter() - start)
-            answer["seconds"] = seconds
-        else:
-            peak = peak_bytes()
-            answer["peak"] = _peak_of_process() - before if peak is None else peak
+                answer["first_call"] = time.perf_counter() - start
+                _forget_peak()
+            elif "repeat" in request:
+                assert call is not None
+                answer["seconds"] = [_seconds(call) for _ in range(request["repeat"])]
+            else:
+                peak = peak_bytes()
+                answer["peak"] = _peak_of_process() - before if peak is None else peak
+        except Exception as error:
+            traceback.print_exc()
+            reason = str(error).strip().splitlines()
+            answer = {"error": f"{type(error).__name__}: {reason[0]}" if reason else type(error).__name__}
         answers.write(json.dumps(answer) + "\n")
+
+
+def _seconds(call: Call) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
 
 
 def _forget_peak() -> None:
