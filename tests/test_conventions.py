@@ -92,7 +92,7 @@ def test_the_box_loss_has_the_beta_of_its_code_base(beta, expected):
     deltas = jnp.zeros((1, 1, 2, 4)).at[..., 0].set(0.5)
     gt = GroundTruth(box, None, None, None, None, None, None)
     losses = head.losses(BoxPredictions(jnp.zeros((1, 1, 2)), deltas, weights), rois, gt)
-    np.testing.assert_allclose(losses["box"], expected, rtol=1e-6)
+    np.testing.assert_allclose(losses["box"].value(), expected, rtol=1e-6)
 
 
 def test_the_box_losses_have_detectrons_betas_where_the_config_says_nothing():

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from maskx_jax.models.layers import xavier_fill
 from maskx_jax.ops import boxes as box_ops
-from maskx_jax.ops.losses import masked_mean, smooth_l1
+from maskx_jax.ops.losses import Mean, masked_mean, smooth_l1
 from maskx_jax.ops.matching import match
 from maskx_jax.ops.nms import nms_of_sorted
 from maskx_jax.ops.per_image import per_image
@@ -129,9 +129,7 @@ class BoxHead(nn.Module):
 
         return per_image(of_image)(proposals, ground_truth, keys)
 
-    def losses(
-        self, predictions: BoxPredictions, rois: RoiTargets, ground_truth: GroundTruth
-    ) -> dict[str, Float[Array, ""]]:
+    def losses(self, predictions: BoxPredictions, rois: RoiTargets, ground_truth: GroundTruth) -> dict[str, Mean]:
         """Return box_class (softmax cross-entropy) and box (smooth L1), both over all sampled regions."""
         gt_boxes = jnp.take_along_axis(ground_truth.boxes, rois.gt_index[..., None], axis=1)
         target = box_ops.encode(gt_boxes, rois.boxes, self.box_weights)

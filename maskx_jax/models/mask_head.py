@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from maskx_jax.models.layers import Deconvolution2x2, conv, group_norm, msra_fill
 from maskx_jax.models.weight_transfer import MaskWeights
-from maskx_jax.ops.losses import masked_mean
+from maskx_jax.ops.losses import Mean, masked_mean
 from maskx_jax.ops.mask_targets import average_mask, sample_mask
 from maskx_jax.structures import GroundTruth, RoiTargets
 
@@ -131,7 +131,7 @@ class MaskHead(nn.Module):
         rois: RoiTargets,
         supervised: Bool[Array, "b q"],
         ground_truth: GroundTruth,
-    ) -> dict[str, Float[Array, ""]]:
+    ) -> dict[str, Mean]:
         """Return mask: binary cross-entropy, the mean over all pixels of all supervised regions.
 
         Raises:

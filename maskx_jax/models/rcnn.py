@@ -15,6 +15,7 @@ from maskx_jax.models.mask_head import MaskHead
 from maskx_jax.models.resnet import ResNet
 from maskx_jax.models.rpn import RPN
 from maskx_jax.models.weight_transfer import ClassAgnosticWeights, ClassSpecificWeights, MaskWeights, WeightTransfer
+from maskx_jax.ops.losses import Mean
 from maskx_jax.ops.roi_align import roi_align
 from maskx_jax.ops.used_slots import map_used_slots
 from maskx_jax.structures import Batch, Detections
@@ -50,9 +51,19 @@ class RCNN(nn.Module):
         self, batch: Batch, key: Key[Array, ""] | Int[Array, "2"]
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """Return the total loss and its parts: rpn_class, rpn_box, box_class, box and, with a mask branch, mask."""
+        means = self.loss_means(batch, jax.random.split(key, batch.images.shape[0]))
+        losses = {name: mean.value() for name, mean in means.items()}
+        return sum(losses.values(), jnp.float32(0)), losses
+
+    def loss_means(self, batch: Batch, keys: Key[Array, "b"] | Int[Array, "b 2"]) -> dict[str, Mean]:
+        """Return the parts of the loss before they are divided: added over the parts of a batch they are the batch's.
+
+        Args:
+          batch: images and objects.
+          keys: of each image; what is drawn in an image depends on its own key alone.
+        """
         gt = batch.ground_truth
-        batch_size = batch.images.shape[0]
-        rpn_keys, roi_keys = (jax.random.split(k, batch_size) for k in jax.random.split(key))
+        rpn_keys, roi_keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
 
         pyramid = self._pyramid(batch.images, batch.image_sizes)
         logits, deltas = self.rpn(pyramid)
@@ -70,7 +81,7 @@ class RCNN(nn.Module):
                 pyramid, mask_rois.boxes, mask_rois.labels, supervised, predictions.class_weights
             )
             losses |= self.mask_head.losses(mask_logits, mask_rois, supervised, gt)
-        return sum(losses.values(), jnp.float32(0)), losses
+        return losses
 
     def detect(self, images: UInt8[Array, "b h w 3"], image_sizes: Float[Array, "b 2"]) -> Detections:
         """Return the detections of each image, best first, with mask probabilities if there is a mask branch."""

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int, Key
 from maskx_jax.models.layers import conv
 from maskx_jax.ops import boxes as box_ops
 from maskx_jax.ops.anchors import cell_anchors, grid_anchors, grid_strides
-from maskx_jax.ops.losses import masked_mean, smooth_l1
+from maskx_jax.ops.losses import Mean, masked_mean, smooth_l1
 from maskx_jax.ops.matching import match
 from maskx_jax.ops.nms import nms_of_sorted
 from maskx_jax.ops.per_image import per_image
@@ -150,7 +150,7 @@ class RPN(nn.Module):
         image_sizes: Float[Array, "b 2"],
         ground_truth: GroundTruth,
         keys: Key[Array, "b"] | Int[Array, "b 2"],
-    ) -> dict[str, Float[Array, ""]]:
+    ) -> dict[str, Mean]:
         """Return rpn_class (sigmoid cross-entropy) and rpn_box (smooth L1) over the sampled anchors.
 
         Both are divided by the number of sampled anchors of the whole batch.

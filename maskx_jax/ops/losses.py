@@ -1,12 +1,25 @@
 """The means and regressions that losses are made of; cross-entropies come from optax."""
 
+from typing import NamedTuple
+
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 
-def masked_mean(values: Float[Array, "*shape"], mask: Bool[Array, "*shape"]) -> Float[Array, ""]:
-    """Return the mean of the values under the mask; exactly 0, with zero gradient, where nothing is under it."""
-    return jnp.where(mask, values, 0.0).sum() / jnp.maximum(mask.sum(), 1)
+class Mean(NamedTuple):
+    """A mean that is not yet divided: the sums and the numbers of a batch's parts add up to those of the batch."""
+
+    total: Float[Array, ""]
+    number: Int[Array, ""]
+
+    def value(self) -> Float[Array, ""]:
+        """Divide; exactly 0, with zero gradient, where nothing was counted."""
+        return self.total / jnp.maximum(self.number, 1)
+
+
+def masked_mean(values: Float[Array, "*shape"], mask: Bool[Array, "*shape"]) -> Mean:
+    """Return the mean of the values under the mask."""
+    return Mean(jnp.where(mask, values, 0.0).sum(), mask.sum())
 
 
 def smooth_l1(difference: Float[Array, "*shape"], beta: float) -> Float[Array, "*shape"]:

@@ -16,7 +16,6 @@ from maskx_jax.training.sharding import replicated, split_batch
 
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
 DetectStep = Callable[[PyTree, jax.Array, jax.Array], Detections]
-Gradients = tuple[PyTree, dict[str, jax.Array]]
 
 
 def initialize(model: nn.Module, key: jax.Array) -> PyTree:
@@ -76,16 +75,19 @@ def make_train_step(
     forward and backward pass of a device work on its own images with the whole parameters, however the state is split.
 
     Args:
-      model: with the method "losses".
+      model: with the method "loss_means".
       optimizer: of the trained parameters.
       mesh: the batch is split over it.
       seed: of the sampling.
       state_shardings: where the state given and returned lies, see `training.sharding.state_shardings`; by default
         every device holds all of it.
       frozen_patterns: see `training.optimizer.split_params`.
-      num_microbatches: the batch is worked through in so many parts, and their gradients averaged (each part's losses
-        are normalised over that part).
-      ema_decay: of the running average of the parameters, or None.
+      num_microbatches: the batch is worked through in so many parts, with the losses and gradients of the whole: less
+        memory for one more forward pass, since the gradient needs to know by what the sums of all parts are divided.
+      ema_decay: of the running average of the parameters, or None. It is less in the first steps, (1 + step) /
+        (10 + step), so that the average soon forgets the initial parameters.
+
+    The step raises ValueError as `check_microbatches` does, before it is compiled.
     """
 
     everywhere = replicated(mesh)
@@ -94,43 +96,41 @@ def make_train_step(
     else:
         gradient_shardings, _ = split_params(state_shardings.params, frozen_patterns)
 
-    def loss(trained: PyTree, rest: PyTree, frozen: PyTree, batch: Batch, key: jax.Array) -> Any:
-        variables = {"params": merge_params(trained, rest), "frozen": frozen}
-        return _apply(model, variables, mesh, batch, key, method="losses")
+    def loss(trained: PyTree, rest: PyTree, frozen: PyTree, batch: Batch, keys: jax.Array) -> Any:
+        # Left to itself XLA multiplies by split weights where they lie, and sends the features of all images around.
+        variables = _whole({"params": merge_params(trained, rest), "frozen": frozen}, mesh)
+
+        def means(part: tuple[Batch, jax.Array]) -> Any:
+            return _apply(model, variables, mesh, *part, method="loss_means")
+
+        if num_microbatches == 1:
+            summed = means((batch, keys))
+        else:
+            # Image i goes to part i % num_microbatches: every device finds its share of each part among its own images.
+            parts = jax.tree.map(lambda x: x.reshape(-1, num_microbatches, *x.shape[1:]).swapaxes(0, 1), (batch, keys))
+            # Nothing of a part is kept for its backward pass, which computes it again.
+            of_parts = jax.lax.map(jax.checkpoint(means, prevent_cse=False), parts)
+            summed = jax.tree.map(lambda x: x.sum(axis=0), of_parts)
+        losses = {name: mean.value() for name, mean in summed.items()}
+        return sum(losses.values(), jnp.float32(0)), losses
 
     gradient = jax.value_and_grad(loss, has_aux=True)
 
-    def gradients(trained: PyTree, rest: PyTree, frozen: PyTree, batch: Batch, key: jax.Array) -> Gradients:
-        def of_part(part: Batch, part_key: jax.Array) -> Gradients:
-            (total, losses), grads = gradient(trained, rest, frozen, part, part_key)
-            # A device keeps the gradients of what it updates: their sum over the devices can be a reduce-scatter.
-            grads = jax.lax.with_sharding_constraint(grads, gradient_shardings)
-            return grads, losses | {"total": total}
-
-        if num_microbatches == 1:
-            return of_part(batch, key)
-
-        # Image i goes to part i % num_microbatches: every device finds its share of each part among its own images.
-        parts = jax.tree.map(lambda x: x.reshape(-1, num_microbatches, *x.shape[1:]).swapaxes(0, 1), batch)
-
-        def add(summed: Gradients, part_and_key: tuple[Batch, jax.Array]) -> tuple[Gradients, None]:
-            return jax.tree.map(jnp.add, summed, of_part(*part_and_key)), None
-
-        inputs = (parts, jax.random.split(key, num_microbatches))
-        first = of_part(*jax.tree.map(lambda x: x[0], inputs))
-        summed, _ = jax.lax.scan(add, first, jax.tree.map(lambda x: x[1:], inputs))
-        return jax.tree.map(lambda x: x / num_microbatches, summed)
-
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
-        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        batch_size = len(batch.images)
+        check_microbatches(batch_size, mesh.size, num_microbatches)
+        keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), state.step), batch_size)
         trained, rest = split_params(state.params, frozen_patterns)
-        grads, losses = gradients(trained, rest, state.frozen, batch, key)
+        (total, losses), grads = gradient(trained, rest, state.frozen, batch, keys)
+        # A device keeps the gradients of what it updates: their sum over the devices can be a reduce-scatter.
+        grads = jax.lax.with_sharding_constraint(grads, gradient_shardings)
         updates, opt_state = optimizer.update(grads, state.opt_state, trained)
         params = merge_params(optax.apply_updates(trained, updates), rest)
         ema_params = state.ema_params
         if ema_decay is not None:
-            ema_params = optax.incremental_update(params, ema_params, 1 - ema_decay)
-        metrics = losses | {"gradient_norm": optax.tree.norm(grads)}
+            decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
+            ema_params = optax.incremental_update(params, ema_params, 1 - decay)
+        metrics = losses | {"total": total, "gradient_norm": optax.tree.norm(grads)}
         new_state = dataclasses.replace(
             state, step=state.step + 1, params=params, opt_state=opt_state, ema_params=ema_params
         )
@@ -151,15 +151,31 @@ def make_detect_step(model: nn.Module, mesh: Mesh) -> DetectStep:
     """
 
     def detect(variables: PyTree, images: jax.Array, image_sizes: jax.Array) -> Any:
-        return _apply(model, variables, mesh, images, image_sizes, method="detect")
+        return _apply(model, _whole(variables, mesh), mesh, images, image_sizes, method="detect")
 
     split = split_batch(mesh)
     return jax.jit(detect, in_shardings=(None, split, split), out_shardings=split)
 
 
+def check_microbatches(batch_size: int, num_devices: int, num_microbatches: int) -> None:
+    """Check that every device can work through its images in so many equal parts.
+
+    Raises:
+      ValueError: it cannot.
+    """
+    images, rest = divmod(batch_size, num_devices)
+    if num_microbatches < 1 or rest or images % num_microbatches:
+        raise ValueError(
+            f"got optimizer.num_microbatches {num_microbatches} for a batch of {batch_size} on {num_devices} devices; "
+            f"expected a divisor of a device's {batch_size / num_devices:g} images"
+        )
+
+
+def _whole(variables: PyTree, mesh: Mesh) -> PyTree:
+    return jax.lax.with_sharding_constraint(variables, replicated(mesh))
+
+
 def _apply(model: nn.Module, variables: PyTree, mesh: Mesh, *arguments: Any, method: str) -> Any:
-    # Left to itself XLA multiplies by split weights where they lie, and sends the features of all images around.
-    whole = jax.lax.with_sharding_constraint(variables, replicated(mesh))
     # `ops.per_image` splits what XLA would not.
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-        return model.apply(whole, *arguments, method=method)
+        return model.apply(variables, *arguments, method=method)

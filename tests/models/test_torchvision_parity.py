@@ -3,6 +3,7 @@
 import functools
 import pathlib
 import zlib
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -11,12 +12,13 @@ import pytest
 from flax import traverse_util
 
 from maskx_jax.evaluation.paste_masks import paste_mask
+from maskx_jax.models import mask_head
 from maskx_jax.models.rpn import RPN
 from maskx_jax.structures import Proposals
 from tests.compilation import optimized
 from tests.golden import model_inputs as inputs
 from tests.models.build import shapes_batch
-from tests.models.torchvision_model import imported_model
+from tests.models.torchvision_model import imported_model, targets_of_the_goldens
 from tests.reference import boxes as box_reference
 
 pytestmark = pytest.mark.slow
@@ -165,7 +167,7 @@ def losses():
         return model.apply(variables, batch, jax.random.key(0), method="losses")
 
     step = jax.jit(jax.value_and_grad(loss, has_aux=True))
-    with optimized():
+    with optimized(), mock.patch.dict(mask_head.TARGETS, sampled=targets_of_the_goldens):
         (_, parts), gradients = step(wanted, params, imported.variables["frozen"])
     return jax.tree.map(np.asarray, (parts, gradients))
 

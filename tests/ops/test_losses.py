@@ -4,8 +4,14 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from maskx_jax.ops.losses import masked_mean, smooth_l1
+from maskx_jax.ops import losses
+from maskx_jax.ops.losses import smooth_l1
 from tests.reference import losses as reference
+
+
+def masked_mean(values, mask):
+    return losses.masked_mean(values, mask).value()
+
 
 masked_mean_with_gradient = jax.jit(jax.value_and_grad(masked_mean))
 
@@ -22,6 +28,13 @@ def test_masked_mean_equals_the_reference(seed):
 def test_masked_mean_of_many_axes_counts_elements():
     values = jnp.arange(24.0).reshape(2, 3, 4)
     assert masked_mean(values, values % 2 == 0).item() == 11
+
+
+def test_sums_and_numbers_of_parts_are_those_of_the_whole():
+    values, mask = jnp.arange(12.0), jnp.arange(12) % 5 > 0
+    parts = [losses.masked_mean(values[part], mask[part]) for part in (slice(0, 3), slice(3, 12))]
+    whole = jax.tree.map(jnp.add, *parts)
+    assert whole == losses.masked_mean(values, mask) and whole.value() == masked_mean(values, mask)
 
 
 def test_masked_mean_of_nothing_is_zero_with_zero_gradient():

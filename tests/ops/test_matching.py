@@ -162,7 +162,7 @@ def test_box_loss_without_ground_truth_is_zero_with_zero_gradient():
 
     def loss(deltas):
         target = encode(gt_boxes[result.gt_index], candidates, (1.0, 1.0, 1.0, 1.0))
-        return masked_mean(smooth_l1(deltas - target, 1.0).sum(-1), result.foreground)
+        return masked_mean(smooth_l1(deltas - target, 1.0).sum(-1), result.foreground).value()
 
     value, gradient = jax.value_and_grad(loss)(jnp.ones((20, 4)))
     assert value == 0

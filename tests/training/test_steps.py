@@ -9,9 +9,11 @@ import pytest
 from flax import linen as nn
 from flax import traverse_util
 
+from configs import base
+from maskx_jax.ops.losses import masked_mean
 from maskx_jax.training.optimizer import learning_rate_schedule, make_optimizer, merge_params, split_params
 from maskx_jax.training.sharding import global_batch, local_part, make_mesh, replicated, state_shardings
-from maskx_jax.training.steps import make_detect_step, make_state, make_train_step
+from maskx_jax.training.steps import initialize, make_detect_step, make_state, make_train_step
 from tests.models.build import numpy_variables, shapes_batch, tiny_model
 
 SGD = {"name": "sgd", "momentum": 0.9, "weight_decay": 1e-4, "bias_learning_rate_factor": 2.0, "clip_norm": None}
@@ -129,54 +131,68 @@ def test_step_leaves_parameters_under_a_frozen_pattern_alone():
 
 
 class Toy(nn.Module):
-    """Anything with the method "losses"."""
+    """Anything with the method "loss_means"."""
 
     @nn.compact
-    def losses(self, batch, key):
+    def loss_means(self, batch, keys):
         kernel = self.param("kernel", nn.initializers.ones, ())
-        error = ((kernel * batch.scales - batch.image_sizes[:, 0]) ** 2).mean()
-        noise = kernel * jax.random.uniform(key)
-        return error + noise, {"error": error, "noise": noise}
+        error = (kernel * batch.scales - batch.image_sizes[:, 0]) ** 2
+        noise = kernel * jax.vmap(jax.random.uniform)(keys)
+        # Of one image in the first half of the batch and three in the second.
+        return {"error": masked_mean(error, batch.valid), "noise": masked_mean(noise, jnp.ones(len(error), bool))}
 
 
 def toy_batch():
-    batch = shapes_batch(4)
-    return dataclasses.replace(batch, scales=jnp.array([1.0, 2.0, 3.0, 4.0]), image_sizes=jnp.arange(8.0).reshape(4, 2))
+    scales, valid = jnp.arange(1.0, 9), jnp.array([False, True] * 2 + [True] * 4)
+    return dataclasses.replace(shapes_batch(8), scales=scales, image_sizes=jnp.arange(16.0).reshape(8, 2), valid=valid)
 
 
-def toy_step(num_steps: int, **options):
-    mesh = make_mesh(jax.devices()[:1])
+def toy_step(num_steps: int, num_devices: int = 1, **options):
+    mesh = make_mesh(jax.devices()[:num_devices])
     optimizer = optax.sgd(0.01)
     ema = "ema_decay" in options
     state = make_state({"params": {"kernel": jnp.float32(1)}}, optimizer, (), ema=ema)
     step = make_train_step(Toy(), optimizer, mesh, seed=0, **options)
+    batch = global_batch(mesh, toy_batch())
     for _ in range(num_steps):
-        state, losses = step(state, toy_batch())
+        state, losses = step(state, batch)
     return state, losses
 
 
-def test_microbatches_average_the_gradients_of_their_parts():
-    state, losses = toy_step(1, num_microbatches=2)
-    keys = jax.random.split(jax.random.fold_in(jax.random.key(0), 0), 2)
-    batch = toy_batch()
-
-    def loss(params, part):
-        images = jax.tree.map(lambda x: x[part::2], batch)
-        return Toy().apply({"params": params}, images, keys[part], method="losses")[0]
-
-    start = {"kernel": jnp.float32(1)}
-    parts = [jax.value_and_grad(loss)(start, part) for part in (0, 1)]
-    np.testing.assert_allclose(losses["total"], np.mean([value for value, _ in parts]), rtol=1e-6)
-    expected = 1 - 0.01 * np.mean([gradient["kernel"] for _, gradient in parts])
-    np.testing.assert_allclose(state.params["kernel"], expected, rtol=1e-6)
+@pytest.mark.parametrize(("num_devices", "num_microbatches"), [(1, 2), (1, 8), (2, 2)])
+def test_any_number_of_parts_gives_the_losses_and_gradients_of_the_whole_batch(num_devices, num_microbatches):
+    # The parts have different numbers of valid images: a mean of their means would be another.
+    state, losses = toy_step(2, num_devices, num_microbatches=num_microbatches)
+    whole, expected = toy_step(2)
+    for name, loss in expected.items():
+        np.testing.assert_allclose(losses[name], loss, rtol=1e-6, err_msg=name)
+    np.testing.assert_allclose(state.params["kernel"], whole.params["kernel"], rtol=1e-6)
 
 
-def test_average_of_the_parameters_follows_them():
+@pytest.mark.parametrize(("num_devices", "num_microbatches"), [(1, 3), (1, 16), (2, 8), (1, 0)])
+def test_parts_that_do_not_divide_the_images_of_a_device_are_refused_by_name(num_devices, num_microbatches):
+    images = 8 // num_devices
+    with pytest.raises(ValueError, match=f"num_microbatches {num_microbatches} .* a device's {images} images"):
+        toy_step(1, num_devices, num_microbatches=num_microbatches)
+
+
+def test_average_of_the_parameters_follows_them_closely_at_first():
     first, second = (toy_step(num_steps)[0].params["kernel"] for num_steps in (1, 2))
-    averaged = toy_step(2, ema_decay=0.75)[0]
-    np.testing.assert_allclose(averaged.params["kernel"], second, rtol=1e-6)
-    expected = 0.75 * (0.75 * 1 + 0.25 * first) + 0.25 * second
-    np.testing.assert_allclose(averaged.ema_params["kernel"], expected, rtol=1e-6)
+    # The decay of step t is (1 + t) / (10 + t), or the configured one where that is less.
+    for decay, (early, late) in {0.9: (1 / 10, 2 / 11), 0.15: (1 / 10, 0.15)}.items():
+        averaged = toy_step(2, ema_decay=decay)[0]
+        np.testing.assert_allclose(averaged.params["kernel"], second, rtol=1e-6)
+        expected = late * (early * 1 + (1 - early) * first) + (1 - late) * second
+        np.testing.assert_allclose(averaged.ema_params["kernel"], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("norm", ["frozen_batch", "group"])
+def test_the_stem_and_res2_are_frozen_by_default_with_their_norms(norm):
+    model = tiny_model(backbone__norm=norm)
+    shapes = jax.eval_shape(lambda: initialize(model, jax.random.key(0)))["params"]
+    trained, _ = split_params(shapes, base.get_config().optimizer.frozen)
+    backbone = {name.split("_")[0] for name in trained["backbone"]}
+    assert backbone == {"res3", "res4", "res5"}
 
 
 @pytest.mark.slow
