@@ -247,7 +247,7 @@ def prepare(
       ValueError: an input is unsound; the message names file and id.
     """
     for path in (output, *(path for pair in splits.values() for path in pair)):
-        if "://" in str(path):
+        if re.match(r"\w\w+:/", str(path)):
             raise ValueError(f"got {str(path)!r}; expected a local path: prepare on a local disk, and copy the result")
     output = Path(output).expanduser()
     _check_output(output, overwrite)

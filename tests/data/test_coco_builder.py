@@ -521,10 +521,11 @@ def test_a_url_makes_no_folder_of_that_name(tmp_path, monkeypatch):
     before = left(tmp_path)
     for output, split in (
         ("gs://bucket/data", (annotations, images)),
+        (pathlib.Path("gs://bucket/data"), (annotations, images)),
         ("out", ("gs://bucket/a.json", images)),
         ("out", (annotations, "https://host/images")),
     ):
-        with pytest.raises(ValueError, match=r"got '(gs|https)://.*'; expected a local path"):
+        with pytest.raises(ValueError, match=r"got '(gs|https):/.*'; expected a local path"):
             prepare(output, {"val": split})
     assert left(tmp_path) == before
 
