@@ -245,8 +245,9 @@ def _check_annotation(
         raise ValueError(
             f"bbox {reprlib.repr(annotation.get('bbox'))}; expected [x, y, width, height], finite, sides >= 0"
         )
-    if (crowd := annotation.get("iscrowd")) not in (0, 1, None):
-        raise ValueError(f"iscrowd {reprlib.repr(crowd)}; expected 0 or 1")
+    for key in ("iscrowd", "ignore"):
+        if annotation.get(key) not in (0, 1, None):
+            raise ValueError(f"{key} {reprlib.repr(annotation[key])}; expected 0 or 1")
     if "segm" in kinds:
         _check_segmentation(annotation.get("segmentation"), sizes[image_id])
 

@@ -15,6 +15,7 @@ Some things differ from handing the files to pycocotools as they are:
 - Images, categories and annotations are numbered anew, in the order of their ids: backends read ids through float64 or
   take no negative ones, and pycocotools takes a match with annotation id 0 for no match, and loses annotations that
   share an id.
+- `"ignore": 1` makes a region to ignore, as `prepare` does; pycocotools reads `iscrowd` alone.
 - An `area` that cannot be right (see `coco_checks.believed_area`) is replaced by that of the mask, or of the box.
 - The area of a detection scored as `segm` is that of its mask, also where it comes with a box (pycocotools would take
   the box's).
@@ -299,7 +300,7 @@ class _Data:
                 "image_id": self._image[as_id(annotation["image_id"])],
                 "category_id": self._category[as_id(annotation["category_id"])],
                 "bbox": list(annotation["bbox"]),
-                "iscrowd": int(annotation.get("iscrowd") or 0),
+                "iscrowd": int(annotation.get("iscrowd") or annotation.get("ignore") or 0),
             }
             for number, annotation in enumerate(annotations, start=1)
         ]
@@ -319,7 +320,8 @@ class _Data:
         self.num_areas_replaced = 0
         for annotation, entry, number in zip(annotations, self._objects, num_pixels, strict=True):
             entry["area"], is_given = believed_area(annotation, number)
-            self.num_areas_replaced += not is_given
+            # A crowd is ignored at any size.
+            self.num_areas_replaced += not is_given and not entry["iscrowd"]
         # Of LVIS, by image: the classes that were looked for, and those of which there may be more.
         present = collections.defaultdict(set)
         for entry in self._objects:

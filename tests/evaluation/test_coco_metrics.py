@@ -246,6 +246,17 @@ def test_an_area_that_cannot_be_right_is_replaced_and_counted(tiny, area, backen
     assert ("areas that cannot be right, replaced: 1" in coco_metrics.format_table(metrics)) == (area != 1600.5)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("key", ["iscrowd", "ignore"])
+def test_an_annotation_to_ignore_is_as_a_crowd(tiny, key, backend):
+    # Neither missed, nor are detections on it wrong.
+    tiny["annotations"][1] |= {key: 1, "area": 0}
+    for results in (perfect(tiny), [perfect(tiny)[i] for i in (0, 2)], [perfect(tiny)[i] for i in (0, 1, 1, 2)]):
+        metrics = coco_metrics.evaluate(tiny, results, backend=backend)
+        assert metrics["bbox"]["all"]["AP"] == metrics["segm"]["all"]["AP"] == pytest.approx(1, abs=1e-12)
+        assert metrics["num_areas_replaced"] == 0
+
+
 def test_areas_of_published_annotations_are_believed(fixtures):
     for name in ("instances_val2014_100.json", "lvis_dataset_lvis_val_100.json"):
         assert coco_metrics.evaluate(fixtures(name), [])["num_areas_replaced"] == 0
