@@ -226,8 +226,10 @@ def trained_groups(source: Source, config: ConfigDict) -> dict[str, list[int]]:
     if (config.evaluation.split or config.data.mask_split) != "annotated":
         return scored_groups(source.categories, config)
     roles = splits.class_roles(source, splits.mask_labels(config.data.mask_split, source.categories))[1:]
-    ids = np.array(source.categories.ids)
-    groups = {role: ids[roles == role].tolist() for role in ("A", "B", "mixed") if (roles == role).any()}
+    # No array of ids: they may have more than 64 bits.
+    members = list(zip(source.categories.ids, roles.tolist(), strict=True))
+    groups = {group: [i for i, role in members if role == group] for group in ("A", "B", "mixed")}
+    groups = {group: ids for group, ids in groups.items() if ids}
     return groups if len(groups) > 1 else {}
 
 
