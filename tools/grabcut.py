@@ -9,7 +9,6 @@ The first replaces the masks of annotations, but for the classes to keep, by wha
 `eval.py --results`. The paper does not say its settings; these are OpenCV's usual ones, 5 iterations from a rectangle.
 """
 
-import argparse
 import collections
 import json
 import pathlib
@@ -105,7 +104,7 @@ def add_masks(entries: list[dict[str, Any]], images: dict[int, dict[str, Any]], 
 
 def main(arguments: list[str] | None = None) -> None:
     """Make masks as the arguments say."""
-    parser = argparse.ArgumentParser(prog="python -m tools.grabcut", description=(__doc__ or "").splitlines()[0])
+    parser = errors.ArgumentParser(prog="python -m tools.grabcut", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--annotations", required=True, type=pathlib.Path, help="COCO instances file")
     parser.add_argument("--images", required=True, type=pathlib.Path, help="folder of its images")
     parser.add_argument("--keep", help="split whose classes keep their masks: voc, nonvoc, a file of names...")

@@ -6,7 +6,6 @@ Each process gets `devices` CPU devices. SIGTERM and SIGINT are passed on to all
 that is not 0.
 """
 
-import argparse
 import os
 import signal
 import socket
@@ -47,7 +46,7 @@ def free_port() -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run what the arguments say; return the first exit code that is not 0."""
-    parser = argparse.ArgumentParser(prog="python -m tools.launch", description=(__doc__ or "").splitlines()[0])
+    parser = errors.ArgumentParser(prog="python -m tools.launch", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--devices", type=int, default=1, help="CPU devices of each process")
     parser.add_argument("command", nargs="+", help="after --: a program and its arguments")

@@ -1,6 +1,5 @@
 """Write the files of tests/golden: `python -m tools.make_goldens model`, where torch and torchvision are installed."""
 
-import argparse
 import pathlib
 
 from maskx_jax import errors
@@ -16,7 +15,7 @@ MAKERS = {
 
 def main() -> None:
     """Make the goldens that the command line names."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = errors.ArgumentParser(description=__doc__)
     parser.add_argument("goldens", choices=MAKERS, help="which file to write")
     MAKERS[parser.parse_args().goldens](FOLDER)
 

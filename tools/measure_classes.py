@@ -6,7 +6,6 @@ It writes a Markdown table, with the bytes that the predictor's rows alone expla
 MLP branch) on a random image; nothing is loaded or learned.
 """
 
-import argparse
 import time
 from collections.abc import Callable
 from typing import Any
@@ -30,7 +29,7 @@ _COPIES_IN_TRAINING = 2
 
 def main() -> None:
     """Measure what the arguments say."""
-    parser = argparse.ArgumentParser(prog="python -m tools.measure_classes", description=(__doc__ or "").split("\n")[0])
+    parser = errors.ArgumentParser(prog="python -m tools.measure_classes", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--classes", default="80,3001", help="numbers of classes, without background")
     parser.add_argument("--backbone", default="r50", choices=("r50", "tiny"))
     parser.add_argument("--size", type=int, default=512, help="side of the square canvas")

@@ -41,7 +41,7 @@ _COLUMNS = ("devices", "state", "remat", "arguments", "temporaries", "outputs", 
 
 def main() -> None:
     """Measure what the arguments say."""
-    parser = argparse.ArgumentParser(prog="python -m tools.measure_devices", description=(__doc__ or "").split("\n")[0])
+    parser = errors.ArgumentParser(prog="python -m tools.measure_devices", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--devices", default="1,8,64", help="numbers of devices")
     parser.add_argument("--state", default=",".join(STATE_SHARDINGS), help="values of config.train.state_sharding")
     parser.add_argument("--remat", default="no,yes", help="whether to recompute the backbone's blocks")

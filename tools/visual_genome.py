@@ -13,7 +13,6 @@ train. COCO's annotations, with their masks, join train: its categories are know
 of the other classes, so their objects count as background there.
 """
 
-import argparse
 import collections
 import json
 import pathlib
@@ -212,7 +211,7 @@ def read_objects(path: pathlib.Path) -> list[dict[str, Any]]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Convert what the arguments say."""
-    parser = argparse.ArgumentParser(prog="python -m tools.visual_genome", description=(__doc__ or "").splitlines()[0])
+    parser = errors.ArgumentParser(prog="python -m tools.visual_genome", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--objects", required=True, type=pathlib.Path, help="objects.json of Visual Genome 1.4")
     parser.add_argument(
         "--image_data", type=pathlib.Path, help="its image_data.json: sizes, and which images are COCO's"

@@ -3,7 +3,6 @@
 python -m maskx_jax.data.prepare --output=DATA --split train=train.json,images/train --split val=val.json,images/val
 """
 
-import argparse
 import os
 import signal
 import sys
@@ -69,9 +68,7 @@ class _Signals:
 
 def main(arguments: list[str] | None = None) -> int:
     """Prepare what the arguments say and print the reports; return the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m maskx_jax.data.prepare", description=(__doc__ or "").splitlines()[0]
-    )
+    parser = errors.ArgumentParser(prog="python -m maskx_jax.data.prepare", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--output", required=True, help="directory to make")
     parser.add_argument(
         "--split", required=True, action="append", metavar="NAME=JSON,IMAGES", help="repeat it for several splits"

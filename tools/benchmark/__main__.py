@@ -12,7 +12,6 @@ the allocator's peak on a GPU.
 `gpu-day` is for a GPU that is at hand for minutes: see `tools.benchmark.gpu_day`.
 """
 
-import argparse
 import os
 import pathlib
 import sys
@@ -26,7 +25,7 @@ def main() -> None:
     """Time what the arguments say."""
     if sys.argv[1:2] == ["gpu-day"]:
         return gpu_day.main(sys.argv[2:])
-    parser = argparse.ArgumentParser(prog="python -m tools.benchmark", description=(__doc__ or "").split("\n")[0])
+    parser = errors.ArgumentParser(prog="python -m tools.benchmark", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--suite", action="append", choices=sorted(cases.SUITES), help="may be given several times")
     parser.add_argument("--only", default="", help="cases with this in their name")
     parser.add_argument("--peer_python", default="", help="Python of an environment with torch and torchvision")

@@ -8,7 +8,6 @@ limit, and writes FOLDER/STEP.json after each of its cases and FOLDER/gpu_day.md
 whatever ends the run. What fails is written in its place, and the next step goes on.
 """
 
-import argparse
 import dataclasses
 import json
 import math
@@ -22,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 
+from maskx_jax import errors
 from tests.compilation import QUICKLY
 from tools.benchmark import cases, measuring
 from tools.benchmark.cases import Case
@@ -121,9 +121,7 @@ def main(arguments: list[str]) -> None:
       ValueError: a step is unknown, or the budget is no positive number.
       RuntimeError: there is no accelerator, and it is no rehearsal.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.benchmark gpu-day", description=(__doc__ or "").split("\n")[0]
-    )
+    parser = errors.ArgumentParser(prog="python -m tools.benchmark gpu-day", description=(__doc__ or "").split("\n")[0])
     parser.add_argument(
         "--output", type=pathlib.Path, default=pathlib.Path("runs/gpu_day"), help="folder of the results"
     )
