@@ -15,7 +15,15 @@ import maskx_jax
 from configs import base
 from maskx_jax import errors, files
 from maskx_jax.data.sources import open_source
-from maskx_jax.evaluate import check_categories, detect, kinds_of, report, score_file, write_evaluation
+from maskx_jax.evaluate import (
+    check_categories,
+    detect,
+    expected_metrics,
+    kinds_of,
+    report,
+    score_file,
+    write_evaluation,
+)
 from maskx_jax.evaluation import coco_checks, coco_metrics, coco_results
 from maskx_jax.training import compilation, distributed, runs
 from maskx_jax.training.sharding import make_mesh, replicated
@@ -69,7 +77,8 @@ def main(_: list[str]) -> None:
     evaluation.update(loaded.config.evaluation)
     evaluation.boundary |= _BOUNDARY.value
     loaded.config.evaluation = evaluation
-    coco_metrics.check_backend(evaluation.backend)
+    # What these cannot do is known before anything is detected.
+    expected_metrics(loaded.config, ())
     data = loaded.config.data
     source = open_source(
         data.source,

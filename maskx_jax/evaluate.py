@@ -16,7 +16,7 @@ from maskx_jax.data import pipeline, splits
 from maskx_jax.data.categories import Categories
 from maskx_jax.data.records import Source
 from maskx_jax.data.transforms import Transform, decode
-from maskx_jax.evaluation import coco_checks, coco_metrics, coco_results
+from maskx_jax.evaluation import coco_checks, coco_metrics, coco_results, paste_masks
 from maskx_jax.evaluation.drawing import draw_comparison
 from maskx_jax.structures import Batch, Detections, PyTree
 from maskx_jax.training.distributed import gather_objects
@@ -192,10 +192,11 @@ def expected_metrics(
       ground_truth: to be scored against; LVIS' has metrics of its own.
 
     Raises:
-      ValueError: the backend is unknown.
-      ModuleNotFoundError: it is not installed.
+      ValueError: the backend, or the convention by which masks are pasted, is unknown.
+      ModuleNotFoundError: the backend is not installed.
     """
     coco_metrics.check_backend(config.evaluation.backend)
+    paste_masks.check_grid(config.evaluation.paste_grid)
     has_frequencies = ground_truth is not None and coco_metrics.has_frequencies(ground_truth)
     names = coco_metrics.metric_definitions(config.model.box_head.max_detections, has_frequencies)
     kinds = _kinds(config)

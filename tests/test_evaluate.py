@@ -148,12 +148,14 @@ def test_what_is_measured_is_known_in_advance(predictor, boundary, groups):
     assert ("segm/B/AP" in metrics) == (predictor != "none" and groups != {})
 
 
-def test_a_backend_is_checked_before_anything_is_scored(monkeypatch):
+def test_backend_and_grid_are_checked_before_anything_is_scored(monkeypatch):
     config = small_config(8)
     config.evaluation.backend = "cocotools"
     with pytest.raises(ValueError, match="unknown backend 'cocotools'; expected one of hotcoco, "):
         evaluate.expected_metrics(config, ())
-    config.evaluation.backend = "faster_coco_eval"
+    config.evaluation.update(backend="faster_coco_eval", paste_grid="whole")
+    with pytest.raises(ValueError, match="unknown grid 'whole'; expected 'continuous' or 'integer'"):
+        evaluate.expected_metrics(config, ())
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError, match="needs a package: pip install faster-coco-eval"):
         evaluate.expected_metrics(config, ())

@@ -5,7 +5,7 @@ rows of the mask, then its columns, over the pixels of the box alone. (Two matri
 hands those to a threaded BLAS, which took up to 40 times as long where other processes kept the cores busy.)
 """
 
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from hotcoco import mask as mask_coder
@@ -47,8 +47,7 @@ def paste_mask(
         raise ValueError(f"got a mask of shape {mask.shape}; expected (m, m)")
     if box.shape != (4,) or not np.isfinite(box).all():
         raise ValueError(f"got box {box.tolist()}; expected 4 finite numbers (x1, y1, x2, y2)")
-    if grid not in ("continuous", "integer"):
-        raise ValueError(f"unknown grid {grid!r}; expected 'continuous' or 'integer'")
+    check_grid(grid)
 
     # With a ring of zeros both conventions are one interpolation, at different coordinates.
     padded = np.pad(mask, 1)
@@ -59,6 +58,16 @@ def paste_mask(
     probabilities = _interpolate(np.ascontiguousarray(_interpolate(padded, y).T), x).T
     inside = probabilities > threshold if grid == "integer" else probabilities >= threshold
     return inside, (top, left)
+
+
+def check_grid(grid: str) -> None:
+    """Check that a convention of `paste_mask` is known.
+
+    Raises:
+      ValueError: it is not.
+    """
+    if grid not in get_args(Grid):
+        raise ValueError(f"unknown grid {grid!r}; expected 'continuous' or 'integer'")
 
 
 def encode_region(region: np.ndarray, origin: tuple[int, int], height: int, width: int) -> dict:
