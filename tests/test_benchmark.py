@@ -14,6 +14,7 @@ from configs import mask_rcnn, maskx_rcnn
 from maskx_jax.models import rcnn
 from maskx_jax.ops.nms import nms
 from maskx_jax.ops.roi_align import roi_align
+from tests.golden.model_inputs import make_parameter, parameter_shapes
 from tools.benchmark import __main__ as benchmark
 from tools.benchmark import cases, checks, gpu_day, host, measuring, models, nms_forms, ours, roi_align_forms, trace
 
@@ -55,11 +56,25 @@ CONFIGS = {
 def test_models_are_those_of_the_configs_with_the_conventions_of_torchvision(name):
     config = CONFIGS[name]
     if name != "tiny":
-        assert config.optimizer.frozen[:1] == models.FROZEN[:1]
+        assert tuple(config.optimizer.frozen) == models.FROZEN
     config.model.roi_align_convention = config.model.rpn.anchor_convention = "torchvision"
     config.model.rpn.boundary_threshold = -1.0
     config.model.dtype = "bfloat16"
     assert rcnn.build(90, **models.fields(name, "bfloat16")) == rcnn.build(90, **config.model.to_dict())
+
+
+@pytest.mark.parametrize("name", ["mask_rcnn", "maskx_light"])
+def test_both_sides_have_the_same_parameters(name, tmp_path, monkeypatch):
+    monkeypatch.setitem(models._TORCHVISION, "backbone", {"stage_sizes": (1, 1, 1, 1), "width": 8})
+    monkeypatch.setitem(models._TORCHVISION, "box_head", {"resolution": 7, "hidden": 16})
+    shapes = parameter_shapes(cases.NUM_CLASSES, (1, 1, 1, 1), 8)
+    narrow = {path: tuple(16 if side == 1024 else side for side in shape) for path, shape in shapes.items()}
+    parameters = {path: make_parameter(path, shape) for path, shape in narrow.items()}
+    np.savez(tmp_path / "parameters.npz", **parameters)
+    _, variables = ours._model(tmp_path, cases.Case("network", name))
+    scores = parameters["roi_heads.box_predictor.cls_score.weight"]
+    np.testing.assert_array_equal(variables["params"]["box_head"]["classification"]["kernel"], scores.T)
+    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(variables))
 
 
 def _maps_and_boxes():

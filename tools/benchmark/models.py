@@ -36,7 +36,7 @@ _TINY: dict[str, Any] = {
     "roi_align_convention": "torchvision",
 }
 # Regular expressions over the parameters that are not trained, as torchvision does with pretrained weights.
-FROZEN = ("backbone/stem/.*", "backbone/res2_.*")
+FROZEN = ("backbone/stem(_norm)?/.*", "backbone/res2_.*")
 
 
 def fields(name: str, dtype: str = "float32") -> dict[str, Any]:

@@ -44,10 +44,7 @@ def _greedy(suppresses: Bool[Array, "n n"], valid: Bool[Array, "n"]) -> Bool[Arr
 
 
 def _fixpoint(suppresses: Bool[Array, "n n"], valid: Bool[Array, "n"]) -> Bool[Array, "n"]:
-    """Decide on all boxes at once until nothing changes: as many turns as the longest chain of suppressions.
-
-    After turn i the first i boxes are decided as the greedy loop decides them, and the fixpoint is unique.
-    """
+    """Decide on all boxes at once until nothing changes, as the models do, but on a matrix of booleans."""
 
     def turn(state: tuple[Array, Array]) -> tuple[Array, Array]:
         keep, _ = state

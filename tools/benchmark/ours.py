@@ -65,14 +65,12 @@ def _model(folder: pathlib.Path, case: cases.Case) -> tuple[rcnn.RCNN, PyTree]:
     names = [f"class {i + 1}" for i in range(cases.NUM_CLASSES)]
     model = rcnn.build(len(names), **fields)
     shapes = jax.eval_shape(lambda: initialize(model, jax.random.key(0)))
+    variables = checks.make_variables(shapes)
     if case.model == "tiny":
-        return model, checks.make_variables(shapes)
-    weights = open_weights(folder / "parameters.npz", "torchvision_detector")
-    if case.model == "mask_rcnn":
-        return model, take_over(shapes, weights, fields, names, say=_say_nothing)
-    fresh = checks.make_variables(shapes)
-    new, unused = ("mask_(head|weights)/.*",), (".*mask_predictor.*",)
-    return model, take_over(fresh, weights, fields, names, new=new, unused=unused, say=_say_nothing)
+        return model, variables
+    weights = open_weights(folder / "parameters.npz", "torchvision_detector", names)
+    new, unused = ((), ()) if case.model == "mask_rcnn" else (("mask_(head|weights)/.*",), (".*mask_predictor.*",))
+    return model, take_over(variables, weights, fields, names, new=new, unused=unused, say=_say_nothing)
 
 
 def _say_nothing(text: str) -> None:
