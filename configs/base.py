@@ -70,7 +70,8 @@ def get_config() -> ConfigDict:
                 "channels": 256,
                 "anchor_sizes": (32.0, 64.0, 128.0, 256.0, 512.0),
                 "aspect_ratios": (0.5, 1.0, 2.0),
-                "anchor_convention": "torchvision",
+                # Exact: torchvision's anchors are rounded, and 36 pixels off in P6's last row.
+                "anchor_convention": "detectron2",
                 "boundary_threshold": 0.0,
                 "foreground_threshold": 0.7,
                 "background_threshold": 0.3,
@@ -117,7 +118,11 @@ def get_config() -> ConfigDict:
             "pixel_mean": (123.675, 116.28, 103.53),
             "pixel_std": (58.395, 57.12, 57.375),
             "channel_order": "rgb",
-            "roi_align_convention": "torchvision",
+            # "detectron2" is aligned: half a feature pixel up and left of "torchvision". A detector's file brings its
+            # own convention, anchors and number of points.
+            "roi_align_convention": "detectron2",
+            # Points along each side of a bin. 0 is adaptive, as in detectron2: it takes about four times as long.
+            "roi_align_sampling_ratio": 2,
             # Of the computation: "float32" or "bfloat16". Parameters, losses and boxes are float32 always.
             "dtype": "float32",
         }

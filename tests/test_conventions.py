@@ -101,6 +101,12 @@ def test_the_box_losses_have_detectrons_betas_where_the_config_says_nothing():
     assert (RPN().smooth_l1_beta, BoxHead(1).smooth_l1_beta) == (1 / 9, 1.0)
 
 
+def test_anchors_are_exact_and_roi_align_is_aligned_where_the_config_says_nothing():
+    model = base.get_config().model
+    assert model.rpn.anchor_convention == RPN().anchor_convention == "detectron2"
+    assert model.roi_align_convention == "detectron2" and model.roi_align_sampling_ratio == 2
+
+
 @pytest.mark.parametrize(("grid", "first", "columns"), [("continuous", 4, 8), ("integer", 3, 10)])
 def test_masks_are_pasted_over_continuous_or_over_whole_pixels(grid, first, columns):
     # A full mask over x from 4 to 12: 8 pixels wide; more where it is enlarged, truncated and inclusive.

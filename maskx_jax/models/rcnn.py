@@ -33,7 +33,7 @@ class RCNN(nn.Module):
         `ClassAgnosticWeights` or `WeightTransfer` (Mask^X R-CNN). None without a mask branch.
       pixel_mean, pixel_std: of the input's channels, in 0..255.
       channel_order: "rgb" or "bgr" (Caffe's weights).
-      roi_align_convention: see `ops.roi_align.roi_align`.
+      roi_align_convention, roi_align_sampling_ratio: see `ops.roi_align.roi_align`; a ratio of 0 is adaptive.
     """
 
     backbone: ResNet
@@ -45,7 +45,8 @@ class RCNN(nn.Module):
     pixel_mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
     pixel_std: tuple[float, float, float] = (58.395, 57.12, 57.375)
     channel_order: str = "rgb"
-    roi_align_convention: str = "torchvision"
+    roi_align_convention: str = "detectron2"
+    roi_align_sampling_ratio: int = 2
 
     def losses(
         self, batch: Batch, key: Key[Array, ""] | Int[Array, "2"]
@@ -145,8 +146,8 @@ class RCNN(nn.Module):
         # The last level is the RPN's alone. Each image gathers from its own maps, so that a batch split over devices
         # needs no communication.
         maps = {level: features for level, features in pyramid.items() if level < max(pyramid)}
-        convention = self.roi_align_convention
-        return jax.vmap(lambda maps, boxes: roi_align(maps, boxes, size, convention=convention))(maps, boxes)
+        ratio, convention = self.roi_align_sampling_ratio, self.roi_align_convention
+        return jax.vmap(lambda maps, boxes: roi_align(maps, boxes, size, ratio, convention))(maps, boxes)
 
 
 def build(

@@ -46,7 +46,7 @@ class RPN(nn.Module):
     channels: int = 256
     anchor_sizes: Sequence[float] = (32.0, 64.0, 128.0, 256.0, 512.0)
     aspect_ratios: Sequence[float] = (0.5, 1.0, 2.0)
-    anchor_convention: str = "torchvision"
+    anchor_convention: str = "detectron2"
     boundary_threshold: float = 0.0
     foreground_threshold: float = 0.7
     background_threshold: float = 0.3

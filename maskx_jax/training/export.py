@@ -20,6 +20,7 @@ _REQUIRED = {
     **{field: value for field, value in _LAYOUT.backbone_conventions.items() if not field.startswith("pixel_")},
     "rpn.anchor_convention": "torchvision",
     "roi_align_convention": "torchvision",
+    "roi_align_sampling_ratio": 2,
     "box_head.resolution": 7,
     "mask_head.resolution": 14,
     "mask_head.body": "plain",

@@ -47,7 +47,10 @@ _HEADS = _ANCHORS | {"box_head.box_weights": (10.0, 10.0, 5.0, 5.0)}
 
 
 def _conventions_of(parent: str) -> dict[str, Any]:
-    return _HEADS | {"rpn.anchor_convention": parent, "roi_align_convention": parent}
+    # detectron2's default is adaptive; torchvision's detectors and Detectron's configs with FPN say 2.
+    ratio = 0 if parent == "detectron2" else 2
+    places = {"rpn.anchor_convention": parent, "roi_align_convention": parent, "roi_align_sampling_ratio": ratio}
+    return _HEADS | places
 
 
 def field_of(section: Any, field: str) -> Any:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from maskx_jax.ops.roi_align import assign_levels, roi_align
+from maskx_jax.ops.roi_align import MAX_ADAPTIVE_RATIO, assign_levels, roi_align
 from tests.ops.collectives import collectives
 from tests.reference import roi_align as reference
 
@@ -75,7 +75,7 @@ def pooler_gradient(size, chunk_size=16):
     """Return the jitted gradient of sum(weights * pooled) with respect to features and boxes."""
 
     def loss(maps, boxes, weights):
-        return jnp.sum(roi_align(maps, boxes, size, chunk_size=chunk_size).astype(jnp.float32) * weights)
+        return jnp.sum(roi_align(maps, boxes, size, 2, "torchvision", chunk_size).astype(jnp.float32) * weights)
 
     return jax.jit(jax.grad(loss, argnums=(0, 1)))
 
@@ -97,6 +97,22 @@ def test_equals_the_compiled_rule_inside_across_and_beyond_the_border(size, rati
     assert np.abs(expected).max(axis=(1, 2, 3)).min() == 0  # some boxes are wholly outside
     actual = pooler(size, ratio, convention)(features, jnp.asarray(BOXES))
     np.testing.assert_allclose(actual, expected, atol=2e-5)
+
+
+@pytest.mark.parametrize(("size", "convention"), [(7, "detectron2"), (14, "torchvision")])
+def test_adaptive_sampling_equals_a_point_for_every_feature_pixel_up_to_its_bound(size, convention):
+    features = pyramid()
+    # Up to 28 feature pixels a side on the lowest level, and longer ones.
+    boxes = np.concatenate([BOXES, [[3, 5, 95, 20], [10, 2, 30, 60], [0.5, 0.5, 90.2, 63.1], [1, 1, 300, 12]]])
+    boxes = boxes.astype(np.float32)
+    actual = pooler(size, 0, convention)(features, jnp.asarray(boxes))
+    bounded = reference.roi_align(to_numpy(features), boxes, size, 0, convention, MAX_ADAPTIVE_RATIO)
+    np.testing.assert_allclose(actual, bounded, atol=2e-5)
+    level = np.array(assign_levels(jnp.asarray(boxes), 2, 5))
+    within = (boxes[:, 2:] - boxes[:, :2]).max(axis=1) / 2.0**level <= MAX_ADAPTIVE_RATIO * size
+    assert within.sum() > 20 and (size == 14 or not within.all())
+    exact = reference.roi_align(to_numpy(features), boxes[within], size, 0, convention)
+    np.testing.assert_allclose(actual[within], exact, atol=2e-5)
 
 
 def test_points_up_to_one_feature_pixel_outside_take_the_border_and_farther_ones_count_as_zero():
@@ -231,7 +247,7 @@ def test_jit_equals_no_jit_and_vmap_equals_loop():
     together = jax.jit(jax.vmap(pooler(2)))({k: jnp.stack([m[k] for m in maps]) for k in maps[0]}, boxes)
     for i in range(2):
         np.testing.assert_allclose(together[i], pooler(2)(maps[i], boxes[i]), atol=1e-5)
-    np.testing.assert_allclose(together[0], roi_align(maps[0], boxes[0], 2), atol=1e-5)
+    np.testing.assert_allclose(together[0], roi_align(maps[0], boxes[0], 2, convention="torchvision"), atol=1e-5)
 
 
 def test_a_batch_split_over_devices_sends_nothing_forward_or_backward():
@@ -239,7 +255,7 @@ def test_a_batch_split_over_devices_sends_nothing_forward_or_backward():
     boxes = jnp.stack([jnp.asarray(BOXES)] * 8)
 
     def pooled(maps, boxes):
-        return jax.vmap(lambda m, b: roi_align(m, b, 2))(maps, boxes)
+        return jax.vmap(lambda m, b: roi_align(m, b, 2, convention="torchvision"))(maps, boxes)
 
     def gradient(maps, boxes, weights):
         return jax.vjp(lambda m: pooled(m, boxes), maps)[1](weights)

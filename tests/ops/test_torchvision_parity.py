@@ -24,7 +24,9 @@ SCENES = op_inputs.matching_scenes()
 @pytest.mark.parametrize("size", op_inputs.ROI_SIZES)
 @pytest.mark.parametrize("case", ROI_CASES)
 def test_roi_align_equals_torchvision(case, size):
-    pooled = jax.jit(lambda maps, boxes: roi_align(maps, boxes, size))(op_inputs.pyramid(), ROI_CASES[case])
+    pooled = jax.jit(lambda maps, boxes: roi_align(maps, boxes, size, convention="torchvision"))(
+        op_inputs.pyramid(), ROI_CASES[case]
+    )
     np.testing.assert_allclose(pooled, GOLDENS[f"roi_align/{case}/{size}"], rtol=0, atol=1e-5)
 
 
@@ -36,7 +38,7 @@ def test_gradient_of_roi_align_equals_torchvision(case, size):
 
     @jax.jit
     def gradient(maps, boxes):
-        return jax.grad(lambda maps: (roi_align(maps, boxes, size) * cotangent).sum())(maps)
+        return jax.grad(lambda maps: (roi_align(maps, boxes, size, convention="torchvision") * cotangent).sum())(maps)
 
     for level, actual in gradient(op_inputs.pyramid(), boxes).items():
         expected = GOLDENS[f"roi_align_gradient/{case}/{size}/{level}"]

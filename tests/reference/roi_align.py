@@ -37,8 +37,11 @@ def taps(y, x, height, width):
     ]
 
 
-def bin_taps(box, level, height, width, size, ratio, convention):
-    """Yield (bin row, bin column, row, column, weight) for all that one box reads."""
+def bin_taps(box, level, height, width, size, ratio, convention, most=math.inf):
+    """Yield (bin row, bin column, row, column, weight) for all that one box reads.
+
+    A ratio of 0 is adaptive, but `most` at most.
+    """
     offset = 0.5 if convention == "detectron2" else 0.0
     last = 1 if convention == "detectron" else 0
     x1, y1 = (float(v) / 2**level - offset for v in box[:2])
@@ -47,23 +50,24 @@ def bin_taps(box, level, height, width, size, ratio, convention):
     if convention != "detectron2":
         roi_width, roi_height = max(roi_width, 1.0), max(roi_height, 1.0)
     bin_width, bin_height = roi_width / size, roi_height / size
+    rows, columns = (ratio or min(math.ceil(side), most) for side in (bin_height, bin_width))
     for i in range(size):
         for j in range(size):
-            for iy in range(ratio):
-                y = y1 + i * bin_height + (iy + 0.5) * bin_height / ratio
-                for ix in range(ratio):
-                    x = x1 + j * bin_width + (ix + 0.5) * bin_width / ratio
+            for iy in range(rows):
+                y = y1 + i * bin_height + (iy + 0.5) * bin_height / rows
+                for ix in range(columns):
+                    x = x1 + j * bin_width + (ix + 0.5) * bin_width / columns
                     for row, column, weight in taps(y, x, height, width):
-                        yield i, j, row, column, weight / ratio**2
+                        yield i, j, row, column, weight / (rows * columns)
 
 
-def roi_align(features, boxes, size, ratio=2, convention="torchvision"):
+def roi_align(features, boxes, size, ratio=2, convention="torchvision", most=math.inf):
     channels = next(iter(features.values())).shape[-1]
     pooled = np.zeros((len(boxes), size, size, channels))
     for r, box in enumerate(boxes):
         level = level_of(box, min(features), max(features))
         height, width, _ = features[level].shape
-        for i, j, row, column, weight in bin_taps(box, level, height, width, size, ratio, convention):
+        for i, j, row, column, weight in bin_taps(box, level, height, width, size, ratio, convention, most):
             pooled[r, i, j] += weight * features[level][row, column]
     return pooled
 

@@ -200,7 +200,7 @@ def test_a_classifier_fills_the_backbone_and_leaves_the_rest_as_it_is(tmp_path, 
     assert "loaded 51 of 93 arrays (backbone 51)" in report
     assert "newly initialised: box_head 8, fpn 16, mask_head 10, mask_weights 2, rpn 6" in report
     # A classifier says nothing of anchors and boxes.
-    assert fields.rpn.anchor_convention == "torchvision" and fields.roi_align_convention == "torchvision"
+    assert fields.rpn.anchor_convention == "detectron2" and fields.roi_align_convention == "detectron2"
 
 
 @pytest.mark.parametrize(
@@ -224,12 +224,14 @@ def test_a_preset_sets_the_conventions_whatever_the_config_says(tmp_path, preset
         rpn__anchor_convention=wrong,
         rpn__anchor_sizes=(1.0, 2.0, 3.0, 4.0, 5.0),
         roi_align_convention=wrong,
+        roi_align_sampling_ratio=3,
         box_head__box_weights=(1.0, 1.0, 1.0, 1.0),
     )
     _, fields, _ = taken_over(tmp_path, make(), preset, config=config)
     found = (fields.channel_order, fields.pixel_mean[0], fields.pixel_std[0], fields.backbone.stride_in_1x1)
     assert (*found, fields.rpn.anchor_convention) == expected
     assert fields.roi_align_convention == expected[4]
+    assert fields.roi_align_sampling_ratio == (0 if expected[4] == "detectron2" else 2)
     assert fields.box_head.box_weights == (10.0, 10.0, 5.0, 5.0)
     assert fields.rpn.anchor_sizes == (32.0, 64.0, 128.0, 256.0, 512.0)
     assert fields.backbone.norm == "frozen_batch"
@@ -653,9 +655,13 @@ def test_the_blobs_of_the_mask_x_release_fill_the_mlp_branch():
     assert kernel[3, 2, 7, 5] == 1 and kernel.sum() == 1
 
 
+# What a torchvision detector was trained with; our own defaults are others.
+TORCHVISION = {"rpn__anchor_convention": "torchvision", "roi_align_convention": "torchvision"}
+
+
 @pytest.mark.parametrize("predictor", ["class_specific", "class_agnostic", "none"])
 def test_what_is_exported_to_torchvision_comes_back_unchanged(tmp_path, predictor):
-    config = small_config(mask_predictor=predictor)
+    config = small_config(mask_predictor=predictor, **TORCHVISION)
     model = rcnn.build(len(CLASSES), **config.model.to_dict())
     variables = numpy_variables(model)
     state = to_torchvision(variables, model, config.model)
@@ -674,7 +680,7 @@ def test_what_is_exported_to_torchvision_comes_back_unchanged(tmp_path, predicto
 
 
 def test_the_export_of_mask_x_writes_out_what_t_predicts():
-    config = small_config(mask_predictor="transfer")
+    config = small_config(mask_predictor="transfer", **TORCHVISION)
     model = rcnn.build(len(CLASSES), **config.model.to_dict())
     variables = numpy_variables(model)
     state = to_torchvision(variables, model, config.model)
@@ -697,6 +703,7 @@ def test_the_export_of_mask_x_writes_out_what_t_predicts():
         ("channel_order", "bgr"),
         ("rpn__anchor_convention", "detectron"),
         ("roi_align_convention", "detectron2"),
+        ("roi_align_sampling_ratio", 0),
         ("mask_head__mlp", "light"),
         ("box_head__resolution", 5),
         ("mask_head__resolution", 7),
@@ -704,7 +711,7 @@ def test_the_export_of_mask_x_writes_out_what_t_predicts():
     ],
 )
 def test_what_torchvision_cannot_express_is_not_exported(field, value):
-    config = small_config(**{field: value})
+    config = small_config(**TORCHVISION | {field: value})
     model = rcnn.build(len(CLASSES), **config.model.to_dict())
     with pytest.raises(ValueError, match=rf"cannot express model.{field.replace('__', '.')} = {value!r}"):
         to_torchvision({}, model, config.model)
