@@ -8,7 +8,7 @@ import optax
 from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key
 
-from maskx_jax.models.layers import xavier_fill
+from maskx_jax.models.layers import Linear32, xavier_fill
 from maskx_jax.ops import boxes as box_ops
 from maskx_jax.ops.losses import Mean, masked_mean, smooth_l1
 from maskx_jax.ops.matching import match
@@ -31,21 +31,6 @@ class BoxPredictions(NamedTuple):
     logits: Float[Array, "b r classes"]
     deltas: Float[Array, "b r classes 4"]
     class_weights: ClassWeights
-
-
-class _RowLinear(nn.Module):
-    """A linear layer that also returns its weight, one row an output."""
-
-    features: int
-    stddev: float
-    dtype: Any
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "*b i"]) -> tuple[Float[Array, "*b o"], Float[Array, "o i"]]:
-        kernel = self.param("kernel", nn.initializers.normal(self.stddev), (x.shape[-1], self.features))
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        y = jnp.dot(x.astype(self.dtype), kernel.astype(self.dtype)).astype(jnp.float32) + bias
-        return y, kernel.T
 
 
 class BoxHead(nn.Module):
@@ -89,13 +74,14 @@ class BoxHead(nn.Module):
         x = nn.relu(nn.Dense(self.hidden, kernel_init=xavier_fill, dtype=self.dtype, name="fc6")(x))
         x = nn.relu(nn.Dense(self.hidden, kernel_init=xavier_fill, dtype=self.dtype, name="fc7")(x))
         classes = self.num_classes + 1
-        logits, class_rows = _RowLinear(classes, 0.01, self.dtype, name="classification")(x)
-        deltas, box_rows = _RowLinear(4 * classes, 0.001, self.dtype, name="boxes")(x)
+        normal = nn.initializers.normal
+        logits, class_columns = Linear32(classes, normal(0.01), self.dtype, name="classification")(x)
+        deltas, box_columns = Linear32(4 * classes, normal(0.001), self.dtype, name="boxes")(x)
         return BoxPredictions(
             logits=logits,
             deltas=deltas.reshape(*deltas.shape[:2], classes, 4),
             # Row 4 c + k of the box weights belongs to class c: the four rows of a class become one.
-            class_weights=ClassWeights(class_rows, box_rows.reshape(classes, -1)),
+            class_weights=ClassWeights(class_columns.T, box_columns.T.reshape(classes, -1)),
         )
 
     def sample(

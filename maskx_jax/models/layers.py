@@ -66,3 +66,28 @@ class Deconvolution2x2(nn.Module):
         r, h, w, _ = x.shape
         y = jnp.einsum("rhwc,ijco->rhiwjo", x.astype(self.dtype), kernel.astype(self.dtype))
         return y.reshape(r, 2 * h, 2 * w, self.features) + bias.astype(self.dtype)
+
+
+class Linear32(nn.Module):
+    """A linear layer, or a 1 x 1 convolution, whose outputs are float32 whatever type its inputs have.
+
+    In bfloat16 too the products are summed in float32 and not rounded afterwards: logits and deltas near each other
+    stay apart.
+
+    Attributes:
+      kernel_size: of the convolution, () for a linear layer: only the kernel's shape depends on it.
+    """
+
+    features: int
+    kernel_init: Any
+    dtype: Any = jnp.float32
+    kernel_size: tuple[int, ...] = ()
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... i"]) -> tuple[Float[Array, "... features"], Float[Array, "i features"]]:
+        """Return the outputs, and the kernel that made them."""
+        shape = (*self.kernel_size, x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape).reshape(-1, self.features)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        y = jnp.dot(x.astype(self.dtype), kernel.astype(self.dtype), preferred_element_type=jnp.float32)
+        return y + bias, kernel

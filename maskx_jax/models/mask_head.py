@@ -9,7 +9,7 @@ import optax
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
-from maskx_jax.models.layers import Deconvolution2x2, conv, group_norm, msra_fill
+from maskx_jax.models.layers import Deconvolution2x2, Linear32, conv, group_norm, msra_fill
 from maskx_jax.models.weight_transfer import MaskWeights
 from maskx_jax.ops.losses import Mean, masked_mean
 from maskx_jax.ops.mask_targets import average_mask, sample_mask
@@ -101,8 +101,8 @@ class MaskHead(nn.Module):
         if self.mlp == "light":
             reduce = nn.Dense(self.mlp_channels, kernel_init=msra_fill, dtype=self.dtype, name="mlp_reduction")
             x = nn.relu(reduce(x))
-        dense = nn.Dense(m * m, kernel_init=nn.initializers.normal(0.001), dtype=self.dtype, name="mlp")
-        return dense(x.reshape(r, -1)).reshape(r, m, m).astype(jnp.float32)
+        dense = Linear32(m * m, nn.initializers.normal(0.001), self.dtype, name="mlp")
+        return dense(x.reshape(r, -1))[0].reshape(r, m, m)
 
     def select(self, rois: RoiTargets, ground_truth: GroundTruth) -> tuple[RoiTargets, Bool[Array, "b q"]]:
         """Choose the regions to train masks on, and say which of them are supervised.

@@ -9,7 +9,7 @@ import optax
 from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key
 
-from maskx_jax.models.layers import conv
+from maskx_jax.models.layers import Linear32, conv
 from maskx_jax.ops import boxes as box_ops
 from maskx_jax.ops.anchors import cell_anchors, grid_anchors, grid_strides
 from maskx_jax.ops.losses import Mean, masked_mean, smooth_l1
@@ -64,8 +64,8 @@ class RPN(nn.Module):
         """Name the layers, shared by all levels."""
         num_anchors = len(self.aspect_ratios)
         self.conv = conv(self.channels, 3, kernel_init=_normal, dtype=self.dtype)
-        self.objectness = conv(num_anchors, 1, kernel_init=_normal, dtype=self.dtype)
-        self.deltas = conv(4 * num_anchors, 1, kernel_init=_normal, dtype=self.dtype)
+        self.objectness = Linear32(num_anchors, _normal, self.dtype, (1, 1))
+        self.deltas = Linear32(4 * num_anchors, _normal, self.dtype, (1, 1))
 
     def __call__(
         self, pyramid: dict[int, Float[Array, "b _ _ c"]]
@@ -75,8 +75,8 @@ class RPN(nn.Module):
         for level, features in sorted(pyramid.items()):
             batch = features.shape[0]
             hidden = nn.relu(self.conv(features))
-            logits[level] = self.objectness(hidden).reshape(batch, -1).astype(jnp.float32)
-            deltas[level] = self.deltas(hidden).reshape(batch, -1, 4).astype(jnp.float32)
+            logits[level] = self.objectness(hidden)[0].reshape(batch, -1)
+            deltas[level] = self.deltas(hidden)[0].reshape(batch, -1, 4)
         return logits, deltas
 
     def anchors(self, pyramid: dict[int, Float[Array, "b _ _ c"]]) -> dict[int, Float[Array, "_ 4"]]:

@@ -9,6 +9,7 @@ from flax import traverse_util
 
 from configs import base, mask_rcnn, maskx_rcnn
 from maskx_jax.models import rcnn
+from maskx_jax.models.layers import Linear32
 from maskx_jax.models.mask_head import MaskHead
 from maskx_jax.structures import Batch, GroundTruth, RoiTargets
 from maskx_jax.training.optimizer import num_parameters
@@ -246,6 +247,40 @@ def test_bfloat16_computes_near_float32_and_keeps_losses_float32(batch):
         assert loss.dtype == jnp.float32
         # The RoIs differ a little, since the proposals do.
         assert loss == pytest.approx(float(expected[name]), rel=0.2, abs=0.02), name
+
+
+def test_bfloat16_rounds_inputs_and_weights_but_no_logit_or_delta():
+    # On fixed regions and features that bfloat16 holds: what is left is the order of the sums.
+    rng = np.random.RandomState(0)
+
+    def exact(*shape):
+        return np.asarray(jnp.asarray(rng.randn(*shape), jnp.bfloat16), np.float64)
+
+    features, kernel = exact(2, 5, 64), exact(64, 12)
+    for kernel_size in ((), (1, 1)):
+        layer = Linear32(12, jax.nn.initializers.zeros, jnp.bfloat16, kernel_size)
+        params = {"kernel": jnp.asarray(kernel.reshape(*kernel_size, 64, 12), jnp.float32), "bias": jnp.full(12, 0.1)}
+        outputs, _ = layer.apply({"params": params}, jnp.asarray(features, jnp.bfloat16))
+        assert outputs.dtype == jnp.float32
+        np.testing.assert_allclose(outputs, features @ kernel + 0.1, rtol=0, atol=1e-4)
+    # And all that predicts is such a layer.
+    model = tiny_model(dtype="bfloat16")
+    images = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.uint8), jax.ShapeDtypeStruct((1, 2), jnp.float32)
+    _, state = jax.eval_shape(
+        lambda variables, *images: model.apply(
+            variables, *images, method="detect", capture_intermediates=True, mutable=["intermediates"]
+        ),
+        numpy_variables(model),
+        *images,
+    )
+    calls = {
+        "/".join(path[:-1]): leaf[0]
+        for path, leaf in traverse_util.flatten_dict(state["intermediates"]).items()
+        if path[-1] == "__call__"
+    }
+    for name in ("rpn/objectness", "rpn/deltas", "box_head/classification", "box_head/boxes"):
+        assert calls[name][0].dtype == jnp.float32, name
+    assert calls["box_head/fc7"].dtype == jnp.bfloat16
 
 
 @pytest.mark.parametrize("predictor", ["class_specific", "transfer"])

@@ -23,6 +23,14 @@ from tests.reference import boxes as box_reference
 
 pytestmark = pytest.mark.slow
 
+
+@pytest.fixture(autouse=True, scope="module")
+def full_precision():
+    """Keep GPUs and TPUs from rounding float32 inputs of products."""
+    with jax.default_matmul_precision("highest"):
+        yield
+
+
 FOLDER = pathlib.Path(inputs.__file__).parent
 
 
