@@ -2,9 +2,9 @@
 
     python train.py --config=configs/mask_rcnn.py:backbone=r50,schedule=1x --config.data.directory=DIR --workdir=RUN
 
-Variants: predictor (class_specific, class_agnostic, none), backbone (r50, r101, tiny), data (prepared, shapes),
-schedule (1x, 2x), jitter (none, short_sides), split (all, voc, nonvoc, annotated), start (weights, scratch),
-dtype (float32, bfloat16).
+Variants: predictor (class_specific, class_agnostic, none), backbone (r50, r101, tiny), batch (1, 2, 4, ... 128),
+data (prepared, shapes), schedule (1x, 2x), jitter (none, short_sides), split (all, voc, nonvoc, annotated),
+start (weights, scratch), dtype (float32, bfloat16).
 """
 
 from ml_collections import ConfigDict
@@ -26,6 +26,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
         argument,
         {
             "backbone": variants.BACKBONE,
+            "batch": variants.BATCH,
             "data": variants.DATA,
             "schedule": variants.SCHEDULE,
             "jitter": variants.JITTER,

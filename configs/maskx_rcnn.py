@@ -7,8 +7,8 @@ stopped gradient, the MLP branch is fused, training is end to end. The paper rep
 without masks for R-50-FPN (split=voc; not verified by a run here).
 
 Variants: mlp (paper, light, none), training (end_to_end, stage_wise), backbone (r50, r101, tiny),
-data (prepared, shapes), schedule (1x, 2x), jitter (none, short_sides), split (voc, nonvoc, all, annotated),
-start (weights, scratch), dtype (float32, bfloat16). The fields of T are set as
+batch (1, 2, 4, ... 128), data (prepared, shapes), schedule (1x, 2x), jitter (none, short_sides),
+split (voc, nonvoc, all, annotated), start (weights, scratch), dtype (float32, bfloat16). The fields of T are set as
 --config.model.weight_transfer.input=cls and so on.
 """
 
@@ -42,6 +42,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
         argument,
         {
             "backbone": variants.BACKBONE,
+            "batch": variants.BATCH,
             "data": variants.DATA,
             "schedule": variants.SCHEDULE,
             "jitter": variants.JITTER,

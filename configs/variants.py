@@ -77,6 +77,26 @@ def schedule(num_steps: int, decay_steps: tuple[int, int]) -> Change:
     return change
 
 
+def batch(size: int) -> Change:
+    """Return the change to another batch size by the linear scaling rule (Goyal et al. 2017).
+
+    The learning rate is in proportion to the batch; the steps of training, warm-up and decay are in inverse proportion,
+    so that each stretches over as many images as before.
+    """
+
+    def change(config: ConfigDict) -> None:
+        train, optimizer = config.train, config.optimizer
+        factor = size / train.batch_size
+        train.update(batch_size=size, num_steps=round(train.num_steps / factor))
+        optimizer.learning_rate *= factor
+        optimizer.warmup_steps = round(optimizer.warmup_steps / factor)
+        optimizer.decay_steps = tuple(round(step / factor) for step in optimizer.decay_steps)
+
+    return change
+
+
+# After the backbone, whose batch size is scaled, and before the schedule, which looks at the batch size.
+BATCH = {str(size): batch(size) for size in (1, 2, 4, 8, 16, 32, 64, 128)}
 BACKBONE = {"r50": resnet50, "r101": resnet101, "tiny": tiny}
 SCHEDULE = {"1x": schedule(90_000, (60_000, 80_000)), "2x": schedule(180_000, (120_000, 160_000))}
 # With "weights", config.initialize.path names them.

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import base
+from configs import base, mask_rcnn
 from maskx_jax.evaluation.paste_masks import paste_mask
 from maskx_jax.models.box_head import BoxHead, BoxPredictions, ClassWeights
 from maskx_jax.models.resnet import ResNet
@@ -168,3 +168,19 @@ def test_nms_drops_a_box_whose_iou_is_above_the_threshold_but_not_at_it():
     arguments = (boxes, jnp.array([0.9, 0.8]), jnp.zeros(2, jnp.int32), jnp.ones(2, bool))
     assert nms(*arguments, 0.5, 2)[1].sum() == 2
     assert nms(*arguments, 0.499, 2)[1].sum() == 1
+
+
+@pytest.mark.parametrize(
+    ("argument", "batch", "rate", "steps", "warmup", "decays"),
+    [
+        ("batch=4", 4, 0.005, 360_000, 2_000, (240_000, 320_000)),
+        ("schedule=2x,batch=32", 32, 0.04, 90_000, 250, (60_000, 80_000)),
+        ("backbone=r101,schedule=1x,batch=8", 8, 0.01, 180_000, 500, (120_000, 160_000)),
+        ("backbone=tiny,batch=16", 16, 2e-3, 500, 25, (30_000, 40_000)),
+    ],
+)
+def test_another_batch_size_scales_rate_and_steps_linearly(argument, batch, rate, steps, warmup, decays):
+    config = mask_rcnn.get_config(argument)
+    assert (config.train.batch_size, config.train.num_steps) == (batch, steps)
+    assert config.optimizer.learning_rate == pytest.approx(rate)
+    assert (config.optimizer.warmup_steps, config.optimizer.decay_steps) == (warmup, decays)
