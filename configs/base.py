@@ -203,8 +203,8 @@ def get_config() -> ConfigDict:
 
     config.train = ConfigDict(
         {
-            # Images a step, over all devices. Learning rate and steps are for 16: the variant batch=4 sets them for 4 by
-            # the linear scaling rule (`variants.batch`); this field by itself changes nothing else.
+            # Images a step, over all devices. Learning rate and steps are for 16: the variant batch=4 sets them for 4
+            # by the linear scaling rule (`variants.batch`); this field by itself changes nothing else.
             "batch_size": 16,
             "num_steps": 90_000,
             # "replicated": every device holds all parameters and their optimizer state. "fsdp": large arrays are split
