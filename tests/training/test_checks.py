@@ -54,6 +54,8 @@ def changed(**fields):
         ("model__mask_head__mlp", "heavy", "one of none, paper, light"),
         ("model__mask_head__train_on", "boxes", "one of proposals, gt_boxes"),
         ("model__mask_head__body", "deep", "one of plain, residual"),
+        ("model__mask_head__targets", "drawn", "one of sampled, averaged"),
+        ("model__roi_align_sampling_ratio", -1, "0 to 8"),
         ("model__weight_transfer__input", "seg", "one of cls"),
         ("model__weight_transfer__activation", "gelu", "one of leaky_relu"),
         ("model__weight_transfer__num_layers", 4, "one of 1, 2, 3"),
