@@ -40,7 +40,7 @@ def imported_model(**changes: Any) -> Imported:
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "model.safetensors"
         save_file(inputs.make_parameters(), path)
-        weights = open_weights(path, "torchvision_detector")
+        weights = open_weights(path, "torchvision_detector", names)
         apply_conventions(config, weights.conventions)
         model = rcnn.build(len(names), **config.model.to_dict())
         shapes = jax.eval_shape(lambda: initialize(model, jax.random.key(0)))
