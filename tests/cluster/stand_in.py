@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from maskx_jax.ops.losses import Mean, masked_mean
 from maskx_jax.structures import Batch, Detections
 
 NUM_DETECTIONS = 2
@@ -19,16 +20,20 @@ class StandIn(nn.Module):
         self.out = nn.Dense(NUM_DETECTIONS * (4 + self.num_classes))
 
     def losses(self, batch: Batch, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+        means = self.loss_means(batch, jax.random.split(key, batch.images.shape[0]))
+        losses = {name: mean.value() for name, mean in means.items()}
+        return losses["box"] + losses["box_class"], losses
+
+    def loss_means(self, batch: Batch, keys: jax.Array) -> dict[str, Mean]:
         gt = batch.ground_truth
         boxes, logits = self._predict(batch.images)
-        keys = jax.random.split(key, batch.images.shape[0])
         slot = jax.vmap(lambda key: jax.random.randint(key, (), 0, gt.boxes.shape[1]))(keys)
         box = jnp.take_along_axis(gt.boxes, slot[:, None, None], axis=1)
         label = jnp.take_along_axis(gt.labels, slot[:, None], axis=1)
         size = jnp.tile(batch.image_sizes[:, ::-1], 2)[:, None]
         target = jax.nn.one_hot(label - 1, self.num_classes)
-        losses = {"box": jnp.mean((boxes - box / size) ** 2), "box_class": jnp.mean((logits - target) ** 2)}
-        return losses["box"] + losses["box_class"], losses
+        errors = {"box": (boxes - box / size) ** 2, "box_class": (logits - target) ** 2}
+        return {name: masked_mean(error, jnp.ones(error.shape, bool)) for name, error in errors.items()}
 
     def detect(self, images: jax.Array, image_sizes: jax.Array) -> Detections:
         boxes, logits = self._predict(images)
