@@ -29,7 +29,9 @@ NUM_CLASSES = 6
 
 def tiny_config():
     config = mask_rcnn.get_config("backbone=tiny,data=shapes")
+    # As torchvision's detectors are: others cannot be exported.
     config.model.backbone.norm = "frozen_batch"
+    config.model.rpn.anchor_convention = config.model.roi_align_convention = "torchvision"
     config.data.shapes.update(num_train=2, num_eval=8, num_hues=3, num_textures=2)
     return config
 
