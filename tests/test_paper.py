@@ -22,6 +22,7 @@ DISTINCT = list({str(row): name for name, row in reversed(paper.ROWS.items())}.v
 USUAL = ("1a/random", "2/r101_maskx", "beyond/transfer_gt_boxes_deep")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", [pytest.param(row, marks=[] if row in USUAL else pytest.mark.long) for row in DISTINCT])
 def test_every_row_traces_at_full_size(row):
     config = paper.get_config(f"row={row}")

@@ -134,6 +134,7 @@ def test_gradient_of_the_mask_loss_stops_at_the_detection_weights(batch, stop_gr
         assert jnp.abs(learning["kernel"]).max() > 0
 
 
+@pytest.mark.slow
 def test_without_any_mask_the_mask_loss_and_its_gradient_are_exactly_zero(batch):
     model = tiny_model()
     variables = numpy_variables(model)
@@ -145,6 +146,7 @@ def test_without_any_mask_the_mask_loss_and_its_gradient_are_exactly_zero(batch)
         assert (leaf == 0).all(), path
 
 
+@pytest.mark.slow
 def test_on_one_cpu_losses_gradients_and_detections_are_the_same(batch, monkeypatch):
     # There convolutions are products of matrices, and masks are made for the regions alone that need one.
     model = tiny_model(mask_head__num_samples=32, box_head__score_threshold=0.75)
@@ -168,6 +170,7 @@ def test_on_one_cpu_losses_gradients_and_detections_are_the_same(batch, monkeypa
     jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4), actual, expected)
 
 
+@pytest.mark.slow
 def test_masks_that_may_not_be_used_change_nothing(batch):
     model = tiny_model()
     variables = numpy_variables(model)
@@ -183,6 +186,7 @@ def test_masks_that_may_not_be_used_change_nothing(batch):
     assert all_masks["mask"] != expected["mask"]
 
 
+@pytest.mark.slow
 def test_images_without_objects_train_as_negatives(batch):
     model = tiny_model()
     variables = numpy_variables(model)
@@ -194,6 +198,7 @@ def test_images_without_objects_train_as_negatives(batch):
     assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
 
 
+@pytest.mark.slow
 def test_more_ground_truth_slots_change_no_loss():
     # With more samples than candidates every candidate is drawn, so that the losses do not depend on the draw.
     model = tiny_model(rpn__num_samples=20_000, box_head__num_samples=1_000, box_head__foreground_fraction=1.0)
@@ -204,6 +209,7 @@ def test_more_ground_truth_slots_change_no_loss():
         np.testing.assert_allclose(few[name], many[name], rtol=1e-5, err_msg=name)
 
 
+@pytest.mark.slow
 def test_detections_do_not_depend_on_the_padding_of_the_canvas(batch):
     model = tiny_model(box_head__score_threshold=0.0)
     size = jnp.full((2, 2), 96.0)
@@ -212,6 +218,7 @@ def test_detections_do_not_depend_on_the_padding_of_the_canvas(batch):
     jax.tree.map(np.testing.assert_array_equal, detect(model, image, size), detect(model, other, size))
 
 
+@pytest.mark.slow
 def test_detections_lie_inside_their_images_and_come_best_first(batch):
     model = tiny_model(box_head__score_threshold=0.0)
     sizes = jnp.array([[128.0, 128.0], [100.0, 90.0]])
@@ -226,6 +233,7 @@ def test_detections_lie_inside_their_images_and_come_best_first(batch):
     assert ((found.masks >= 0) & (found.masks <= 1)).all()
 
 
+@pytest.mark.slow
 def test_detections_of_an_image_do_not_depend_on_the_rest_of_the_batch(batch):
     model = tiny_model(box_head__score_threshold=0.0)
     together = detect(model, batch.images, batch.image_sizes)
@@ -238,6 +246,7 @@ def test_detections_of_an_image_do_not_depend_on_the_rest_of_the_batch(batch):
         np.testing.assert_allclose(together.masks[1], other.masks[place], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_bfloat16_computes_near_float32_and_keeps_losses_float32(batch):
     full, half = tiny_model(), tiny_model(dtype="bfloat16")
     variables = numpy_variables(full)
@@ -313,6 +322,7 @@ def test_masks_trained_on_ground_truth_boxes_see_each_object_once_and_no_proposa
         np.testing.assert_array_equal(rois.labels[i][supervised[i]], gt.labels[i][chosen])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("train_on", ["proposals", "gt_boxes"])
 def test_a_residual_mask_head_begins_as_its_first_convolution_and_learns_in_all(batch, train_on):
     deep = tiny_model(mask_head__body="residual", mask_head__num_convs=5, mask_head__train_on=train_on)
