@@ -79,11 +79,17 @@ def saved_step(workdir) -> int:
 
 
 def assert_same_weights(first, second, tolerance: float = 0.0) -> None:
+    """Check that two runs ended with the same weights, but for such a part of their norm.
+
+    AdamW divides by small numbers, so that single weights differ by more than the sums do that were added in another
+    order: by 4e-6 of the norm after 20 steps on a processor with AVX-512. One step changes 1e-3 of it.
+    """
     one, other = maskx_jax.load(first), maskx_jax.load(second)
     assert one.step == other.step
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, atol=tolerance, rtol=0.0), one.variables, other.variables
+    found, expected = (
+        np.concatenate([np.ravel(array) for array in jax.tree.leaves(run.variables)]) for run in (one, other)
     )
+    assert np.linalg.norm(found - expected) <= tolerance * np.linalg.norm(expected)
 
 
 @pytest.fixture
@@ -172,7 +178,7 @@ def test_two_processes_that_are_hit_one_after_the_other_end_as_one(whole, tmp_pa
 
     # With another number of processes it goes on as well.
     assert run(tmp_path) == [0]
-    assert_same_weights(whole, tmp_path, 1e-5)
+    assert_same_weights(whole, tmp_path, 1e-4)
     assert ids(tmp_path) == ids(whole)
 
 
@@ -185,8 +191,8 @@ def test_the_number_of_processes_changes_nothing(tmp_path):
     assert sorted(expected) == list(range(1, 21))
     for processes in ("2", "4"):
         found = losses(tmp_path / processes)
-        np.testing.assert_allclose([found[step] for step in expected], list(expected.values()), atol=1e-5, rtol=0)
-        assert_same_weights(tmp_path / "1", tmp_path / processes, 1e-5)
+        np.testing.assert_allclose([found[step] for step in expected], list(expected.values()), atol=1e-4, rtol=0)
+        assert_same_weights(tmp_path / "1", tmp_path / processes, 1e-4)
         assert ids(tmp_path / processes) == ids(tmp_path / "1")
 
 
@@ -226,7 +232,7 @@ def test_a_detector_goes_on_with_another_number_of_processes(whole_detector, tmp
     for processes, fault in ((1, "kill 0 step 3"), (2, "kill 0 data 6"), (4, "")):
         codes = run(tmp_path, processes=processes, fault=fault, model="detector")
         assert (codes == [0] * processes) == (fault == ""), codes
-    assert_same_weights(whole_detector, tmp_path, 1e-5)
+    assert_same_weights(whole_detector, tmp_path, 1e-4)
     assert ids(tmp_path) == ids(whole_detector)
 
 
