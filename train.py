@@ -37,7 +37,7 @@ from maskx_jax.training.interruption import EXIT_INTERRUPTED, InterruptedRun, In
 from maskx_jax.training.logging import MetricLog, RecentLosses, describe_environment
 from maskx_jax.training.optimizer import learning_rate_schedule, make_optimizer, num_parameters, split_params
 from maskx_jax.training.sharding import global_batch, make_mesh, state_shardings
-from maskx_jax.training.steps import check_microbatches, initialize, make_detect_step, make_state, make_train_step
+from maskx_jax.training.steps import initialize, make_detect_step, make_state, make_train_step
 from maskx_jax.training.watchdog import Watchdog
 
 _CONFIG = config_flags.DEFINE_config_file("config", lock_config=True)
@@ -142,7 +142,6 @@ def _train(config: ConfigDict, workdir: str, change_config: bool, restart: bool,
 
     # Model, optimizer and state, laid out on the devices.
     mesh = make_mesh()
-    check_microbatches(config.train.batch_size, mesh.size, config.optimizer.num_microbatches)
     model = rcnn.build(len(categories), **config.model.to_dict())
     learning_rate, optimizer = _make_optimizer(config)
     init = jax.jit(lambda key: initialize(model, key))

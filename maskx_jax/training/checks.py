@@ -15,7 +15,7 @@ from maskx_jax.evaluation import coco_metrics
 from maskx_jax.models import mask_head, rcnn, weight_transfer
 from maskx_jax.ops import anchors, roi_align
 from maskx_jax.training import sharding
-from maskx_jax.training.weight_layouts import LAYOUTS
+from maskx_jax.training.weight_layouts import LAYOUTS, field_of
 
 # A canvas has sides of a multiple of the stride of res5.
 _STRIDE = 32
@@ -154,27 +154,27 @@ def check_config(config: ConfigDict, num_devices: int = 1, num_processes: int = 
         if isinstance(value, float) and not math.isfinite(value):
             raise _error(name, value, "a finite number")
     for name, choices in _CHOICES.items():
-        if (value := _get(config, name)) not in choices:
+        if (value := field_of(config, name)) not in choices:
             raise _error(name, value, f"one of {', '.join(map(str, choices))}")
     for name, (least, most) in _RANGES.items():
-        value = _get(config, name)
+        value = field_of(config, name)
         numbers = value if isinstance(value, Sequence) else (value,)
         if not all(isinstance(number, int | float) and least <= number <= most for number in numbers):
             raise _error(name, value, f"{least:g} or more" if most == _MOST else f"{least:g} to {most:g}")
     for name, length in _LENGTHS.items():
-        if len(_get(config, name)) != length:
-            raise _error(name, _get(config, name), f"{length} values")
+        if len(field_of(config, name)) != length:
+            raise _error(name, field_of(config, name), f"{length} values")
     for name in _PATTERNS:
-        for pattern in _get(config, name):
+        for pattern in field_of(config, name):
             try:
                 re.compile(pattern)
             except re.error as error:
                 raise _error(name, pattern, f"regular expressions ({error})") from error
     for name in _FILES:
-        if (path := _get(config, name)) and "://" not in path and not pathlib.Path(path).is_file():
+        if (path := field_of(config, name)) and "://" not in path and not pathlib.Path(path).is_file():
             raise _error(name, path, "an existing file")
     for name in _SPLITS:
-        _check_split(name, _get(config, name))
+        _check_split(name, field_of(config, name))
     _check_model(config)
     _check_canvas(config)
     _check_batches(config, num_devices, num_processes)
@@ -220,7 +220,7 @@ def _check_batches(config: ConfigDict, num_devices: int, num_processes: int) -> 
     if num_devices % num_processes:
         raise ValueError(f"got {num_devices} devices on {num_processes} processes; expected as many on each")
     for name in ("train.batch_size", "evaluation.batch_size"):
-        if (size := _get(config, name)) % num_devices:
+        if (size := field_of(config, name)) % num_devices:
             raise _error(name, size, f"a multiple of the {num_devices} devices")
     parts = config.optimizer.num_microbatches
     if (share := config.train.batch_size // num_devices) % parts:
@@ -284,13 +284,6 @@ def _leaves(mapping: Mapping[str, Any], prefix: str = "") -> Any:
             yield from ((f"{prefix}{key}", item) for item in value)
         else:
             yield f"{prefix}{key}", value
-
-
-def _get(config: ConfigDict, name: str) -> Any:
-    value: Any = config
-    for key in name.split("."):
-        value = value[key]
-    return value
 
 
 def _error(name: str, value: Any, expected: str) -> ValueError:
