@@ -28,6 +28,7 @@ from maskx_jax.data.sources import open_source
 from maskx_jax.data.transforms import Transform
 from maskx_jax.evaluation.coco_metrics import format_table
 from maskx_jax.models import rcnn
+from maskx_jax.models.build import initialize
 from maskx_jax.structures import PyTree
 from maskx_jax.training import checkpoints as checkpointing
 from maskx_jax.training import compilation, distributed, pretrained, runs
@@ -37,7 +38,7 @@ from maskx_jax.training.interruption import EXIT_INTERRUPTED, InterruptedRun, In
 from maskx_jax.training.logging import MetricLog, RecentLosses, describe_environment
 from maskx_jax.training.optimizer import learning_rate_schedule, make_optimizer, num_parameters, split_params
 from maskx_jax.training.sharding import global_batch, make_mesh, state_shardings
-from maskx_jax.training.steps import initialize, make_detect_step, make_state, make_train_step
+from maskx_jax.training.steps import make_detect_step, make_state, make_train_step
 from maskx_jax.training.watchdog import Watchdog
 
 _CONFIG = config_flags.DEFINE_config_file("config", lock_config=True)

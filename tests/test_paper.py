@@ -9,8 +9,8 @@ import pytest
 
 from configs import paper
 from maskx_jax.models import rcnn
+from maskx_jax.models.build import initialize
 from maskx_jax.training.optimizer import split_params
-from maskx_jax.training.steps import initialize
 from tests.models.build import shapes_batch
 from tools import sweep
 

@@ -9,10 +9,10 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 from maskx_jax.models import rcnn
+from maskx_jax.models.build import initialize
 from maskx_jax.structures import PyTree
 from maskx_jax.training.checkpoints import Checkpoints
 from maskx_jax.training.runs import read_config
-from maskx_jax.training.steps import initialize
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,35 +10,12 @@ import optax
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from maskx_jax.structures import STORED_MASK_SIDE, Batch, Detections, GroundTruth, PyTree, TrainState
+from maskx_jax.structures import Batch, Detections, PyTree, TrainState
 from maskx_jax.training.optimizer import merge_params, split_params
 from maskx_jax.training.sharding import replicated, split_batch
 
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
 DetectStep = Callable[[PyTree, jax.Array, jax.Array], Detections]
-
-
-def initialize(model: nn.Module, key: jax.Array) -> PyTree:
-    """Return fresh variables; their shapes do not depend on the size of the images."""
-    size = 64
-    gt = GroundTruth(
-        boxes=jnp.zeros((1, 1, 4)),
-        labels=jnp.zeros((1, 1), jnp.int32),
-        masks=jnp.zeros((1, 1, STORED_MASK_SIDE, STORED_MASK_SIDE // 8), jnp.uint8),
-        mask_frames=jnp.zeros((1, 1, 4)),
-        has_mask=jnp.zeros((1, 1), bool),
-        is_crowd=jnp.zeros((1, 1), bool),
-        valid=jnp.zeros((1, 1), bool),
-    )
-    batch = Batch(
-        images=jnp.zeros((1, size, size, 3), jnp.uint8),
-        image_sizes=jnp.full((1, 2), size, jnp.float32),
-        image_ids=jnp.zeros(1, jnp.int32),
-        scales=jnp.ones(1),
-        valid=jnp.ones(1, bool),
-        ground_truth=gt,
-    )
-    return model.init(key, batch, key, method="losses")
 
 
 def make_state(

@@ -14,8 +14,8 @@ from configs import maskx_rcnn
 from maskx_jax.data.shapes import ShapesSource
 from maskx_jax.data.transforms import Transform
 from maskx_jax.models import rcnn
+from maskx_jax.models.build import initialize
 from maskx_jax.structures import Batch, PyTree
-from maskx_jax.training.steps import initialize
 
 NUM_CLASSES = 6
 

@@ -9,11 +9,11 @@ from flax import traverse_util
 
 from configs import base, mask_rcnn, maskx_rcnn
 from maskx_jax.models import rcnn
+from maskx_jax.models.build import initialize
 from maskx_jax.models.layers import Linear32
 from maskx_jax.models.mask_head import MaskHead
 from maskx_jax.structures import Batch, GroundTruth, RoiTargets
 from maskx_jax.training.optimizer import num_parameters
-from maskx_jax.training.steps import initialize
 from tests.models.build import NUM_CLASSES, numpy_variables, shapes_batch, tiny_model
 
 KEY = jax.random.key(7)

@@ -10,6 +10,7 @@ from safetensors.numpy import save_file
 
 from configs import mask_rcnn
 from maskx_jax.models import rcnn
+from maskx_jax.models.build import initialize
 from maskx_jax.training.export import describe, to_torchvision
 from maskx_jax.training.loading import Loaded
 from maskx_jax.training.pretrained import (
@@ -23,7 +24,6 @@ from maskx_jax.training.pretrained import (
     untrained_without_source,
     with_class_embeddings,
 )
-from maskx_jax.training.steps import initialize
 from maskx_jax.training.weight_arrays import to_ours
 from maskx_jax.training.weight_files import Metadata, WeightFile
 from maskx_jax.training.weight_layouts import COCO_IDS, LAYOUTS, recognize

@@ -12,8 +12,8 @@ import numpy as np
 from flax import traverse_util
 
 from maskx_jax.models import rcnn
+from maskx_jax.models.build import initialize
 from maskx_jax.structures import Batch, Detections, PyTree
-from maskx_jax.training.steps import initialize
 from tools.benchmark import cases, models, nms_forms, roi_align_forms
 
 # Sums of float32 in another order differ by some 1e-6 in an operation, and by more after a network of them.
