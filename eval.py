@@ -15,6 +15,8 @@ import maskx_jax
 from configs import base
 from maskx_jax import errors, files
 from maskx_jax.data.sources import open_source
+from maskx_jax.distributed import processes as distributed
+from maskx_jax.distributed.mesh import make_mesh, replicated
 from maskx_jax.evaluate import (
     check_categories,
     detect,
@@ -24,9 +26,11 @@ from maskx_jax.evaluate import (
     score_file,
     write_evaluation,
 )
-from maskx_jax.evaluation import coco_checks, coco_metrics, coco_results
-from maskx_jax.training import compilation, distributed, runs
-from maskx_jax.training.sharding import make_mesh, replicated
+from maskx_jax.evaluation import checks as coco_checks
+from maskx_jax.evaluation import metrics as coco_metrics
+from maskx_jax.evaluation import results as coco_results
+from maskx_jax.runs import compilation
+from maskx_jax.runs import workdir as runs
 from maskx_jax.training.steps import make_detect_step
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Work directory of a run of train.py.")

@@ -26,20 +26,23 @@ from maskx_jax.data import pipeline, splits
 from maskx_jax.data.schedule import Schedule, repeat_factors
 from maskx_jax.data.sources import open_source
 from maskx_jax.data.transforms import Transform
-from maskx_jax.evaluation.coco_metrics import format_table
-from maskx_jax.models import rcnn
+from maskx_jax.distributed import processes as distributed
+from maskx_jax.distributed.interruption import EXIT_INTERRUPTED, InterruptedRun, Interruption, leaving_at_once
+from maskx_jax.distributed.mesh import global_batch, make_mesh, state_shardings
+from maskx_jax.distributed.watchdog import Watchdog
+from maskx_jax.evaluation.metrics import format_table
 from maskx_jax.models.build import initialize
+from maskx_jax.models.rcnn import detector as rcnn
+from maskx_jax.runs import checkpoints as checkpointing
+from maskx_jax.runs import compilation
+from maskx_jax.runs import workdir as runs
+from maskx_jax.runs.checkpoints import Checkpoints
+from maskx_jax.runs.logs import MetricLog, RecentLosses, describe_environment
 from maskx_jax.structures import PyTree
-from maskx_jax.training import checkpoints as checkpointing
-from maskx_jax.training import compilation, distributed, pretrained, runs
-from maskx_jax.training.checkpoints import Checkpoints
 from maskx_jax.training.checks import check_config, choose_best_metric
-from maskx_jax.training.interruption import EXIT_INTERRUPTED, InterruptedRun, Interruption, leaving_at_once
-from maskx_jax.training.logging import MetricLog, RecentLosses, describe_environment
 from maskx_jax.training.optimizer import learning_rate_schedule, make_optimizer, num_parameters, split_params
-from maskx_jax.training.sharding import global_batch, make_mesh, state_shardings
 from maskx_jax.training.steps import make_detect_step, make_state, make_train_step
-from maskx_jax.training.watchdog import Watchdog
+from maskx_jax.weights import pretrained
 
 _CONFIG = config_flags.DEFINE_config_file("config", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints, logs and evaluations go.", required=True)

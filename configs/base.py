@@ -41,7 +41,7 @@ def get_config() -> ConfigDict:
     config.initialize = ConfigDict(
         {
             "path": "",
-            # Of a file: "auto", or a name in `maskx_jax.training.weight_layouts.LAYOUTS`.
+            # Of a file: "auto", or a name in `maskx_jax.weights.layouts.LAYOUTS`.
             "preset": "auto",
             # Regular expressions over whole parameter paths: these start fresh, whatever the source has.
             "new": (),
@@ -133,7 +133,7 @@ def get_config() -> ConfigDict:
 
     config.data = ConfigDict(
         {
-            # "prepared": a directory written by `python -m maskx_jax.data.prepare`. "shapes": the synthetic set.
+            # "prepared": a directory written by `python -m maskx_jax.cli.prepare`. "shapes": the synthetic set.
             "source": "prepared",
             "directory": "",
             "train_split": "train",

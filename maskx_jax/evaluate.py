@@ -12,15 +12,18 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from maskx_jax import files
+from maskx_jax.coco.categories import Categories
 from maskx_jax.data import pipeline, splits
-from maskx_jax.data.categories import Categories
 from maskx_jax.data.records import Source
 from maskx_jax.data.transforms import Transform, decode
-from maskx_jax.evaluation import coco_checks, coco_metrics, coco_results, paste_masks
+from maskx_jax.distributed.mesh import global_batch, local_part
+from maskx_jax.distributed.processes import gather_objects
+from maskx_jax.evaluation import checks as coco_checks
+from maskx_jax.evaluation import metrics as coco_metrics
+from maskx_jax.evaluation import paste_masks
+from maskx_jax.evaluation import results as coco_results
 from maskx_jax.evaluation.drawing import draw_comparison
 from maskx_jax.structures import Batch, Detections, PyTree
-from maskx_jax.training.distributed import gather_objects
-from maskx_jax.training.sharding import global_batch, local_part
 from maskx_jax.training.steps import DetectStep
 
 

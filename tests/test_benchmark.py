@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from configs import mask_rcnn, maskx_rcnn
-from maskx_jax.models import rcnn
+from maskx_jax.models.rcnn import detector as rcnn
 from maskx_jax.ops.nms import nms
 from maskx_jax.ops.roi_align import roi_align
 from tests.golden.model_inputs import make_parameter, parameter_shapes

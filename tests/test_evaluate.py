@@ -14,9 +14,9 @@ from faster_coco_eval import mask as mask_coder
 
 from maskx_jax import evaluate
 from maskx_jax.data.shapes import ShapesSource
+from maskx_jax.distributed import processes as distributed
+from maskx_jax.distributed.mesh import make_mesh, replicated, split_batch
 from maskx_jax.structures import Detections
-from maskx_jax.training import distributed
-from maskx_jax.training.sharding import make_mesh, replicated, split_batch
 from maskx_jax.training.steps import make_detect_step
 from tests.models.build import numpy_variables, tiny_config, tiny_model
 from tests.processes import finish, start

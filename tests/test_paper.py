@@ -8,8 +8,8 @@ import jax
 import pytest
 
 from configs import paper
-from maskx_jax.models import rcnn
 from maskx_jax.models.build import initialize
+from maskx_jax.models.rcnn import detector as rcnn
 from maskx_jax.training.optimizer import split_params
 from tests.models.build import shapes_batch
 from tools import sweep

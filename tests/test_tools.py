@@ -14,12 +14,12 @@ import maskx_jax
 from configs import mask_rcnn
 from maskx_jax import errors, evaluate
 from maskx_jax.data.sources import open_source
-from maskx_jax.models import rcnn
-from maskx_jax.training.export import describe, to_torchvision
-from maskx_jax.training.loading import Loaded
-from maskx_jax.training.runs import write_config
-from maskx_jax.training.sharding import make_mesh, replicated
+from maskx_jax.distributed.mesh import make_mesh, replicated
+from maskx_jax.models.rcnn import detector as rcnn
+from maskx_jax.runs.loading import Loaded
+from maskx_jax.runs.workdir import write_config
 from maskx_jax.training.steps import make_detect_step
+from maskx_jax.weights.export import describe, to_torchvision
 from tests.models.build import numpy_variables
 from tools import export_weights, import_weights, launch
 from tools.measure_devices import collectives

@@ -19,8 +19,8 @@ import train
 from configs import base, maskx_rcnn
 from maskx_jax import evaluate
 from maskx_jax.data.shapes import ShapesSource
-from maskx_jax.models import rcnn
-from maskx_jax.training.sharding import make_mesh, replicated
+from maskx_jax.distributed.mesh import make_mesh, replicated
+from maskx_jax.models.rcnn import detector as rcnn
 from maskx_jax.training.steps import make_detect_step
 from tests.compilation import optimized
 from tests.golden.model_inputs import make_parameter, parameter_shapes

@@ -17,14 +17,14 @@ from flax import traverse_util
 
 import train
 from configs import demo, mask_rcnn, maskx_rcnn, paper
-from maskx_jax.data.categories import Categories
+from maskx_jax.coco.categories import Categories
 from maskx_jax.data.records import identity_of
 from maskx_jax.data.shapes import ShapesSource
+from maskx_jax.distributed.mesh import split_batch
+from maskx_jax.runs import checkpoints as checkpointing
+from maskx_jax.runs import workdir as runs
+from maskx_jax.runs.checkpoints import Checkpoints
 from maskx_jax.structures import Detections
-from maskx_jax.training import checkpoints as checkpointing
-from maskx_jax.training import runs
-from maskx_jax.training.checkpoints import Checkpoints
-from maskx_jax.training.sharding import split_batch
 from tests.models.build import tiny_config
 from tests.processes import ENVIRONMENT, ROOT
 

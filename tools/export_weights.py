@@ -15,8 +15,8 @@ from safetensors.numpy import save
 
 import maskx_jax
 from maskx_jax import errors
-from maskx_jax.training.export import describe, to_torchvision
-from maskx_jax.training.loading import Loaded
+from maskx_jax.runs.loading import Loaded
+from maskx_jax.weights.export import describe, to_torchvision
 
 _RECIPE = """\
 from safetensors.torch import load_file

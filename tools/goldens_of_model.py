@@ -22,7 +22,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from maskx_jax.ops.mask_targets import sample_mask
-from maskx_jax.training.export import to_torchvision
+from maskx_jax.weights.export import to_torchvision
 from tests.golden import model_inputs as inputs
 from tests.models.build import shapes_batch
 from tests.models.torchvision_model import imported_model

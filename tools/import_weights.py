@@ -17,12 +17,12 @@ from ml_collections import ConfigDict, config_flags
 
 from maskx_jax import errors
 from maskx_jax.data.sources import open_source
-from maskx_jax.models import rcnn
 from maskx_jax.models.build import initialize
+from maskx_jax.models.rcnn import detector as rcnn
+from maskx_jax.runs.checkpoints import Checkpoints
+from maskx_jax.runs.workdir import write_config
 from maskx_jax.structures import TrainState
-from maskx_jax.training import pretrained
-from maskx_jax.training.checkpoints import Checkpoints
-from maskx_jax.training.runs import write_config
+from maskx_jax.weights import pretrained
 
 
 def import_weights(config: ConfigDict, workdir: str) -> None:

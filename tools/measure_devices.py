@@ -29,11 +29,11 @@ from ml_collections import ConfigDict
 
 from configs import maskx_rcnn
 from maskx_jax import errors
-from maskx_jax.models import rcnn
+from maskx_jax.distributed.mesh import STATE_SHARDINGS, make_mesh, split_batch, state_shardings
 from maskx_jax.models.build import initialize
+from maskx_jax.models.rcnn import detector as rcnn
 from maskx_jax.structures import STORED_MASK_SIDE, Batch, GroundTruth, PyTree
 from maskx_jax.training.optimizer import make_optimizer, merge_params, split_params
-from maskx_jax.training.sharding import STATE_SHARDINGS, make_mesh, split_batch, state_shardings
 from maskx_jax.training.steps import make_state, make_train_step
 
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all")

@@ -14,7 +14,7 @@ import numpy as np
 # pycocotools.mask would do, but its decode warns under NumPy 2.
 from faster_coco_eval import mask as coco_mask
 
-from maskx_jax.data.categories import Categories
+from maskx_jax.coco.categories import Categories
 from maskx_jax.structures import STORED_MASK_SIDE
 
 # Beyond any image, and finite in float32 after any scaling.

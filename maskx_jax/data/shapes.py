@@ -17,8 +17,8 @@ from typing import Any
 import cv2
 import numpy as np
 
+from maskx_jax.coco.categories import Categories
 from maskx_jax.data import records
-from maskx_jax.data.categories import Categories
 
 # Hue in degrees, saturation, value.
 HUES = {

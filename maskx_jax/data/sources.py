@@ -31,9 +31,9 @@ def open_source(
         return ShapesSource(num_images[training], seed=2 * seed + (0 if training else 1), **options)
     if source == "prepared":
         if not directory:
-            raise ValueError("data.directory is empty; expected the output of `python -m maskx_jax.data.prepare`")
+            raise ValueError("data.directory is empty; expected the output of `python -m maskx_jax.cli.prepare`")
         # Reads through TensorFlow Datasets, which training on shapes does not need.
-        from maskx_jax.data.coco_builder import CocoSource
+        from maskx_jax.data.coco.builder import CocoSource
 
         return CocoSource(directory, split)
     raise ValueError(f"got data.source {source!r}; expected one of {SOURCES}")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from maskx_jax.data.categories import Categories
+from maskx_jax.coco.categories import Categories
 from maskx_jax.data.records import Source
 
 SPLITS = ("all", "annotated", "voc", "nonvoc", "random(trial, num_classes)")

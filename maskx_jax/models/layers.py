@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from maskx_jax.ops.convolution import convolution
+from maskx_jax.ops.cpu.convolution import convolution
 
 # Caffe2's MSRAFill as of 2018: Gaussian with variance 2 / fan_out (SPEC of Detectron's heads).
 msra_fill = nn.initializers.variance_scaling(2.0, "fan_out", "normal")

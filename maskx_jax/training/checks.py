@@ -8,14 +8,15 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from maskx_jax.coco.categories import Categories
 from maskx_jax.data import pipeline, sources, splits
-from maskx_jax.data.categories import Categories
 from maskx_jax.data.transforms import Transform
-from maskx_jax.evaluation import coco_metrics
-from maskx_jax.models import mask_head, rcnn, weight_transfer
+from maskx_jax.distributed import mesh as sharding
+from maskx_jax.evaluation import metrics as coco_metrics
+from maskx_jax.models.rcnn import detector as rcnn
+from maskx_jax.models.rcnn import mask_head, weight_transfer
 from maskx_jax.ops import anchors, roi_align
-from maskx_jax.training import sharding
-from maskx_jax.training.weight_layouts import LAYOUTS, field_of
+from maskx_jax.weights.layouts import LAYOUTS, field_of
 
 # A canvas has sides of a multiple of the stride of res5.
 _STRIDE = 32

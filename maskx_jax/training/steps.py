@@ -10,9 +10,9 @@ import optax
 from flax import linen as nn
 from jax.sharding import Mesh
 
+from maskx_jax.distributed.mesh import replicated, split_batch
 from maskx_jax.structures import Batch, Detections, PyTree, TrainState
 from maskx_jax.training.optimizer import merge_params, split_params
-from maskx_jax.training.sharding import replicated, split_batch
 
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
 DetectStep = Callable[[PyTree, jax.Array, jax.Array], Detections]

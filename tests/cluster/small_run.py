@@ -30,8 +30,8 @@ def main() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     import train
     from maskx_jax.data import pipeline
-    from maskx_jax.models import rcnn
-    from maskx_jax.training.watchdog import Watchdog
+    from maskx_jax.distributed.watchdog import Watchdog
+    from maskx_jax.models.rcnn import detector as rcnn
     from tests.cluster.stand_in import StandIn
 
     workdir, *changes = sys.argv[1:]

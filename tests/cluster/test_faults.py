@@ -18,10 +18,10 @@ import pytest
 
 import maskx_jax
 import tests.processes
+from maskx_jax.distributed.interruption import EXIT_INTERRUPTED
+from maskx_jax.distributed.watchdog import EXIT_LOST
 from maskx_jax.errors import EXIT_SIGINT
-from maskx_jax.models import rcnn
-from maskx_jax.training.interruption import EXIT_INTERRUPTED
-from maskx_jax.training.watchdog import EXIT_LOST
+from maskx_jax.models.rcnn import detector as rcnn
 from tests.cluster.stand_in import StandIn
 
 pytestmark = pytest.mark.slow

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from maskx_jax.data.categories import Categories
+from maskx_jax.coco.categories import Categories
 from maskx_jax.data.splits import ROLES, VOC_NAMES, class_roles, mask_labels, random_labels
 
 FOLDER = pathlib.Path(__file__).parent

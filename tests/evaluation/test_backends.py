@@ -12,7 +12,7 @@ from pycocotools import mask as authority
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from maskx_jax.evaluation import coco_metrics
+from maskx_jax.evaluation import metrics as coco_metrics
 
 HUGE = 2**63 - 8
 # Pairs of neighbours that float64 cannot tell apart, ids with the sign bit set, and ids of more than 64 bits.

@@ -5,7 +5,8 @@ import pytest
 from hotcoco import mask as mask_coder
 from PIL import Image
 
-from maskx_jax.evaluation import coco_results, drawing
+from maskx_jax.evaluation import drawing
+from maskx_jax.evaluation import results as coco_results
 
 NAMES = {1: "person", 2: "bicycle"}
 PERSON = {

@@ -9,7 +9,7 @@ from pycocotools import mask as authority
 
 from maskx_jax import errors
 from maskx_jax.evaluate import score_file
-from maskx_jax.evaluation import coco_metrics
+from maskx_jax.evaluation import metrics as coco_metrics
 
 DEEP = json.loads("[" * 400 + "]" * 400)
 

@@ -13,8 +13,8 @@ from ml_collections import ConfigDict
 from configs import maskx_rcnn
 from maskx_jax.data.shapes import ShapesSource
 from maskx_jax.data.transforms import Transform
-from maskx_jax.models import rcnn
 from maskx_jax.models.build import initialize
+from maskx_jax.models.rcnn import detector as rcnn
 from maskx_jax.structures import Batch, PyTree
 
 NUM_CLASSES = 6

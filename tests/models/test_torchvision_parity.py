@@ -12,8 +12,8 @@ import pytest
 from flax import traverse_util
 
 from maskx_jax.evaluation.paste_masks import paste_mask
-from maskx_jax.models import mask_head
-from maskx_jax.models.rpn import RPN
+from maskx_jax.models.rcnn import mask_head
+from maskx_jax.models.rcnn.rpn import RPN
 from maskx_jax.structures import Proposals
 from tests.compilation import optimized
 from tests.golden import model_inputs as inputs

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 from safetensors.numpy import save_file
 
 from configs import mask_rcnn
-from maskx_jax.models import rcnn
 from maskx_jax.models.build import initialize
+from maskx_jax.models.rcnn import detector as rcnn
 from maskx_jax.structures import PyTree
-from maskx_jax.training.pretrained import apply_conventions, open_weights, take_over
+from maskx_jax.weights.pretrained import apply_conventions, open_weights, take_over
 from tests.golden import model_inputs as inputs
 from tests.models.build import set_fields
 

@@ -10,10 +10,10 @@ from flax import linen as nn
 from flax import traverse_util
 
 from configs import base
+from maskx_jax.distributed.mesh import global_batch, local_part, make_mesh, replicated, state_shardings
 from maskx_jax.models.build import initialize
 from maskx_jax.ops.losses import masked_mean
 from maskx_jax.training.optimizer import learning_rate_schedule, make_optimizer, merge_params, split_params
-from maskx_jax.training.sharding import global_batch, local_part, make_mesh, replicated, state_shardings
 from maskx_jax.training.steps import make_detect_step, make_state, make_train_step
 from tests.models.build import numpy_variables, shapes_batch, tiny_model
 

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from maskx_jax.models import rcnn
 from maskx_jax.models.build import initialize
+from maskx_jax.models.rcnn import detector as rcnn
 from maskx_jax.structures import Batch, Detections, PyTree
 from tools.benchmark import cases, models, nms_forms, roi_align_forms
 

@@ -19,7 +19,9 @@ from maskx_jax.data.records import Record
 from maskx_jax.data.schedule import Schedule
 from maskx_jax.data.shapes import ShapesSource
 from maskx_jax.data.transforms import Transform, decode
-from maskx_jax.evaluation import coco_metrics, coco_results, drawing
+from maskx_jax.evaluation import drawing
+from maskx_jax.evaluation import metrics as coco_metrics
+from maskx_jax.evaluation import results as coco_results
 from maskx_jax.structures import Batch
 
 # Of a median image of COCO.

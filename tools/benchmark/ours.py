@@ -11,13 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from maskx_jax.models import rcnn
+from maskx_jax.distributed.mesh import make_mesh
 from maskx_jax.models.build import initialize
+from maskx_jax.models.rcnn import detector as rcnn
 from maskx_jax.structures import STORED_MASK_SIDE, Batch, GroundTruth, PyTree
 from maskx_jax.training.optimizer import make_optimizer, merge_params, split_params
-from maskx_jax.training.pretrained import open_weights, take_over
-from maskx_jax.training.sharding import make_mesh
 from maskx_jax.training.steps import make_detect_step, make_state, make_train_step
+from maskx_jax.weights.pretrained import open_weights, take_over
 from tools.benchmark import cases, checks, models, nms_forms, roi_align_forms, trace
 from tools.benchmark.worker import Call, serve
 

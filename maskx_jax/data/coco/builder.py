@@ -1,0 +1,500 @@
+"""Turns COCO-style annotations and images into a TFDS dataset, and reads it back by index.
+
+A prepared directory holds, beside the files of TFDS (ArrayRecord, readable with `tfds.builder_from_directory`):
+
+    categories.json             the `categories` of the COCO files
+    index_<split>.npz           sizes, image ids, labels and has_mask of every image, to read without any record
+    annotations_<split>.json    the annotations kept, in COCO's format: the ground truth of evaluation
+    report_<split>.json         what was dropped or repaired, and why; see `coco_checks.REASONS`
+"""
+
+import contextlib
+import dataclasses
+import json
+import re
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from etils import epath
+from tqdm import tqdm
+
+from maskx_jax import errors
+from maskx_jax.coco.categories import Categories
+from maskx_jax.data.coco.annotations import Instances, Report, check_objects, read_instances
+from maskx_jax.data.coco.images import UnreadableImageError, check_header, missing_files, read_image
+from maskx_jax.data.records import PACKED_SHAPE, BrokenRecordError, Record, identity_of
+
+# TFDS orders examples by 128-bit keys.
+_NUM_KEYS = 1 << 128
+
+_CATEGORIES_FILE = "categories.json"
+_TFDS_FEATURES = "tensorflow_datasets.core.features."
+_LARGEST_INDEX_BYTES = 2**31
+_INDEX_ARRAYS = ("image_ids", "sizes", "num_objects", "labels", "has_mask")
+
+
+@dataclasses.dataclass
+class _Split:
+    """One split on its way: what goes in, and what its examples leave behind."""
+
+    instances: Instances
+    folder: Path
+    report: Report
+    skip_bad_images: bool
+    fewest_images: int
+    before_image: Callable[[], None]
+    progress: tqdm | None = None
+    image_ids: list[int] = dataclasses.field(default_factory=list)
+    sizes: list[tuple[int, int]] = dataclasses.field(default_factory=list)
+    labels: list[np.ndarray] = dataclasses.field(default_factory=list)
+    has_mask: list[np.ndarray] = dataclasses.field(default_factory=list)
+    images: list[dict] = dataclasses.field(default_factory=list)
+    annotations: list[dict] = dataclasses.field(default_factory=list)
+
+    def examples(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Yield a key and an example for each image, in the order of the JSON."""
+        # TFDS sorts by key in buckets of equal ranges. Keys 0, 1, 2, ... would all fall into the first one, which is
+        # sorted in memory: for COCO 19 GB.
+        stride = _NUM_KEYS // len(self.instances.images)
+        for index, image in enumerate(self.instances.images):
+            self.before_image()
+            example = self._example(image)
+            if self.progress is not None:
+                self.progress.update()
+            if example is not None:
+                yield index * stride, example
+        if len(self.image_ids) < self.fewest_images:
+            raise ValueError(
+                f"split {self.report.split!r}: {len(self.image_ids)} of {len(self.instances.images)} images can be "
+                f"read; expected at least {self.fewest_images}, one for each shard"
+            )
+
+    def _example(self, image: dict) -> dict[str, Any] | None:
+        annotations = self.instances.annotations[image["id"]]
+        size = _size_of(image)
+        try:
+            data, actual_size, reasons = read_image(self.folder / image["file_name"], size)
+        except UnreadableImageError as error:
+            if not self.skip_bad_images:
+                raise UnreadableImageError(f"image {image['id']}: {error}. Use skip_bad_images to go on") from error
+            self.report.add(error.reason, image["id"])
+            for annotation in annotations:
+                self.report.add("annotation_image_skipped", annotation["id"])
+            return None
+        for reason in [*reasons, *(["image_size_filled"] if size is None else [])]:
+            self.report.add(reason, image["id"])
+
+        objects, ground_truth = check_objects(annotations, actual_size, self.instances.categories, self.report)
+        objects_only = ~objects["is_crowd"]
+        if not annotations:
+            self.report.add("image_negative", image["id"])
+        elif not ground_truth:
+            self.report.add("image_all_dropped", image["id"])
+        elif not objects_only.any():
+            self.report.add("image_crowd_only", image["id"])
+        self.report.num_images += 1
+        self.report.num_objects += int(objects_only.sum())
+        self.report.num_masks += int(objects["has_mask"].sum())
+        self.report.num_crowds += int(objects["is_crowd"].sum())
+
+        self.image_ids.append(image["id"])
+        self.sizes.append(actual_size)
+        self.labels.append(objects["labels"][objects_only])
+        self.has_mask.append(objects["has_mask"][objects_only])
+        height, width = actual_size
+        self.images.append({**image, "height": height, "width": width})
+        self.annotations += ground_truth
+        return {
+            "image": data,
+            "image_id": image["id"],
+            "height": height,
+            "width": width,
+            "file_name": image["file_name"],
+            "objects": objects,
+        }
+
+    def bad_images(self, progress: tqdm) -> list[str]:
+        """Return what is wrong with the image files, as far as it shows without decoding their pixels."""
+        missing = missing_files(self.folder, (image["file_name"] for image in self.instances.images))
+        bad = []
+        for image in self.instances.images:
+            message = missing.get(image["file_name"])
+            if message is None:
+                try:
+                    check_header(self.folder / image["file_name"], _size_of(image))
+                except UnreadableImageError as error:
+                    message = str(error)
+            progress.update()
+            self.before_image()
+            if message is not None:
+                bad.append(f"image {image['id']}: {message}")
+        return bad
+
+    def write_companions(self, directory: Path) -> None:
+        """Write the index, the ground truth and the report of a split whose examples are all written."""
+        name = self.report.split
+        np.savez_compressed(
+            directory / f"index_{name}.npz",
+            image_ids=np.array(self.image_ids, np.int64),
+            sizes=np.array(self.sizes, np.int32),
+            num_objects=np.array([len(labels) for labels in self.labels], np.int32),
+            labels=np.concatenate(self.labels),
+            has_mask=np.concatenate(self.has_mask),
+        )
+        ground_truth = {**self.instances.header, "images": self.images, "annotations": self.annotations}
+        (directory / f"annotations_{name}.json").write_text(json.dumps(ground_truth))
+        (directory / f"report_{name}.json").write_text(json.dumps(self.report.to_json(), indent=2))
+
+
+class _NewInfo(tfds.core.DatasetInfo):
+    """Information on a dataset that nobody has made before: TFDS would look in its bucket and leave a folder behind."""
+
+    def initialize_from_bucket(self) -> None:
+        pass
+
+
+class CocoRecords(tfds.core.GeneratorBasedBuilder):
+    """The TFDS builder of prepared datasets. Its output is read without it."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    # No package: nothing of the dataset is to be looked up beside this file.
+    pkg_dir_path = None
+
+    def __init__(self, splits: Mapping[str, _Split], **arguments: Any) -> None:
+        self._splits = splits
+        super().__init__(**arguments)
+
+    def _log_download_bytes(self) -> None:
+        """Print nothing: nothing is downloaded, and sizes are not known."""
+
+    def _log_download_done(self) -> None:
+        """Print nothing: the place it would name is a temporary one."""
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        def per_object(*shape: int, dtype: type) -> tfds.features.Tensor:
+            # As bytes: tf.train.Example would make an int64 of every byte of a mask.
+            return tfds.features.Tensor(shape=(None, *shape), dtype=dtype, encoding="bytes")
+
+        return _NewInfo(
+            builder=self,
+            description="Images with boxes, and masks where there are any; made by maskx_jax.cli.prepare.",
+            features=tfds.features.FeaturesDict(
+                {
+                    "image": tfds.features.Image(shape=(None, None, 3)),
+                    "image_id": np.int64,
+                    "height": np.int32,
+                    "width": np.int32,
+                    "file_name": tfds.features.Text(),
+                    "objects": {
+                        "boxes": per_object(4, dtype=np.float32),
+                        "labels": per_object(dtype=np.int32),
+                        "masks": per_object(*PACKED_SHAPE, dtype=np.uint8),
+                        "mask_frames": per_object(4, dtype=np.float32),
+                        "has_mask": per_object(dtype=np.bool_),
+                        "is_crowd": per_object(dtype=np.bool_),
+                        "annotation_ids": per_object(dtype=np.int64),
+                    },
+                }
+            ),
+            # Example i of the data is image i of the index.
+            disable_shuffling=True,
+        )
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
+        return {name: self._generate_examples(name) for name in self._splits}
+
+    def _generate_examples(self, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
+        return self._splits[name].examples()
+
+
+def prepare(
+    output: str | Path,
+    splits: Mapping[str, tuple[str | Path, str | Path]],
+    num_shards: int | None = None,
+    *,
+    skip_bad_images: bool = False,
+    drop_unknown: bool = False,
+    allow_outside: bool = False,
+    overwrite: bool = False,
+    before_image: Callable[[], None] = lambda: None,
+) -> dict[str, Report]:
+    """Check COCO-style annotations and images and write them as one TFDS dataset.
+
+    All annotations and the headers of all images are checked before anything is written; the pixels are decoded as they
+    are written. The output appears at once when all is done; a failed run leaves nothing behind.
+
+    Args:
+      output: the directory to make, on a local disk.
+      splits: for each split its annotations (JSON) and its folder of images.
+      num_shards: files a split is written to, at most one per image; None leaves it to TFDS (by size).
+      skip_bad_images: leave out images that are missing, corrupt, too large or of another size than the JSON says,
+        with their annotations, instead of stopping.
+      drop_unknown: leave out annotations of unknown categories and images instead of stopping.
+      allow_outside: take image files outside their folder, named by an absolute path or by `..`.
+      overwrite: replace the dataset that is at `output`.
+      before_image: called before each image and before the output appears; what it raises ends the work.
+
+    Returns:
+      For each split what was kept, dropped and repaired.
+
+    Raises:
+      FileExistsError: there is something at `output` already.
+      FileNotFoundError: an annotation file or image folder is missing.
+      ValueError: an input is unsound; the message names file and id.
+    """
+    for path in (output, *(path for pair in splits.values() for path in pair)):
+        if re.match(r"\w\w+:/", str(path)):
+            raise ValueError(f"got {str(path)!r}; expected a local path: prepare on a local disk, and copy the result")
+    output = Path(output).expanduser()
+    _check_output(output, overwrite)
+    if num_shards is not None and num_shards < 1:
+        raise ValueError(f"num_shards is {num_shards}; expected at least 1")
+    if not splits:
+        raise ValueError("there is no split to prepare; expected at least one")
+    todo = {}
+    for name, (annotations, folder) in splits.items():
+        # Names that TFDS takes; it understands "all" as all splits.
+        if not re.fullmatch(r"[A-Za-z]\w*", name, re.ASCII) or name == "all":
+            raise ValueError(f"split name {name!r}: expected letters, digits and _, and not 'all'")
+        todo[name] = _open_split(
+            name,
+            Path(annotations).expanduser(),
+            Path(folder).expanduser(),
+            drop_unknown,
+            allow_outside,
+            skip_bad_images,
+            num_shards or 1,
+            before_image,
+        )
+    _check_same_categories(todo)
+    smallest = min(len(split.instances.images) for split in todo.values())
+    if num_shards is not None and num_shards > smallest:
+        raise ValueError(f"num_shards is {num_shards}; the smallest split has {smallest} images")
+    if not skip_bad_images:
+        _check_images(todo)
+    # TFDS's bars know no totals.
+    tfds.disable_progress_bar()
+    output.parent.mkdir(parents=True, exist_ok=True)
+    num_images = sum(len(split.instances.images) for split in todo.values())
+    # Beside the output, so that the move at the end is one rename.
+    with (
+        tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as temporary,
+        tqdm(total=num_images, desc="writing records", unit="image", disable=None) as progress,
+    ):
+        for split in todo.values():
+            split.progress = progress
+        builder = CocoRecords(todo, data_dir=temporary, file_format="array_record")
+        builder.download_and_prepare(
+            download_config=tfds.download.DownloadConfig(num_shards=num_shards, try_download_gcs=False)
+        )
+        written = Path(builder.data_dir)
+        categories = next(iter(todo.values())).instances.categories
+        (written / _CATEGORIES_FILE).write_text(json.dumps(categories.to_coco(), indent=2))
+        for split in todo.values():
+            split.write_companions(written)
+        before_image()
+        _move(written, output, Path(temporary) / "replaced")
+    return {name: split.report for name, split in todo.items()}
+
+
+class CocoSource:
+    """One split of a prepared dataset, read by index; see `records.Source`.
+
+    Args:
+      directory: what `prepare` wrote, on a local disk or an object store.
+      split: its name.
+
+    Raises:
+      FileNotFoundError: there is no prepared dataset, or no such split; the message names those that exist.
+      ValueError: the dataset is damaged, or asks for code that is not TFDS's own.
+    """
+
+    def __init__(self, directory: str | Path, split: str) -> None:
+        self._directory = epath.Path(directory).expanduser()
+        categories = self._directory / _CATEGORIES_FILE
+        if not categories.exists():
+            raise FileNotFoundError(
+                f"{self._directory}: expected a dataset made by prepare; found no {categories.name}"
+            )
+        self._split = split
+        index = self._directory / f"index_{split}.npz"
+        if not index.exists():
+            found = sorted(path.stem.removeprefix("index_") for path in self._directory.glob("index_*.npz"))
+            raise FileNotFoundError(f"{self._directory}: found no split {split!r}; it has {found}")
+        with _damage_named(categories):
+            self.categories = Categories.from_coco(json.loads(categories.read_bytes()))
+        with _damage_named(index):
+            arrays = _read_index(index, len(self.categories))
+        self.sizes = arrays["sizes"]
+        self.identity = identity_of(self.categories, len(self.sizes), *(arrays[name] for name in _INDEX_ARRAYS))
+        ends = np.cumsum(arrays["num_objects"])[:-1]
+        self.image_labels = np.split(arrays["labels"], ends)
+        self.image_has_mask = np.split(arrays["has_mask"], ends)
+        with _damage_named(self._directory):
+            _check_features(self._directory / "features.json")
+            builder = tfds.builder_from_directory(self._directory)
+            self._records = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+            if len(self._records) != len(self.sizes):
+                raise ValueError(f"{len(self._records)} records in split {split!r}; its index has {len(self.sizes)}")
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def __getitem__(self, index: int) -> Record:
+        if not 0 <= index < len(self):
+            raise IndexError(f"image {index} of a split of {len(self)}")
+        try:
+            example = self._records[index]
+        except (MemoryError, OSError):
+            raise
+        except Exception as error:
+            # ArrayRecord has one error for all: what is not corrupted could not be read for the moment.
+            if isinstance(error, RuntimeError) and not str(error).startswith("Corrupted"):
+                raise OSError(f"{self._directory}: split {self._split!r} cannot be read: {error}") from error
+            raise BrokenRecordError(f"its record cannot be decoded: {error}") from error
+        objects = example["objects"]
+        return Record(
+            image=bytes(example["image"]),
+            image_id=int(example["image_id"]),
+            size=(int(example["height"]), int(example["width"])),
+            boxes=objects["boxes"],
+            labels=objects["labels"],
+            masks=objects["masks"],
+            mask_frames=objects["mask_frames"],
+            has_mask=objects["has_mask"],
+            is_crowd=objects["is_crowd"],
+        )
+
+    def coco_ground_truth(self) -> dict:
+        """Return the annotations that `prepare` kept, as a COCO instances dictionary."""
+        path = self._directory / f"annotations_{self._split}.json"
+        with _damage_named(path):
+            return json.loads(path.read_bytes())
+
+
+def _size_of(image: dict) -> tuple[int, int] | None:
+    return (image["height"], image["width"]) if image.get("height") else None
+
+
+def _check_images(splits: Mapping[str, _Split]) -> None:
+    """Name all images of all splits that cannot be used, as far as it shows without their pixels."""
+    num_images = sum(len(split.instances.images) for split in splits.values())
+    with tqdm(total=num_images, desc="checking images", unit="image", disable=None) as progress:
+        bad = {name: split.bad_images(progress) for name, split in splits.items()}
+    if not any(bad.values()):
+        return
+    raise UnreadableImageError(
+        "; ".join(
+            f"split {name!r}: {len(messages)} of {len(splits[name].instances.images)} images cannot be used: "
+            f"{errors.some(messages)}"
+            for name, messages in bad.items()
+            if messages
+        )
+        + ". Use skip_bad_images to leave them out"
+    )
+
+
+def _move(written: Path, output: Path, replaced: Path) -> None:
+    """Put what is written in the place of the output; what was there goes to `replaced`, and back where this fails."""
+    if output.exists():
+        output.rename(replaced)
+    try:
+        written.rename(output)
+    except BaseException:
+        if replaced.exists() and not output.exists():
+            replaced.rename(output)
+        raise
+
+
+@contextlib.contextmanager
+def _damage_named(path: epath.Path) -> Iterator[None]:
+    """Turn what reading a damaged file of a prepared dataset raises into one error that names it."""
+    try:
+        yield
+    except (MemoryError, OSError):
+        raise
+    # zipfile, zlib, json, protocol buffers and TFDS have an error each, and a RecursionError is possible too.
+    except Exception as error:
+        raise ValueError(
+            f"{path} is damaged, prepare the dataset again: {type(error).__name__}: {errors.one_line(error)}"
+        ) from error
+
+
+def _read_index(path: epath.Path, num_categories: int) -> dict[str, np.ndarray]:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+        # What a few kilobytes can be made to unpack to.
+        if (num_bytes := sum(entry.file_size for entry in stored.zip.infolist())) > _LARGEST_INDEX_BYTES:
+            raise ValueError(f"its arrays take {num_bytes} bytes; expected at most {_LARGEST_INDEX_BYTES}")
+        arrays = {name: stored[name] for name in _INDEX_ARRAYS}
+    num_images, num_objects = len(arrays["image_ids"]), len(arrays["labels"])
+    shapes = [(num_images,), (num_images, 2), (num_images,), (num_objects,), (num_objects,)]
+    for (name, array), shape in zip(arrays.items(), shapes, strict=True):
+        kind = "b" if name == "has_mask" else "i"
+        if array.shape != shape or array.dtype.kind != kind:
+            raise ValueError(f"{name} is {array.dtype} {array.shape}; expected {shape} of kind {kind!r}")
+    if num_images == 0 or arrays["sizes"].min() < 1 or len(set(arrays["image_ids"].tolist())) != num_images:
+        raise ValueError("expected images with ids of their own, and sizes of 1 or more")
+    if arrays["num_objects"].min() < 0 or arrays["num_objects"].sum() != num_objects:
+        raise ValueError(f"num_objects adds up to {arrays['num_objects'].sum()}; expected {num_objects}")
+    if num_objects and not 1 <= arrays["labels"].min() <= arrays["labels"].max() <= num_categories:
+        raise ValueError(
+            f"labels go from {arrays['labels'].min()} to {arrays['labels'].max()}; expected 1 to {num_categories}"
+        )
+    return arrays
+
+
+def _check_features(path: epath.Path) -> None:
+    """Admit TFDS's own features alone: to read any other, TFDS imports whatever module the file names."""
+    todo = [json.loads(path.read_bytes())]
+    while todo:
+        node = todo.pop()
+        if isinstance(node, dict):
+            for key, value in node.items():
+                # Both spellings that protocol buffers take, and TFDS's older form.
+                is_class = key in ("pythonClassName", "python_class_name", "type") and isinstance(value, str)
+                if is_class and not value.startswith(_TFDS_FEATURES):
+                    raise ValueError(f"{path.name} names the class {value!r}; expected one of {_TFDS_FEATURES}*")
+        todo += node.values() if isinstance(node, dict) else node if isinstance(node, list) else []
+
+
+def _check_output(output: Path, overwrite: bool) -> None:
+    if not output.exists():
+        return
+    if not overwrite:
+        raise FileExistsError(f"{output} exists; choose another output, or overwrite it")
+    # Lest a mistyped output deletes something else.
+    if not output.is_dir() or (any(output.iterdir()) and not (output / _CATEGORIES_FILE).exists()):
+        raise FileExistsError(f"{output} exists and is no prepared dataset; it is not overwritten")
+
+
+def _open_split(
+    name: str,
+    annotations: Path,
+    folder: Path,
+    drop_unknown: bool,
+    allow_outside: bool,
+    skip_bad_images: bool,
+    fewest_images: int,
+    before_image: Callable[[], None],
+) -> _Split:
+    if not folder.is_dir():
+        raise FileNotFoundError(f"split {name!r}: there is no image folder {folder}")
+    report = Report(name)
+    instances = read_instances(annotations, report, drop_unknown, allow_outside)
+    return _Split(instances, folder, report, skip_bad_images, fewest_images, before_image)
+
+
+def _check_same_categories(splits: Mapping[str, _Split]) -> None:
+    (first, split), *others = splits.items()
+    expected = split.instances.categories
+    for name, other in others:
+        found = other.instances.categories
+        if found != expected:
+            different = sorted(
+                set(zip(found.ids, found.names, strict=True)) ^ set(zip(expected.ids, expected.names, strict=True))
+            )
+            raise ValueError(f"splits {first!r} and {name!r} have different categories, such as {different[:5]}")

@@ -1,0 +1,101 @@
+"""Detections as COCO results: making the entries, and the JSON file."""
+
+import math
+import os
+from collections.abc import Sequence
+
+import numpy as np
+
+from maskx_jax import files
+from maskx_jax.evaluation import paste_masks
+from maskx_jax.evaluation.checks import check_run_totals
+
+
+def detections_to_results(
+    boxes: np.ndarray,
+    scores: np.ndarray,
+    labels: np.ndarray,
+    valid: np.ndarray,
+    masks: np.ndarray | None = None,
+    *,
+    image_id: int,
+    image_size: tuple[int, int],
+    scale: float,
+    id_of_label: np.ndarray,
+    mask_threshold: float = 0.5,
+    grid: paste_masks.Grid = "continuous",
+) -> list[dict]:
+    """Return the COCO results entries of one image.
+
+    Boxes are divided by `scale` and clipped to the original image; a detection of which nothing is left is no entry.
+    Its mask is pasted into the box as it was before clipping, for which it was predicted.
+
+    Args:
+      boxes: `d 4`, xyxy in pixels of the canvas.
+      scores: `d`, probabilities.
+      labels: `d`, 1..C.
+      valid: `d` bool.
+      masks: `d m m`, probabilities, or None for a detector of boxes: the entries then have no `segmentation`.
+      image_id: the dataset's id.
+      image_size: height and width of the original image.
+      scale: canvas pixels per pixel of the original image.
+      id_of_label: `C + 1`, the category id of each label; entry 0 is background.
+      mask_threshold: see `paste_masks.paste_mask`.
+      grid: see `paste_masks.paste_mask`.
+
+    Raises:
+      ValueError: a valid detection has a label outside of 1..C, or a box, score or mask that is not finite.
+    """
+    height, width = (int(side) for side in image_size)
+    if not scale > 0:
+        raise ValueError(f"image {image_id}: got scale {scale}; expected a positive number")
+    results = []
+    for index in np.flatnonzero(valid):
+        box = np.asarray(boxes[index], np.float64) / float(scale)
+        score, label = float(scores[index]), int(labels[index])
+        if not (np.isfinite(box).all() and math.isfinite(score)):
+            raise ValueError(f"image {image_id}, detection {index}: not finite: box {box.tolist()}, score {score}")
+        if not 1 <= label < len(id_of_label):
+            raise ValueError(f"image {image_id}, detection {index}: label {label} is not in 1..{len(id_of_label) - 1}")
+        x1, x2 = np.clip(box[0::2], 0, width)
+        y1, y2 = np.clip(box[1::2], 0, height)
+        if x2 <= x1 or y2 <= y1:
+            continue
+        result = {
+            "image_id": int(image_id),
+            "category_id": int(id_of_label[label]),
+            "bbox": [round(float(value), 3) for value in (x1, y1, x2 - x1, y2 - y1)],
+            # The shortest digits that give back the float32: rounding would make ties, and ties change AP.
+            "score": float(str(np.float32(score))),
+        }
+        if masks is not None:
+            if not np.isfinite(masks[index]).all():
+                raise ValueError(f"image {image_id}, detection {index}: its mask is not finite")
+            result["segmentation"] = paste_masks.paste_and_encode(
+                masks[index], box, height, width, mask_threshold, grid
+            )
+        results.append(result)
+    return results
+
+
+def write_results(path: str | os.PathLike, results: Sequence[dict]) -> None:
+    """Write a COCO results file. An interrupted write leaves no half a file under the name."""
+    files.write_json(path, list(results), indent=None, separators=(",", ":"))
+
+
+def read_results(path: str | os.PathLike) -> list[dict]:
+    """Read a COCO results file.
+
+    Raises:
+      OSError: it cannot be read.
+      ValueError: it is not JSON, not a list of entries, or has a mask whose runs do not fill its size.
+    """
+    results = files.read_json(path)
+    if not isinstance(results, list):
+        keys = f" with keys {sorted(results)[:5]}" if isinstance(results, dict) else ""
+        raise ValueError(f"{path}: got a {type(results).__name__}{keys}; expected a list of COCO results entries")
+    try:
+        check_run_totals(results)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return results

@@ -1,0 +1,116 @@
+"""Where the weights of the mask predictor come from: learned per class, shared by all, or predicted (Mask^X R-CNN).
+
+The three modules return the same thing, one row of mask weights a class; the mask head does not know the difference.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from maskx_jax.models.layers import msra_fill
+from maskx_jax.models.rcnn.box_head import ClassWeights
+
+ACTIVATIONS = {"leaky_relu": lambda x: nn.leaky_relu(x, 0.1), "relu": nn.relu, "none": lambda x: x}
+INPUTS = ("cls", "box", "cls+box", "embedding")
+
+
+class MaskWeights(NamedTuple):
+    """Weights of a 1x1 convolution from mask features to one logit, a row for each class (row 0 is background)."""
+
+    weights: Float[Array, "classes c"]
+    bias: Float[Array, "classes"]
+
+
+class ClassSpecificWeights(nn.Module):
+    """A row of learned weights and a bias for every class: Mask R-CNN, and the fully supervised oracle."""
+
+    num_classes: int
+    channels: int
+
+    @nn.compact
+    def __call__(self, class_weights: ClassWeights) -> MaskWeights:
+        """Return the rows; the detection weights are not used."""
+        shape = (self.channels, self.num_classes + 1)
+        kernel = self.param("kernel", msra_fill, shape)
+        return MaskWeights(kernel.T, self.param("bias", nn.initializers.zeros, shape[1:]))
+
+
+class ClassAgnosticWeights(nn.Module):
+    """One row for all classes: the baseline that segments whatever is in the box."""
+
+    num_classes: int
+    channels: int
+
+    @nn.compact
+    def __call__(self, class_weights: ClassWeights) -> MaskWeights:
+        """Return the one row repeated; the detection weights are not used."""
+        # So small an initial scale because a larger one gave Detectron's authors NaN losses.
+        kernel = self.param("kernel", nn.initializers.normal(0.001), (self.channels, 1))
+        bias = self.param("bias", nn.initializers.zeros, (1,))
+        classes = self.num_classes + 1
+        return MaskWeights(jnp.broadcast_to(kernel.T, (classes, self.channels)), jnp.broadcast_to(bias, (classes,)))
+
+
+class WeightTransfer(nn.Module):
+    """The function T of Mask^X R-CNN (section 3.2): w_seg = T(w_det), shared by all classes.
+
+    It is trained through the classes that have masks and applied to all. There is no mask bias, and the biases of the
+    detection layers are not inputs.
+
+    Attributes:
+      num_classes: C, without background.
+      channels: of the mask features, and of T's hidden layers.
+      input: "cls", "box", "cls+box" (the paper's choice), or "embedding": a fixed vector a class, kept in the
+        collection "frozen" and filled from a file or left random.
+      num_layers: 1, 2 (the paper's choice) or 3.
+      activation: "leaky_relu" (slope 0.1, the paper's choice), "relu" or "none", between layers.
+      stop_gradient: whether the mask loss is kept from changing the detection weights through T.
+      embedding_size: of the fixed vectors.
+    """
+
+    num_classes: int
+    channels: int
+    input: str = "cls+box"
+    num_layers: int = 2
+    activation: str = "leaky_relu"
+    stop_gradient: bool = True
+    embedding_size: int = 300
+
+    @nn.compact
+    def __call__(self, class_weights: ClassWeights) -> MaskWeights:
+        """Predict one row of mask weights from each class's detection weights.
+
+        Raises:
+          ValueError: `input` or `activation` is unknown.
+        """
+        if self.activation not in ACTIVATIONS:
+            raise ValueError(f"got activation {self.activation!r}; expected one of {tuple(ACTIVATIONS)}")
+        w_det = self._input(class_weights)
+        if self.stop_gradient:
+            w_det = jax.lax.stop_gradient(w_det)
+        x = w_det
+        for index in range(self.num_layers):
+            if index > 0:
+                x = ACTIVATIONS[self.activation](x)
+            x = nn.Dense(self.channels, kernel_init=msra_fill, name=f"fc{index + 1}")(x)
+        return MaskWeights(x, jnp.zeros(x.shape[:1], x.dtype))
+
+    def _input(self, class_weights: ClassWeights) -> Any:
+        if self.input == "cls":
+            return class_weights.classification
+        if self.input == "box":
+            return class_weights.boxes
+        if self.input == "cls+box":
+            return jnp.concatenate(class_weights, axis=1)
+        if self.input == "embedding":
+            return self.variable("frozen", "embedding", self._random_embedding).value
+        raise ValueError(f"got input {self.input!r} of the weight transfer; expected one of {INPUTS}")
+
+    def _random_embedding(self) -> Float[Array, "classes embedding"]:
+        """Return rows of about unit length, zeros for background (the paper's "randn" input)."""
+        shape = (self.num_classes, self.embedding_size)
+        rows = jax.random.normal(self.make_rng("params"), shape) * self.embedding_size**-0.5
+        return jnp.pad(rows, ((1, 0), (0, 0)))

@@ -1,0 +1,68 @@
+"""Load a trained model, for follow-up work."""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import jax
+from flax import linen as nn
+from ml_collections import ConfigDict
+
+from maskx_jax.models.build import initialize
+from maskx_jax.models.rcnn import detector as rcnn
+from maskx_jax.runs.checkpoints import Checkpoints
+from maskx_jax.runs.workdir import read_config
+from maskx_jax.structures import PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+    """A trained model, ready to use.
+
+    Attributes:
+      config: of the run.
+      model: `model.apply(variables, images, image_sizes, method="detect")` returns `structures.Detections`.
+      variables: the averaged parameters where the run kept an average, else the last ones.
+      categories: the `categories` list of a COCO file; label `i + 1` is its entry `i`.
+      step: of the checkpoint.
+    """
+
+    config: ConfigDict
+    model: nn.Module
+    variables: PyTree
+    categories: list[dict[str, Any]]
+    step: int
+
+
+def load(workdir: str | pathlib.Path, step: int | None = None) -> Loaded:
+    """Load a trained model from the work directory of a run.
+
+    Args:
+      workdir: of `train.py`.
+      step: the latest by default.
+
+    Raises:
+      FileNotFoundError: the directory holds no run, or no such checkpoint.
+      ValueError: its config or the checkpoint is damaged, or does not fit this version.
+      OSError: they cannot be read.
+    """
+    config = read_config(workdir)
+    with Checkpoints(workdir) as checkpoints:
+        step = checkpoints.existing_step(step)
+        num_classes = len(checkpoints.categories(step))
+        try:
+            model = rcnn.build(num_classes, **config.model.to_dict())
+        except TypeError as error:
+            raise ValueError(f"{workdir}: its config.json does not fit this version's models: {error}") from error
+        variables = jax.eval_shape(lambda: initialize(model, jax.random.key(0)))
+        # Placed explicitly: the run may have had other devices than this machine.
+        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        abstract: dict[str, Any] = {
+            "params": variables["params"],
+            "frozen": variables.get("frozen", {}),
+            "ema_params": variables["params"] if config.optimizer.ema_decay else None,
+        }
+        abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), abstract)
+        restored, categories = checkpoints.restore_model(abstract, step)
+    params = restored["params"] if restored["ema_params"] is None else restored["ema_params"]
+    return Loaded(config, model, {"params": params, "frozen": restored["frozen"]}, categories, step)

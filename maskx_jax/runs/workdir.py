@@ -1,0 +1,286 @@
+"""The work directory of a run: its config, and that only one run at a time writes into it."""
+
+import fcntl
+import json
+import os
+import pathlib
+import re
+import reprlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+from absl import logging
+from etils import epath
+from ml_collections import ConfigDict
+
+from maskx_jax.coco.categories import Categories
+from maskx_jax.data.records import Source
+from maskx_jax.distributed.processes import gather_objects
+from maskx_jax.errors import one_line, some
+from maskx_jax.files import write_json
+
+CONFIG_FILE = "config.json"
+DATA_FILE = "data.json"
+ENVIRONMENT_FILE = "environment.json"
+LOCK_FILE = "lock"
+
+# What a run may be continued with other than it was begun with: nothing that decides on examples, model or updates.
+HARMLESS = (
+    r"evaluation\..*",
+    r"initialize\..*",  # Used at the beginning alone.
+    r"distributed\..*",
+    r"watchdog\..*",
+    r"data\.(directory|eval_split|loader|num_workers|prefetch|max_broken_records)",
+    r"data\.shapes\.num_eval",
+    r"model\.backbone\.remat",
+    r"train\.(log_every|checkpoint_every|eval_every|keep_checkpoints|best_metric|state_sharding)",
+)
+
+
+# What loading and evaluating a run read of its config, besides the fields of each module of the model.
+_READ = {
+    "seed": int,
+    "model.mask_predictor": str,
+    **dict.fromkeys(
+        [f"model.{name}" for name in ("backbone", "fpn", "rpn", "box_head", "mask_head", "weight_transfer")], Mapping
+    ),
+    "optimizer.ema_decay": float,
+    **dict.fromkeys([f"data.{name}" for name in ("source", "directory", "eval_split", "loader")], str),
+    "data.mask_split": object,
+    "data.num_workers": int,
+    "data.shapes": Mapping,
+    "data.transform": Mapping,
+    **dict.fromkeys(["evaluation.batch_size", "evaluation.num_pictures"], int),
+    **dict.fromkeys(["evaluation.mask_threshold", "evaluation.picture_score_threshold"], float),
+    "evaluation.split": object,
+    "evaluation.boundary": bool,
+    "evaluation.backend": str,
+    "train.num_steps": int,
+}
+
+
+def write_config(workdir: str | pathlib.Path, config: ConfigDict) -> None:
+    """Write the config into the work directory, whole or not at all."""
+    directory = epath.Path(workdir)
+    directory.mkdir(parents=True, exist_ok=True)
+    write_json(directory / CONFIG_FILE, config.to_dict())
+
+
+def read_config(workdir: str | pathlib.Path) -> ConfigDict:
+    """Read the config of a run.
+
+    Raises:
+      FileNotFoundError: the directory holds no run.
+      ValueError: the file does not hold the config of a run; the message names it.
+    """
+    path = epath.Path(workdir) / CONFIG_FILE
+    if not path.exists():
+        raise FileNotFoundError(f"expected the work directory of a run; found no {path}")
+    config = _read_json(path, "the config of a run")
+    for name, kind in _READ.items():
+        value: Any = config
+        for key in name.split("."):
+            if not isinstance(value, Mapping) or key not in value:
+                raise ValueError(f"{path}: found no {name}; expected the config of a run")
+            value = value[key]
+        if not isinstance(value, (int, float) if kind is float else kind):
+            raise ValueError(f"{path}: {name} is {value!r}; expected {kind.__name__}")
+    return ConfigDict(config)
+
+
+def _read_json(path: epath.Path, what: str) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"), object_hook=_lists_to_tuples)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no JSON ({one_line(error)}); expected {what}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} holds a {type(value).__name__}; expected {what}")
+    return value
+
+
+def write_description(
+    workdir: str | pathlib.Path,
+    config: ConfigDict,
+    source: Source,
+    groups: Mapping[str, Sequence[int]],
+    environment: Mapping[str, Any],
+) -> None:
+    """Write down what a run is.
+
+    Args:
+      workdir: of the run.
+      config: of the run.
+      source: of its training data.
+      groups: category ids by the name of the group that they are scored in.
+      environment: where it runs; see `logging.describe_environment`.
+
+    Raises:
+      OSError: the directory cannot be written to.
+    """
+    name_of_id = dict(zip(source.categories.ids, source.categories.names, strict=True))
+    names = {group: [name_of_id[i] for i in members] for group, members in groups.items()}
+    write_config(workdir, config)
+    write_json(epath.Path(workdir) / DATA_FILE, {"train": source.identity, "groups": names})
+    write_json(epath.Path(workdir) / ENVIRONMENT_FILE, dict(environment))
+
+
+def check_data_identity(workdir: str | pathlib.Path, identity: Mapping[str, Any]) -> None:
+    """Check that a run goes on with the training data that it began with; runs of earlier versions do not say.
+
+    Raises:
+      ValueError: it is other data; the message names what differs.
+    """
+    begun = _read_data(workdir).get("train")
+    if begun is None:
+        return
+    now = json.loads(json.dumps(dict(identity)), object_hook=_lists_to_tuples)
+    changed = [
+        f"{name}: {_shortened(begun.get(name))} -> {_shortened(now.get(name))}"
+        for name in {**begun, **now}
+        if begun.get(name) != now.get(name)
+    ]
+    if changed:
+        raise ValueError(
+            "the run in this work directory was begun with other training data:\n  "
+            + "\n  ".join(changed)
+            + "\nTake another work directory, or give --change_config to go on with these data."
+        )
+
+
+def read_groups(workdir: str | pathlib.Path, categories: Categories) -> dict[str, list[int]] | None:
+    """Return the category ids of each group that a run is scored in; None for runs that do not say.
+
+    Raises:
+      ValueError: the file is damaged, or names other classes.
+    """
+    names = _read_data(workdir).get("groups")
+    if names is None:
+        return None
+    return {group: [categories.ids[i - 1] for i in categories.labels_of_names(names[group])] for group in names}
+
+
+def check_resumable(begun: ConfigDict, config: ConfigDict) -> None:
+    """Check that a run may go on with another config than it was begun with.
+
+    Fields that one of the two does not have are of another version of the code, and pass.
+
+    Raises:
+      ValueError: fields differ that decide on the examples, the model or the updates; it names them.
+    """
+    harmless = list(HARMLESS)
+    if config.optimizer.schedule == "step":
+        # Its learning rate does not depend on where the run ends.
+        harmless.append(r"train\.num_steps")
+    old, new = _flat(begun.to_dict()), _flat(config.to_dict())
+    changed = [
+        f"{name}: {old[name]!r} -> {new[name]!r}"
+        for name in sorted(old.keys() & new.keys())
+        if old[name] != new[name] and not any(re.fullmatch(pattern, name) for pattern in harmless)
+    ]
+    if changed:
+        raise ValueError(
+            "the run in this work directory was begun with another config:\n  "
+            + "\n  ".join(changed)
+            + "\nTake another work directory, or give --change_config to go on with the new values."
+        )
+
+
+def from_first_process(compute: Callable[[], Any]) -> Any:
+    """Return on all processes what the first one computes, or raise on all of them what it met.
+
+    Args:
+      compute: returns what JSON can hold.
+
+    Raises:
+      RuntimeError: on the other processes, where the first one failed.
+    """
+    value, problem = None, None
+    if jax.process_index() == 0:
+        try:
+            value = compute()
+        except Exception as error:
+            problem = error
+    value, text = gather_objects([value, problem and one_line(problem)])[0]
+    if problem is not None:
+        raise problem
+    if text is not None:
+        raise RuntimeError(text)
+    return value
+
+
+def lock(workdir: str | pathlib.Path) -> "Lock":
+    """Return the lock of a work directory, or raise on all processes what the first one met.
+
+    Raises:
+      ValueError: another run has it.
+      OSError: the directory cannot be written to.
+    """
+    locks = [Lock("none://")]
+    from_first_process(lambda: locks.append(Lock(workdir)))
+    return locks[-1]
+
+
+class Lock:
+    """Only one run at a time writes into a work directory.
+
+    The lock goes with the process, however it ends. Storage that is not a file system of this host (`gs://...`) has
+    none.
+    """
+
+    def __init__(self, workdir: str | pathlib.Path) -> None:
+        self._file = None
+        if "://" in str(workdir):
+            return
+        path = pathlib.Path(workdir) / LOCK_FILE
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Not through a link, which may lead to a file of somebody else.
+            file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644), "r+")
+        except OSError as error:
+            raise OSError(f"cannot write into the work directory {workdir}: {error}") from error
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            owner = file.read().strip()
+            file.close()
+            raise ValueError(f"another run writes into {workdir}: process {owner}") from error
+        except OSError as error:
+            logging.warning("%s: no lock (%s); see to it that no other run writes into this directory", path, error)
+        file.truncate(0)
+        file.write(f"{os.getpid()} of {os.uname().nodename}")
+        file.flush()
+        self._file = file
+
+    def close(self) -> None:
+        """Give the directory free."""
+        if self._file is not None:
+            self._file.close()
+
+
+def _read_data(workdir: str | pathlib.Path) -> dict[str, Any]:
+    """Return what a run says of its training data; nothing for runs of earlier versions."""
+    path = epath.Path(workdir) / DATA_FILE
+    data = _read_json(path, "what a run says of its data") if path.exists() else {}
+    if not all(isinstance(value, Mapping) for value in data.values()):
+        raise ValueError(f"{path}: expected what a run says of its data, its sections being mappings")
+    return data
+
+
+def _shortened(value: Any) -> str:
+    return reprlib.repr(value) if not isinstance(value, tuple) else f"{len(value)} of them, {some(value)}"
+
+
+def _flat(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in mapping.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{name}.")
+        else:
+            flat[name] = tuple(value) if isinstance(value, list) else value
+    return flat
+
+
+def _lists_to_tuples(mapping: dict[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in mapping.items()}

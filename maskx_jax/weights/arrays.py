@@ -1,0 +1,142 @@
+"""The same numbers in another order: parameters as PyTorch and Caffe2 arrange them, and as ours are.
+
+They put outputs first and, where features are flattened, channels before rows and columns; we put channels last.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from maskx_jax.weights.layouts import COCO_IDS
+
+# Modules with rows for each class, and how many a class.
+ROWS_OF_CLASS = {"box_head/classification": 1, "box_head/boxes": 4, "mask_weights": 1}
+
+
+def to_ours(path: str, array: np.ndarray, model: Mapping[str, Any]) -> np.ndarray:
+    """Arrange an array of theirs as the parameter of ours at `path`.
+
+    Args:
+      path: without its collection, such as "rpn/conv/kernel".
+      array: of the file.
+      model: fields of `config.model`; the pooling resolutions say how flattened features are shaped.
+
+    Raises:
+      ValueError: the array cannot be arranged so.
+    """
+    module, _, leaf = path.rpartition("/")
+    if leaf != "kernel":
+        return array
+    side = _flattened_side(module, model)
+    if side is not None:
+        outputs = len(array)
+        return array.reshape(outputs, -1, side, side).transpose(2, 3, 1, 0).reshape(-1, outputs)
+    if module == "mask_weights":
+        # A 1x1 convolution, or a layer; a larger kernel is another network and fails.
+        return np.squeeze(array, axis=(2, 3)).T if array.ndim == 4 else array.T
+    if module == "mask_head/deconvolution":
+        return array.transpose(2, 3, 0, 1)
+    return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
+
+
+def to_theirs(path: str, array: np.ndarray, model: Mapping[str, Any]) -> np.ndarray:
+    """Undo `to_ours`."""
+    module, _, leaf = path.rpartition("/")
+    if leaf != "kernel":
+        return array
+    side = _flattened_side(module, model)
+    if side is not None:
+        outputs = array.shape[1]
+        return array.reshape(side, side, -1, outputs).transpose(3, 2, 0, 1).reshape(outputs, -1)
+    if module == "mask_weights":
+        return array.T[:, :, None, None]
+    if module == "mask_head/deconvolution":
+        return array.transpose(2, 3, 0, 1)
+    return array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
+
+
+def _flattened_side(module: str, model: Mapping[str, Any]) -> int | None:
+    """Return the side of the maps that a layer sees flattened, or None."""
+    sides = {"box_head/fc6": model["box_head"]["resolution"], "mask_head/mlp": 2 * model["mask_head"]["resolution"]}
+    return sides.get(module)
+
+
+def names_of_rows(num_rows: int) -> tuple[tuple[str | None, ...] | None, str]:
+    """Return the classes that a file's rows are taken for where it does not name them, and a note of that.
+
+    80 rows are taken for COCO's classes, 90 for its category ids, of which ten are unused (None). Of any other number
+    nothing is known (None).
+
+    Args:
+      num_rows: classes in the file, without background.
+    """
+    if num_rows not in (80, 90):
+        return None, f"the file does not name its {num_rows}"
+    name_of_id = {category_id: name for name, category_id in COCO_IDS.items()}
+    names = tuple(COCO_IDS) if num_rows == 80 else tuple(name_of_id.get(i) for i in range(1, 91))
+    return names, f"the file's {num_rows} are taken for COCO's: if they are others, name them in initialize.classes"
+
+
+def background_first(module: str, rows: np.ndarray, background: str) -> np.ndarray:
+    """Return a predictor's rows of the file with those of background in front.
+
+    Args:
+      module: of ours.
+      rows: outputs first.
+      background: see `weight_layouts.Layout`.
+    """
+    if background == "first":
+        return rows
+    if module == "box_head/classification":
+        return np.roll(rows, 1, axis=0)
+    # Such files have no box and no mask for background; its row is never used.
+    return np.concatenate([np.zeros_like(rows[: ROWS_OF_CLASS[module]]), rows])
+
+
+def select_classes(
+    path: str, source: np.ndarray, fresh: np.ndarray, num_classes: int, index: Sequence[int | None]
+) -> np.ndarray | str:
+    """Return a parameter with values for each of our classes, or why the source has none.
+
+    Args:
+      path: of ours, without collection; of a module in `ROWS_OF_CLASS`.
+      source: parameter of the source, arranged as ours.
+      fresh: ours as initialised.
+      num_classes: in the source, without background.
+      index: for each of our classes, background first, its place among the source's, or None where it is to be fresh.
+    """
+    # Fixed class vectors have a row for each class, parameters a column (or four).
+    axis = 0 if path.endswith("/embedding") else -1
+    size = ROWS_OF_CLASS[path.rpartition("/")[0]]
+    taken = np.moveaxis(np.asarray(source), axis, 0)
+    if len(taken) != size * (num_classes + 1):
+        return f"{len(taken)} rows in the source, expected {size * (num_classes + 1)} of {num_classes} classes"
+    taken = taken.reshape(-1, size, *taken.shape[1:])[[0 if i is None else i for i in index]]
+    new = [i is None for i in index]
+    if any(new):
+        own = np.moveaxis(np.asarray(fresh), axis, 0)
+        taken[new] = own.reshape(-1, size, *own.shape[1:])[new]
+    return np.moveaxis(taken.reshape(-1, *taken.shape[2:]), 0, axis)
+
+
+def fold_batch_norm(arrays: Sequence[np.ndarray], epsilon: float) -> dict[str, np.ndarray]:
+    """Return the scale and bias of y = scale * x + bias that a BatchNorm with fixed statistics is.
+
+    Args:
+      arrays: its scale and bias (folded already, as in Detectron), or scale, bias, mean and variance.
+      epsilon: added to the variance.
+
+    Raises:
+      ValueError: the arrays have different shapes, or a variance is not positive.
+    """
+    if len({array.shape for array in arrays}) > 1:
+        raise ValueError(f"BatchNorm of shapes {[array.shape for array in arrays]}")
+    scale, bias, *statistics = (array.astype(np.float64) for array in arrays)
+    if statistics:
+        mean, variance = statistics
+        if not (variance + epsilon > 0).all():
+            raise ValueError("BatchNorm whose variance is not positive")
+        scale = scale / np.sqrt(variance + epsilon)
+        bias = bias - mean * scale
+    return {"scale": scale.astype(np.float32), "bias": bias.astype(np.float32)}

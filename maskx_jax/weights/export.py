@@ -1,0 +1,94 @@
+"""Parameters of ours as a state dict of torchvision's Mask R-CNN: what is trained here runs there."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from flax import traverse_util
+
+from maskx_jax.models.rcnn.box_head import ClassWeights
+from maskx_jax.models.rcnn.detector import RCNN
+from maskx_jax.structures import PyTree
+from maskx_jax.weights.arrays import to_theirs
+from maskx_jax.weights.files import Metadata
+from maskx_jax.weights.layouts import LAYOUTS, field_of
+from maskx_jax.weights.pretrained import conventions_of
+
+_LAYOUT = LAYOUTS["torchvision_detector"]
+# What torchvision's implementation has no argument for.
+_REQUIRED = {
+    **{field: value for field, value in _LAYOUT.backbone_conventions.items() if not field.startswith("pixel_")},
+    "rpn.anchor_convention": "torchvision",
+    "roi_align_convention": "torchvision",
+    "roi_align_sampling_ratio": 2,
+    "box_head.resolution": 7,
+    "mask_head.resolution": 14,
+    "mask_head.body": "plain",
+    "mask_head.mlp": "none",
+}
+
+
+def to_torchvision(variables: PyTree, model: RCNN, fields: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Return the state dict of a `torchvision.models.detection.MaskRCNN` (or `FasterRCNN`) with the same function.
+
+    What is no parameter (anchors, thresholds, box weights, pixel statistics) is given to its constructor; the recipe of
+    `tools.export_weights` does so.
+
+    The mask predictor is written out class by class, also where it is shared by all classes or predicted from the
+    detection weights: Mask^X R-CNN without its MLP branch becomes an ordinary Mask R-CNN.
+
+    Args:
+      variables: params and frozen constants.
+      model: built from the fields.
+      fields: of `config.model`.
+
+    Raises:
+      ValueError: the model has parts or conventions that torchvision's implementation lacks.
+    """
+    lacking = []
+    for field, required in _REQUIRED.items():
+        value = field_of(fields, field)
+        if value != required and not (field.startswith("mask_head") and model.mask_head is None):
+            lacking.append(f"{field} = {value!r} (expected {required!r})")
+    if lacking:
+        raise ValueError(f"torchvision's Mask R-CNN cannot express model.{', model.'.join(lacking)}")
+
+    params = traverse_util.flatten_dict(variables["params"], sep="/")
+    params = {path: value for path, value in params.items() if not path.startswith("mask_weights/")}
+    if model.mask_head is not None:
+        weights: Any = model.apply(variables, method=_mask_weights)
+        params |= {"mask_weights/kernel": weights.weights.T, "mask_weights/bias": weights.bias}
+
+    modules = _LAYOUT.modules(fields, ())
+    state: dict[str, np.ndarray] = {}
+    for path, value in params.items():
+        module, _, leaf = path.rpartition("/")
+        array = to_theirs(path, np.asarray(value, np.float32), fields)
+        state[modules[module] + _LAYOUT.suffixes[leaf == "bias"]] = np.ascontiguousarray(array)
+    for path, value in traverse_util.flatten_dict(variables["frozen"]["backbone"], sep="/").items():
+        module, _, leaf = path.rpartition("/")
+        name = modules[f"backbone/{module}"]
+        constant = np.asarray(value, np.float32)
+        state[name + {"scale": ".weight", "bias": ".bias"}[leaf]] = constant
+        state[f"{name}.running_mean"] = np.zeros_like(constant)
+        # With the epsilon of torchvision's BatchNorm this is a variance of 1.
+        state[f"{name}.running_var"] = np.full_like(constant, 1 - _LAYOUT.epsilon)
+    return state
+
+
+def describe(config: Any, categories: Sequence[Mapping[str, Any]]) -> Metadata:
+    """Return what is written beside an export, so that it can be read back as what it was.
+
+    Args:
+      config: of the run.
+      categories: the `categories` list of a COCO file, in label order.
+    """
+    return Metadata(categories, _LAYOUT.epsilon, conventions_of(config))
+
+
+def _mask_weights(model: RCNN) -> Any:
+    """Return the mask predictor's weights of every class."""
+    params = model.variables["params"]["box_head"]
+    classification, boxes = params["classification"]["kernel"].T, params["boxes"]["kernel"].T
+    assert model.mask_weights is not None
+    return model.mask_weights(ClassWeights(classification, boxes.reshape(len(classification), -1)))

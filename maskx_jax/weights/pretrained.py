@@ -1,0 +1,461 @@
+"""Weights and constants from elsewhere: files of other code bases, runs of ours, and fixed class vectors.
+
+In short, for a config and the names of the classes:
+
+    weights = open_weights("maskrcnn_resnet50_fpn_coco.pth")
+    apply_conventions(config, weights.conventions)
+    model = rcnn.build(len(names), **config.model.to_dict())
+    variables = take_over(initialize(model, key), weights, config.model, names)
+"""
+
+import collections
+import contextlib
+import dataclasses
+import pathlib
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from flax import traverse_util
+
+from maskx_jax.structures import PyTree
+from maskx_jax.weights.arrays import (
+    ROWS_OF_CLASS,
+    background_first,
+    fold_batch_norm,
+    names_of_rows,
+    select_classes,
+    to_ours,
+)
+from maskx_jax.weights.files import WeightFile, read_weight_file
+from maskx_jax.weights.layouts import LAYOUTS, Layout, check_evidence, field_of, recognize
+
+if TYPE_CHECKING:
+    from maskx_jax.runs.loading import Loaded
+
+# What a source offers for each parameter: the array, or the reason why it has none that fits.
+Proposals = dict[str, np.ndarray | str]
+# The field of the config, outside of `model`, that belongs to weights.
+_PASTE_GRID = "evaluation.paste_grid"
+
+
+class Weights(Protocol):
+    """Weights that a model can start from.
+
+    Attributes:
+      origin: for messages.
+      conventions: fields of the config that the weights were trained with, by dotted name.
+    """
+
+    @property
+    def origin(self) -> str: ...
+
+    @property
+    def conventions(self) -> Mapping[str, Any]: ...
+
+    def classes(self, num_rows: int) -> tuple[Sequence[str | None] | None, str]:
+        """Return what the rows of class predictors stand for, without background, and how that is known.
+
+        A row without a class is None; so is the whole where nothing is known of any row.
+
+        Raises:
+          ValueError: the names that there are do not fit the number of rows.
+        """
+
+    def propose(
+        self, shapes: Mapping[str, tuple[int, ...]], model: Mapping[str, Any]
+    ) -> tuple[Proposals, Collection[str]]:
+        """Return an array for each parameter that there is one for, and the names that none was made of.
+
+        Args:
+          shapes: of the model's variables by path, collection first.
+          model: fields of `config.model`.
+        """
+
+
+@dataclasses.dataclass(frozen=True)
+class FileWeights:
+    """A file of another code base, or of our own export.
+
+    Attributes:
+      file: see `weight_files.read_weight_file`.
+      layout: of its names.
+      given_classes: names of its classes in the order of its rows, where it has none itself; may be empty.
+      assumed: what was taken for granted of the layout, for messages.
+    """
+
+    file: WeightFile
+    layout: Layout
+    given_classes: tuple[str, ...] = ()
+    assumed: str = ""
+
+    @property
+    def origin(self) -> str:
+        said = [self.layout.name]
+        if len(self.layout.norm_suffixes) > 2:
+            said.append(f"BatchNorm epsilon {self.layout.epsilon:g}")
+        if self.file.prefix:
+            said.append(f"names without their prefix {self.file.prefix!r}")
+        if self.assumed:
+            said.append(self.assumed)
+        return f"{self.file.path} ({', '.join(said)})"
+
+    @property
+    def has_detector(self) -> bool:
+        """Whether there is more than a backbone."""
+        return any(re.match(r"rpn|proposal_generator|conv_rpn|roi_heads|cls_score", name) for name in self.file.arrays)
+
+    @property
+    def conventions(self) -> Mapping[str, Any]:
+        layout, metadata = self.layout, self.file.metadata
+        conventions = _of_model(layout.backbone_conventions)
+        if self.has_detector:
+            conventions |= _of_model(layout.detector_conventions) | {_PASTE_GRID: layout.paste_grid}
+        return conventions if metadata is None else {**conventions, **metadata.conventions}
+
+    def classes(self, num_rows: int) -> tuple[Sequence[str | None] | None, str]:
+        metadata = self.file.metadata
+        names, where = (metadata.classes, "the file") if metadata else (self.given_classes, "initialize.classes")
+        if not names:
+            return names_of_rows(num_rows)
+        if len(names) != num_rows:
+            raise ValueError(f"{self.file.path}: {where} names {len(names)} classes; the predictor has {num_rows}")
+        return names, f"named in {where}"
+
+    def propose(
+        self, shapes: Mapping[str, tuple[int, ...]], model: Mapping[str, Any]
+    ) -> tuple[Proposals, Collection[str]]:
+        layout, arrays = self.layout, self.file.arrays
+        modules = layout.modules(model, arrays.keys())
+        proposals: Proposals = {}
+        used: set[str] = set()
+        for full_path, shape in shapes.items():
+            collection, _, path = full_path.partition("/")
+            module, _, leaf = path.rpartition("/")
+            if module not in modules:
+                continue
+            suffixes = layout.norm_suffixes if collection == "frozen" else (layout.suffixes[leaf == "bias"],)
+            keys = [modules[module] + suffix for suffix in suffixes]
+            used |= set(keys)
+            if not all(key in arrays for key in keys):
+                continue
+            try:
+                if collection == "frozen":
+                    proposals[full_path] = fold_batch_norm([arrays[key] for key in keys], layout.epsilon)[leaf]
+                    continue
+                rows = arrays[keys[0]].astype(np.float32)
+                if _has_class_rows(path, shape):
+                    rows = background_first(module, rows, layout.background)
+                proposals[full_path] = to_ours(path, rows, model)
+            except ValueError as error:
+                proposals[full_path] = str(error)
+        ignored = {name for name in arrays for pattern in layout.ignored if re.fullmatch(pattern, name)}
+        return proposals, arrays.keys() - used - ignored
+
+
+@dataclasses.dataclass(frozen=True)
+class RunWeights:
+    """A run of ours."""
+
+    workdir: str
+    run: "Loaded"
+
+    @property
+    def origin(self) -> str:
+        return f"run {self.workdir} at step {self.run.step}"
+
+    @property
+    def conventions(self) -> Mapping[str, Any]:
+        return conventions_of(self.run.config)
+
+    def classes(self, num_rows: int) -> tuple[Sequence[str | None] | None, str]:
+        return [category["name"] for category in self.run.categories], "named in the run"
+
+    def propose(
+        self, shapes: Mapping[str, tuple[int, ...]], model: Mapping[str, Any]
+    ) -> tuple[Proposals, Collection[str]]:
+        arrays = traverse_util.flatten_dict(self.run.variables, sep="/")
+        return {path: arrays[path] for path in shapes if path in arrays}, arrays.keys() - shapes.keys()
+
+
+def conventions_of(config: Any) -> dict[str, Any]:
+    """Return the fields of a run's config that belong to its weights; it lacks those that are younger than the run."""
+    layouts = LAYOUTS.values()
+    of_model = {field for layout in layouts for field in (*layout.backbone_conventions, *layout.detector_conventions)}
+    conventions = {}
+    for field in (*sorted(f"model.{field}" for field in of_model), _PASTE_GRID):
+        with contextlib.suppress(KeyError):
+            conventions[field] = field_of(config, field)
+    return conventions
+
+
+def _of_model(conventions: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"model.{field}": value for field, value in conventions.items()}
+
+
+def open_weights(path: str | pathlib.Path, preset: str = "auto", classes: Sequence[str] = ()) -> Weights:
+    """Open the weights at a path: a file of another code base, or the work directory of a run.
+
+    Args:
+      path: see `weight_files.read_weight_file` and `checkpoints.load`.
+      preset: of a file, a name in `weight_layouts.LAYOUTS`; "auto" recognises it by the names of its arrays.
+      classes: of a file, the names of its classes in the order of its rows, where it has none itself.
+
+    Raises:
+      FileNotFoundError: there is nothing at the path.
+      ValueError: the preset is unknown, classes are given to a source that names its own, or the file cannot be read or
+        is of no known network.
+    """
+    if pathlib.Path(path).is_dir():
+        if classes:
+            raise ValueError(f"got initialize.classes {list(classes)}; the run {path} names its own")
+        # Runs need ml_collections and Orbax; the weights of other code bases do not.
+        from maskx_jax.runs.loading import load
+
+        return RunWeights(str(path), load(path))
+    if preset != "auto" and preset not in LAYOUTS:
+        raise ValueError(f"got preset {preset!r}; expected 'auto' or one of {', '.join(LAYOUTS)}")
+    file = read_weight_file(path)
+    layout = recognize(file) if preset == "auto" else LAYOUTS[preset]
+    check_evidence(file, layout)
+    if file.metadata is not None:
+        if classes:
+            raise ValueError(f"got initialize.classes {list(classes)}; the file {path} names its own")
+        _check_conventions(file.metadata.conventions, path)
+    assumed = ""
+    if preset == "auto" and layout is LAYOUTS["torchvision_coco"]:
+        assumed = "assumed because of its 91 rows: name another in initialize.preset"
+    return FileWeights(file, layout, tuple(classes), assumed)
+
+
+def _check_conventions(conventions: Mapping[str, Any], path: str | pathlib.Path) -> None:
+    """Check the conventions that a file names: they go into the config."""
+    known: dict[str, Any] = {_PASTE_GRID: ""}
+    for layout in LAYOUTS.values():
+        known |= _of_model(layout.backbone_conventions) | _of_model(layout.detector_conventions)
+    for field, value in conventions.items():
+        parts = value if isinstance(value, tuple) else ()
+        is_plain = all(isinstance(part, int | float) for part in parts)
+        if field not in known or type(value) is not type(known[field]) or not is_plain:
+            raise ValueError(f"{path}: the metadata sets {field!r} to {str(value)[:50]!r}; it is no such convention")
+
+
+def apply_conventions(
+    config: Any, conventions: Mapping[str, Any], keep: Sequence[str] = (), say: Callable[[str], None] = print
+) -> None:
+    """Set the fields of the config that weights were trained with, and say what changed.
+
+    Args:
+      config: of a run; changed in place.
+      conventions: see `Weights.conventions`.
+      keep: fields that stay as they are, by dotted name: for weights that were trained with something else after all.
+      say: receives a line for each change.
+
+    Raises:
+      ValueError: a field to keep is none of the conventions.
+    """
+    if unknown := [field for field in keep if field not in conventions]:
+        raise ValueError(
+            f"got {unknown} in initialize.keep; the conventions of these weights are {', '.join(sorted(conventions))}"
+        )
+    for field, value in conventions.items():
+        current = field_of(config, field)
+        if current != value and field not in keep:
+            say(f"the weights set {field} to {value} (was {current})")
+            section, _, leaf = field.rpartition(".")
+            field_of(config, section)[leaf] = value
+
+
+def take_over(
+    variables: PyTree,
+    weights: Weights,
+    model: Mapping[str, Any],
+    names: Sequence[str],
+    *,
+    new: Sequence[str] = (),
+    unused: Sequence[str] = (),
+    say: Callable[[str], None] = print,
+) -> PyTree:
+    """Return the variables with the values that the weights have for them, and say key by key what happened.
+
+    Weights of a backbone alone leave the other modules as they are. Classes are matched one by one, by name: predictors
+    get the rows of those that the source has, and keep their fresh rows for the others. Everything else must fit, or be
+    named.
+
+    Args:
+      variables: freshly initialised.
+      weights: to take.
+      model: fields of `config.model`.
+      names: of the classes, in label order.
+      new: regular expressions over whole parameter paths ("box_head/boxes/.*"): these keep their fresh values.
+      unused: regular expressions over whole names of the source: these are not asked for.
+      say: receives the report.
+
+    Raises:
+      ValueError: parameters are missing in the source or have another shape there, or the source has others, and they
+        are not named; or a pattern is no regular expression, or one of `new` matches no parameter.
+    """
+    own = traverse_util.flatten_dict(variables, sep="/")
+    paths = {path: path.partition("/")[2] for path in own}
+    for pattern in (*new, *unused):
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"pattern {pattern!r} in initialize is no regular expression: {error}") from error
+    for pattern in new:
+        if not any(re.fullmatch(pattern, path) for path in paths.values()):
+            raise ValueError(f"pattern {pattern!r} of the new parameters matches none of the model's")
+    kept = {path for path in own if any(re.fullmatch(pattern, paths[path]) for pattern in new)}
+    proposals, leftover = weights.propose({path: value.shape for path, value in own.items()}, model)
+    num_rows, index, note = _match_classes(weights, proposals, names)
+    loaded: dict[str, np.ndarray] = {}
+    mismatched: dict[str, str] = {}
+    for path, value in proposals.items():
+        if path in kept:
+            continue
+        if not isinstance(value, str) and not np.isfinite(value).all():
+            value = "not finite"
+        elif index and not isinstance(value, str) and _has_class_rows(paths[path], own[path].shape):
+            value = select_classes(paths[path], value, own[path], num_rows, index)
+        if isinstance(value, str):
+            mismatched[paths[path]] = value
+        elif value.shape != own[path].shape:
+            mismatched[paths[path]] = f"{value.shape} in the source, {own[path].shape} in the model"
+        else:
+            loaded[path] = value
+    if all(paths[path].startswith("backbone/") for path in proposals):
+        kept |= {path for path in own if not paths[path].startswith("backbone/")}
+    missing = sorted(paths[path] for path in own if path not in proposals and path not in kept)
+    unexpected = sorted(name for name in leftover if not any(re.fullmatch(pattern, name) for pattern in unused))
+
+    lines = [
+        f"{weights.origin}: loaded {len(loaded)} of {len(own)} arrays ({_modules(paths[path] for path in loaded)})",
+        *([note] if note else []),
+        f"newly initialised: {_modules(paths[path] for path in kept)}",
+        f"missing in the source: {_some(missing)}",
+        f"unexpected in the source: {_some(unexpected)}",
+        f"of another shape, or unusable: {_some([f'{path} ({reason})' for path, reason in mismatched.items()])}",
+    ]
+    say("\n  ".join(lines))
+    problems = {"missing": missing, "unexpected": unexpected, "that do not fit": list(mismatched)}
+    if any(problems.values()) or not loaded:
+        found = "; ".join(f"{len(which)} {what}, such as {which[0]}" for what, which in problems.items() if which)
+        raise ValueError(
+            f"{weights.origin} does not fit the model: {found or 'nothing in common'}. What may differ is named by "
+            "regular expressions: parameters that stay new in initialize.new, names of the source in initialize.unused"
+        )
+    return traverse_util.unflatten_dict(own | loaded, sep="/")
+
+
+def untrained_without_source(fresh: PyTree, variables: PyTree, frozen_patterns: Sequence[str]) -> tuple[str, ...]:
+    """Return a warning for everything that keeps its initial value for good, though no weights were loaded for it.
+
+    Args:
+      fresh: variables as they were initialised.
+      variables: the same with what `take_over` and `with_class_embeddings` put in; an array that neither replaced is
+        the same object in both.
+      frozen_patterns: regular expressions over whole parameter paths, see `optimizer.split_params`.
+
+    Returns:
+      A line for the parameters that the patterns cover, one for BatchNorm's constants and one for class embeddings;
+      none where weights were loaded for all of them.
+    """
+    initial, given = (traverse_util.flatten_dict(tree, sep="/") for tree in (fresh, variables))
+    kept: dict[str, list[str]] = collections.defaultdict(list)
+    for full_path in sorted(path for path, array in given.items() if initial[path] is array):
+        collection, _, path = full_path.partition("/")
+        if collection == "frozen":
+            is_embedding = path == "mask_weights/embedding"
+            kept["random class embeddings" if is_embedding else "constants of BatchNorm"].append(path)
+        elif any(re.fullmatch(pattern, path) for pattern in frozen_patterns):
+            kept["frozen parameters"].append(path)
+    remedies = {
+        "frozen parameters": "--config.initialize.path, or --config.optimizer.frozen='()'",
+        "constants of BatchNorm": "--config.initialize.path, or --config.model.backbone.norm=group",
+        "random class embeddings": "--config.embedding.path",
+    }
+    return tuple(
+        f"{what} that no weights were loaded for: {_some(_groups(kept[what]))} ({len(kept[what])} arrays): set {remedy}"
+        for what, remedy in remedies.items()
+        if kept[what]
+    )
+
+
+def _groups(paths: Iterable[str]) -> list[str]:
+    """Return the modules of paths to the second level, such as "backbone/res2_block0"."""
+    return list(dict.fromkeys("/".join(path.split("/")[:2]) for path in paths))
+
+
+def _match_classes(weights: Weights, proposals: Proposals, names: Sequence[str]) -> tuple[int, list[int | None], str]:
+    """Return the number of the source's classes, for each of ours its row there (None: it has none), and what to say.
+
+    Background, in front, is both times row 0. Sources without classes give no rows.
+    """
+    biases = proposals.get("params/box_head/classification/bias")
+    if biases is None or isinstance(biases, str):
+        return 0, [], ""
+    num_rows = len(biases) - 1
+    known, note = weights.classes(num_rows)
+    if known is None and num_rows == len(names):
+        return num_rows, list(range(num_rows + 1)), f"classes: {note}; they are taken for ours in their order"
+    place = {name: row for row, name in enumerate(known or (), 1)}
+    index = [0, *(place.get(name) for name in names)]
+    new = [name for name in names if name not in place]
+    fresh = f"; new, with fresh rows: {_some(new)}" if new else ""
+    return num_rows, index, f"classes: {len(names) - len(new)} of {len(names)} found by name ({note}){fresh}"
+
+
+def _has_class_rows(path: str, shape: Sequence[int]) -> bool:
+    """Return whether a parameter has a row for each class, and not one that all share."""
+    module = path.rpartition("/")[0]
+    return module in ROWS_OF_CLASS and not (module == "mask_weights" and shape[-1] == 1)
+
+
+def _modules(paths: Iterable[str]) -> str:
+    counts = collections.Counter(path.split("/")[0] for path in paths)
+    return ", ".join(f"{module} {count}" for module, count in sorted(counts.items())) or "none"
+
+
+def _some(items: Sequence[str], limit: int = 8) -> str:
+    more = f" and {len(items) - limit} more" if len(items) > limit else ""
+    return (", ".join(items[:limit]) or "none") + more
+
+
+def load_class_embeddings(path: str | pathlib.Path, names: Sequence[str], table: str) -> np.ndarray:
+    """Read fixed class vectors, one row a class, preceded by a row of zeros for background.
+
+    Args:
+      path: an `.npz` with the arrays `names` (strings, `K`) and `table` (float, `K e`).
+      names: of the classes, in label order.
+      table: which array of vectors, for example "glove".
+
+    Raises:
+      ValueError: the table or a class is not in the file.
+    """
+    with np.load(path, allow_pickle=False) as file:
+        if "names" not in file or table not in file:
+            raise ValueError(f"{path}: expected the arrays 'names' and {table!r}; found {sorted(file)}")
+        row_of_name = {str(name): row for row, name in enumerate(file["names"])}
+        rows = np.asarray(file[table], np.float32)
+    missing = [name for name in names if name not in row_of_name]
+    if missing:
+        raise ValueError(f"{path}: no vector for {len(missing)} of {len(names)} classes, such as {missing[:5]}")
+    found = rows[[row_of_name[name] for name in names]]
+    return np.concatenate([np.zeros((1, found.shape[1]), np.float32), found])
+
+
+def with_class_embeddings(variables: PyTree, embeddings: np.ndarray) -> PyTree:
+    """Return the variables with the weight transfer's fixed embedding replaced.
+
+    Raises:
+      ValueError: the model takes no embedding, or one of another shape.
+    """
+    frozen = variables.get("frozen", {})
+    current = frozen.get("mask_weights", {}).get("embedding")
+    if current is None:
+        raise ValueError("the model has no class embedding: set model.weight_transfer.input to 'embedding'")
+    if current.shape != embeddings.shape:
+        raise ValueError(f"got embeddings of shape {embeddings.shape}; the model expects {current.shape}")
+    mask_weights = {**frozen["mask_weights"], "embedding": embeddings}
+    return {**variables, "frozen": {**frozen, "mask_weights": mask_weights}}

@@ -1,0 +1,63 @@
+import numpy as np
+import pytest
+
+from maskx_jax.coco.categories import Categories
+
+COCO = [
+    {"id": 90, "name": "toothbrush", "supercategory": "indoor"},
+    {"id": 1, "name": "person"},
+    {"id": 13, "name": "stop sign"},
+]
+
+
+def test_labels_follow_ascending_ids_whatever_the_order_of_the_file():
+    categories = Categories.from_coco(COCO)
+    assert categories.ids == (1, 13, 90)
+    assert categories.names == ("person", "stop sign", "toothbrush")
+    assert Categories.from_coco(COCO[::-1]) == categories
+    assert len(categories) == 3
+
+
+def test_labels_and_ids_are_a_bijection_and_background_is_label_zero():
+    categories = Categories.from_coco(COCO)
+    label_of_id, id_of_label = categories.label_of_id(), categories.id_of_label()
+    assert label_of_id == {1: 1, 13: 2, 90: 3}
+    assert id_of_label.dtype == np.int64 and id_of_label.tolist() == [0, 1, 13, 90]
+    assert all(id_of_label[label] == category_id for category_id, label in label_of_id.items())
+
+
+def test_an_id_of_zero_is_not_background():
+    assert Categories((0, 1), ("a", "b")).label_of_id() == {0: 1, 1: 2}
+
+
+def test_from_coco_undoes_to_coco():
+    categories = Categories.from_coco(COCO)
+    assert Categories.from_coco(categories.to_coco()) == categories
+    assert categories.to_coco()[1] == {"id": 13, "name": "stop sign"}
+
+
+def test_names_become_labels_in_the_order_asked_for():
+    assert Categories.from_coco(COCO).labels_of_names(["toothbrush", "person"]) == [3, 1]
+    assert Categories.from_coco(COCO).labels_of_names([]) == []
+
+
+def test_an_unknown_name_is_an_error_that_names_the_nearest():
+    with pytest.raises(ValueError, match=r"'tothbrush'.*3 known.*'toothbrush'"):
+        Categories.from_coco(COCO).labels_of_names(["person", "tothbrush"])
+
+
+@pytest.mark.parametrize(
+    ("ids", "names", "message"),
+    [
+        ((1, 2, 1), ("a", "b", "c"), r"ids must be unique; repeated: \[1\]"),
+        ((1, 2, 3), ("a", "b", "a"), r"names must be unique; repeated: \['a'\]"),
+        ((1, 2), ("a",), "2 category ids and 1 names"),
+    ],
+)
+def test_repeated_or_missing_entries_are_an_error(ids, names, message):
+    with pytest.raises(ValueError, match=message):
+        Categories(ids, names)
+
+
+def test_equal_categories_are_equal_and_hashable():
+    assert len({Categories.from_coco(COCO), Categories.from_coco(COCO[::-1])}) == 1

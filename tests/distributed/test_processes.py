@@ -1,0 +1,32 @@
+"""What the processes of a run say to each other."""
+
+import json
+
+from maskx_jax.distributed.processes import gather_objects
+from tests.processes import finish, start
+
+# The messages differ in length, and the longest takes several parts of 8 bytes.
+PROGRAM = """
+import json, pathlib, sys
+import jax
+from maskx_jax.distributed import processes as distributed
+distributed.join(enabled=False)
+index, count = jax.process_index(), jax.process_count()
+values = [distributed.gather_objects({"index": index, "text": "å" * 10 * index, "large": 2**53 + index})]
+distributed._BYTES_ON_DEVICE = 8 * count
+values.append(distributed.gather_objects({"index": index, "text": "å" * 10 * index, "large": 2**53 + index}))
+values.append(distributed.gather_objects(None))
+(pathlib.Path(sys.argv[1]) / str(index)).write_text(json.dumps(values))
+"""
+
+
+def test_every_process_gets_the_values_of_all_in_order(tmp_path):
+    expected = [{"index": i, "text": "å" * 10 * i, "large": 2**53 + i} for i in range(3)]
+    assert finish(start("-c", PROGRAM, tmp_path, processes=3, devices=1)) == [0, 0, 0]
+    for index in range(3):
+        assert json.loads((tmp_path / str(index)).read_text()) == [expected, expected, [None] * 3]
+
+
+def test_a_single_process_gets_its_own_value_as_it_is():
+    value = object()
+    assert gather_objects(value)[0] is value

@@ -1,0 +1,138 @@
+"""Signs of life, and what processes do when they miss those of another one."""
+
+import json
+import os
+import socket
+import threading
+import time
+
+import pytest
+
+from maskx_jax.distributed.watchdog import EXIT_LOST, Watchdog
+from tests.processes import finish, start
+
+HOST = socket.gethostname()
+# Two processes talk to each other until something happens to one of them, or to both.
+PROGRAM = """
+import os, signal, sys, time
+from maskx_jax import errors
+from maskx_jax.distributed import processes as distributed
+from maskx_jax.distributed.watchdog import Watchdog
+
+def main():
+    workdir, peer_timeout, leave_after = sys.argv[1:]
+    distributed.join(enabled=False)
+    mine = os.environ["JAX_PROCESS_ID"]
+    limits = {"report_after": 1, "leave_after": float(leave_after), "peer_timeout": float(peer_timeout)}
+    with Watchdog(workdir.replace("*", mine), sign_every=0.2, **limits) as watchdog:
+        for step in range(1, 1000):
+            watchdog.at("step", step)
+            if os.environ["FAULT"] in (f"kill {mine}", f"hang {mine}") and step == 3:
+                os.kill(os.getpid(), signal.SIGKILL) if "kill" in os.environ["FAULT"] else time.sleep(600)
+            if os.environ["FAULT"] == "fail both" and step == 3:
+                time.sleep(0.3 * int(mine))
+                raise ValueError("wrong\\non all")
+            distributed.gather_objects(step)
+
+errors.run(main)
+"""
+
+
+def run(workdir, fault: str, peer_timeout: float = 60.0, leave_after: float = 0.0) -> list[int]:
+    running = start("-c", PROGRAM, workdir, peer_timeout, leave_after, processes=2, devices=1, FAULT=fault)
+    return finish(running, seconds=300)
+
+
+@pytest.mark.slow
+def test_when_the_first_process_dies_jax_ends_the_others(tmp_path, capfd):
+    # It leads the others; they lose their connection at once, and the watchdog has nothing to wait for.
+    first, second = run(tmp_path, "kill 0", peer_timeout=10.0)
+    assert first == -9 and second not in (0, -9)
+    error = capfd.readouterr().err
+    assert "the leader task was preempted/died" in error or "no sign of life for 10 s from process 0" in error
+
+
+@pytest.mark.slow
+def test_a_process_that_hangs_says_where_and_leaves(tmp_path, capfd):
+    assert run(tmp_path, "hang 1", leave_after=5.0) == [EXIT_LOST] * 2
+    error = capfd.readouterr().err
+    assert "process 1 (this one): step, step 3" in error
+    assert 'File "<string>", line' in error
+    # The other one stands in the collective operation, and knows who is late.
+    assert "process 0 (this one): step, step 3" in error
+
+
+@pytest.mark.slow
+def test_an_error_that_all_processes_meet_is_the_error_of_each(tmp_path, capfd):
+    assert run(tmp_path, "fail both") == [1, 1]
+    error = capfd.readouterr().err
+    assert error.count("error: wrong on all\n") == 2 and "leaves" not in error
+
+
+@pytest.mark.slow
+def test_hosts_that_do_not_share_the_work_directory_are_named_at_the_start(tmp_path, capfd):
+    assert run(tmp_path / "*", "", peer_timeout=4.0) == [1, 1]
+    said = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(said) == 2
+    for index, line in enumerate(said):
+        assert "process 0 on HOST does not see the files of process 1 on HOST".replace("HOST", HOST) in line, index
+        assert "process 1 on HOST does not see the files of process 0 on HOST".replace("HOST", HOST) in line
+
+
+def watchdog(workdir, **changes) -> Watchdog:
+    limits = {"sign_every": 0.01, "report_after": 60.0, "leave_after": 0.0, "peer_timeout": 60.0}
+    return Watchdog(workdir, **(limits | changes))
+
+
+def wait_for(condition) -> None:
+    until = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def test_where_all_stand_can_be_said_of_a_process_that_never_gave_a_sign(tmp_path):
+    (tmp_path / "processes").mkdir()
+    dog = watchdog(tmp_path)
+    for sign in ("", "[]", '{"time": 1}'):
+        (tmp_path / "processes/1.json").write_text(sign)
+        dog._peers = {1: dog._unseen(1)}
+        assert "process 1 on ?: no sign of life yet, step ?; last sign of life 0 s ago" in dog.stand()
+
+
+def test_the_thread_survives_any_exception(tmp_path, monkeypatch, capfd):
+    with watchdog(tmp_path) as dog:
+        monkeypatch.setattr(dog, "_read_peers", lambda: {}["host"])
+        wait_for(lambda: "watchdog: KeyError: 'host'" in capfd.readouterr().err)
+        monkeypatch.undo()
+        (tmp_path / "processes/0.json").unlink()
+        wait_for((tmp_path / "processes/0.json").exists)
+
+
+def test_a_sign_that_cannot_be_written_hides_no_error(tmp_path, capfd):
+    with pytest.raises(ValueError, match="the cause"), watchdog(tmp_path):
+        (tmp_path / "processes").rename(tmp_path / "gone")
+        raise ValueError("the cause")
+    assert "watchdog: cannot write signs of life: " in capfd.readouterr().err
+
+
+def test_signs_follow_no_links(tmp_path):
+    (tmp_path / "run/processes").mkdir(parents=True)
+    (tmp_path / "precious").write_text("mine")
+    (tmp_path / "run/processes/0.json").symlink_to(tmp_path / "precious")
+    with watchdog(tmp_path / "run"):
+        pass
+    assert (tmp_path / "precious").read_text() == "mine"
+    sign = json.loads((tmp_path / "run/processes/0.json").read_text())
+    assert (sign["phase"], sign["ended"], sign["pid"]) == ("finished", True, os.getpid())
+
+
+def test_a_work_directory_that_cannot_be_written_to_is_one_line(tmp_path):
+    (tmp_path / "processes").write_text("no folder")
+    threads = threading.active_count()
+    with (
+        pytest.raises(OSError, match=f"work directory {tmp_path}: process 0 on {HOST} cannot write: "),
+        watchdog(tmp_path),
+    ):
+        pass
+    assert threading.active_count() == threads

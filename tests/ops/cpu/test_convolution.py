@@ -1,0 +1,89 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from maskx_jax.ops.cpu import convolution as ops
+
+# Images, height, width, channels in and out, side of the kernel, stride: of a ResNet, a pyramid and heads.
+CASES = [
+    (2, 13, 18, 5, 7, 3, 1),
+    (2, 16, 12, 5, 7, 3, 2),
+    (1, 17, 15, 3, 4, 7, 2),
+    (3, 8, 9, 4, 6, 1, 1),
+    (2, 9, 8, 4, 6, 1, 2),
+    (12, 14, 14, 8, 8, 3, 1),
+    # Of as many channels that Winograd's algorithm is taken: even and odd sides.
+    (2, 12, 16, 32, 40, 3, 1),
+    (3, 13, 9, 40, 32, 3, 1),
+]
+
+
+def plain(x, kernel, stride, padding):
+    return jax.lax.conv_general_dilated(
+        x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+@pytest.mark.parametrize("case", CASES)
+# Everything in one tile; some images or rows in each; a row in each.
+@pytest.mark.parametrize("tile_bytes", [2**23, 20_000, 1])
+def test_products_equal_the_plain_convolution_forward_and_backward(case, tile_bytes, monkeypatch):
+    monkeypatch.setattr(ops, "_TILE_BYTES", tile_bytes)
+    images, height, width, inputs, outputs, side, stride = case
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.standard_normal((images, height, width, inputs)), jnp.float32)
+    kernel = jnp.asarray(rng.standard_normal((side, side, inputs, outputs)), jnp.float32)
+    padding = ((side // 2, side // 2), (side // 2, side // 2))
+
+    def both(convolve):
+        y, pull_back = jax.vjp(convolve, x, kernel)
+        return y, *pull_back(jnp.cos(jnp.arange(y.size, dtype=jnp.float32)).reshape(y.shape))
+
+    expected = both(lambda x, kernel: plain(x, kernel, stride, padding))
+    actual = both(lambda x, kernel: ops.matrix_convolution(x, kernel, (stride, stride), padding))
+    for one, other in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=3e-5 * float(jnp.abs(other).max()), rtol=0)
+
+
+def test_wide_convolutions_of_3_x_3_take_16_multiplications_for_36():
+    def multiplications(channels):
+        x, kernel = jnp.zeros((1, 32, 32, channels)), jnp.zeros((3, 3, channels, channels))
+        program = jax.jit(lambda x, kernel: ops.matrix_convolution(x, kernel, (1, 1), ((1, 1), (1, 1))))
+        return program.lower(x, kernel).compile().cost_analysis()["flops"] / (2 * x.size * channels)
+
+    assert multiplications(16) == pytest.approx(9, rel=0.1)
+    # And the transforms, which matter less the more channels and pixels there are.
+    assert 4 < multiplications(256) < 4.6
+
+
+def test_an_output_is_cut_into_images_or_into_rows_of_one_image(monkeypatch):
+    def count(limit):
+        monkeypatch.setattr(ops, "_TILE_BYTES", limit)
+        return ops._windows(jnp.zeros((6, 10, 4, 1)), (3, 3), (1, 1), ((1, 1), (1, 1))).number
+
+    image = 10 * 4 * 9 * 4  # Bytes of what the pixels of one image see.
+    assert [count(limit) for limit in (6 * image, 3 * image, image, image - 1, image // 10, 1)] == [1, 2, 6, 12, 60, 60]
+
+
+def test_several_devices_get_the_plain_convolution(monkeypatch):
+    x, kernel = jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 2, 2))
+
+    def primitives():
+        jaxpr = jax.make_jaxpr(
+            lambda x, kernel: ops.convolution(
+                x, kernel, (1, 1), [(1, 1), (1, 1)], dimension_numbers=("NHWC", "HWIO", "NHWC")
+            )
+        )(x, kernel)
+        return {equation.primitive.name for equation in jaxpr.eqns}
+
+    assert jax.device_count() > 1 and primitives() == {"conv_general_dilated"}
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    assert "conv_general_dilated" not in primitives()
+
+
+def test_dilation_is_refused(monkeypatch):
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    x, kernel = jnp.ones((1, 4, 4, 1)), jnp.ones((3, 3, 1, 2))
+    with pytest.raises(ValueError, match=r"got rhs_dilation \(2, 2\) of a convolution; expected \(1, 1\)"):
+        ops.convolution(x, kernel, (1, 1), [(1, 1), (1, 1)], rhs_dilation=(2, 2))
