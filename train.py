@@ -22,7 +22,8 @@ from ml_collections import ConfigDict, config_flags
 from tqdm import tqdm
 
 from maskx_jax import errors, evaluate
-from maskx_jax.data import pipeline, splits
+from maskx_jax.coco import mask_classes
+from maskx_jax.data import pipeline
 from maskx_jax.data.schedule import Schedule, repeat_factors
 from maskx_jax.data.sources import open_source
 from maskx_jax.data.transforms import Transform
@@ -130,7 +131,7 @@ def _train(config: ConfigDict, workdir: str, change_config: bool, restart: bool,
     if resumes and not change_config:
         runs.check_data_identity(workdir, train_source.identity)
     evaluate.check_categories(eval_source.categories, categories.to_coco())
-    allowed_masks = splits.mask_labels(data.mask_split, categories)
+    allowed_masks = mask_classes.mask_labels(data.mask_split, categories)
     say(f"{len(train_source)} training images\n{pipeline.class_table(train_source, allowed_masks)}")
     groups = evaluate.trained_groups(train_source, config)
     best_metric = None

@@ -138,7 +138,7 @@ def get_config() -> ConfigDict:
             "directory": "",
             "train_split": "train",
             "eval_split": "val",
-            # Which classes keep their masks in training: see `maskx_jax.data.splits.mask_labels`.
+            # Which classes keep their masks in training: see `maskx_jax.coco.mask_classes.mask_labels`.
             "mask_split": "all",
             # Fields of `maskx_jax.data.transforms.Transform`. Evaluation uses the largest short side.
             "transform": {

@@ -12,8 +12,9 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from maskx_jax import files
+from maskx_jax.coco import mask_classes
 from maskx_jax.coco.categories import Categories
-from maskx_jax.data import pipeline, splits
+from maskx_jax.data import pipeline, roles
 from maskx_jax.data.records import Source
 from maskx_jax.data.transforms import Transform, decode
 from maskx_jax.distributed.mesh import global_batch, local_part
@@ -148,7 +149,7 @@ def score_file(
     Args:
       results_path: boxes, masks or both; what one entry has, all need.
       annotations_path: COCO instances, or LVIS'.
-      mask_split: says which classes are A; see `splits.mask_labels`.
+      mask_split: says which classes are A; see `mask_classes.mask_labels`.
       boundary: score the borders of masks too.
       backend: see `coco_metrics.evaluate`.
       max_detections: see `coco_metrics.evaluate`.
@@ -168,7 +169,7 @@ def score_file(
     categories = Categories.from_coco(
         [{**category, "id": coco_checks.as_id(category["id"])} for category in ground_truth["categories"]]
     )
-    groups = mask_groups(categories, splits.mask_labels(mask_split, categories))
+    groups = mask_groups(categories, mask_classes.mask_labels(mask_split, categories))
     if boundary and "segm" in kinds:
         kinds = (*kinds, "boundary")
     try:
@@ -217,7 +218,9 @@ def _kinds(config: ConfigDict) -> tuple[str, ...]:
 
 def scored_groups(categories: Categories, config: ConfigDict) -> dict[str, list[int]]:
     """Return the category ids of A and B as the config's split says, where both exist."""
-    return mask_groups(categories, splits.mask_labels(config.evaluation.split or config.data.mask_split, categories))
+    return mask_groups(
+        categories, mask_classes.mask_labels(config.evaluation.split or config.data.mask_split, categories)
+    )
 
 
 def trained_groups(source: Source, config: ConfigDict) -> dict[str, list[int]]:
@@ -229,9 +232,9 @@ def trained_groups(source: Source, config: ConfigDict) -> dict[str, list[int]]:
     """
     if (config.evaluation.split or config.data.mask_split) != "annotated":
         return scored_groups(source.categories, config)
-    roles = splits.class_roles(source, splits.mask_labels(config.data.mask_split, source.categories))[1:]
+    role_of_label = roles.class_roles(source, mask_classes.mask_labels(config.data.mask_split, source.categories))[1:]
     # No array of ids: they may have more than 64 bits.
-    members = list(zip(source.categories.ids, roles.tolist(), strict=True))
+    members = list(zip(source.categories.ids, role_of_label.tolist(), strict=True))
     groups = {group: [i for i, role in members if role == group] for group in ("A", "B", "mixed")}
     groups = {group: ids for group, ids in groups.items() if ids}
     return groups if len(groups) > 1 else {}
@@ -242,7 +245,7 @@ def measured_metrics(config: ConfigDict, groups: Mapping[str, Sequence[int]], so
 
     Raises: as `expected_metrics`.
     """
-    boxes, masks = splits.count_labels(source, np.ones(len(source.categories) + 1, bool))
+    boxes, masks = roles.count_labels(source, np.ones(len(source.categories) + 1, bool))
     label_of_id = source.categories.label_of_id()
     members = {"all": source.categories.ids, **groups}
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from configs import base, mask_rcnn
+from maskx_jax.coco.categories import COCO_IDS
 from maskx_jax.evaluation.paste_masks import paste_mask
 from maskx_jax.models.backbones.resnet import ResNet
 from maskx_jax.models.rcnn.box_head import BoxHead, BoxPredictions, ClassWeights
@@ -15,7 +16,7 @@ from maskx_jax.ops.nms import nms
 from maskx_jax.ops.roi_align import roi_align
 from maskx_jax.structures import GroundTruth, Proposals, RoiTargets
 from maskx_jax.weights.arrays import background_first, names_of_rows
-from maskx_jax.weights.layouts import COCO_IDS, LAYOUTS
+from maskx_jax.weights.layouts import LAYOUTS
 from tests.models.build import numpy_variables, tiny_model
 
 

@@ -7,8 +7,8 @@ import pytest
 
 import train
 from configs import paper
+from maskx_jax.coco.categories import VOC_NAMES
 from maskx_jax.data.coco.builder import prepare
-from maskx_jax.data.splits import VOC_NAMES
 from tests.compilation import optimized
 from tests.models.build import tiny_config
 

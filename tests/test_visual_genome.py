@@ -8,8 +8,8 @@ import pytest
 import maskx_jax
 import train
 from maskx_jax import errors
+from maskx_jax.coco.categories import COCO_IDS
 from maskx_jax.data.coco.builder import prepare
-from maskx_jax.weights.layouts import COCO_IDS
 from tests.models.build import tiny_config
 from tools import visual_genome
 

@@ -20,7 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 from maskx_jax import errors
-from maskx_jax.data import splits
+from maskx_jax.coco import mask_classes
 from maskx_jax.data.coco.annotations import Report, is_box, read_instances, read_json
 from maskx_jax.data.coco.images import UnreadableImageError, check_file
 from maskx_jax.evaluation.paste_masks import encode_region
@@ -129,7 +129,7 @@ def main(arguments: list[str] | None = None) -> None:
         content = instances.to_coco()
         kept: set[int] = set()
         if options.keep:
-            allowed = splits.mask_labels(options.keep, instances.categories)
+            allowed = mask_classes.mask_labels(options.keep, instances.categories)
             kept = {i for i, label in instances.categories.label_of_id().items() if allowed[label]}
         entries = [a for a in content["annotations"] if a["category_id"] not in kept and not a.get("iscrowd")]
     add_masks(entries, images, options.images)

@@ -7,6 +7,31 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+# Category ids of COCO's 80 classes among the 90 that torchvision's predictors have rows for.
+COCO_IDS = {
+    name: category_id
+    for category_id, name in (
+        *enumerate(("person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat"), 1),
+        *((10, "traffic light"), (11, "fire hydrant"), (13, "stop sign"), (14, "parking meter"), (15, "bench")),
+        *enumerate(("bird", "cat", "dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe"), 16),
+        *((27, "backpack"), (28, "umbrella"), (31, "handbag"), (32, "tie"), (33, "suitcase")),
+        *enumerate(("frisbee", "skis", "snowboard", "sports ball", "kite", "baseball bat", "baseball glove"), 34),
+        *((41, "skateboard"), (42, "surfboard"), (43, "tennis racket"), (44, "bottle")),
+        *enumerate(("wine glass", "cup", "fork", "knife", "spoon", "bowl", "banana", "apple", "sandwich"), 46),
+        *enumerate(("orange", "broccoli", "carrot", "hot dog", "pizza", "donut", "cake", "chair", "couch"), 55),
+        *((64, "potted plant"), (65, "bed"), (67, "dining table"), (70, "toilet")),
+        *enumerate(("tv", "laptop", "mouse", "remote", "keyboard", "cell phone", "microwave", "oven", "toaster"), 72),
+        *((81, "sink"), (82, "refrigerator")),
+        *enumerate(("book", "clock", "vase", "scissors", "teddy bear", "hair drier", "toothbrush"), 84),
+    )
+}
+
+# The 20 classes of PASCAL VOC as COCO calls them.
+VOC_NAMES = (
+    *("person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "boat", "bird", "cat", "dog", "horse"),
+    *("sheep", "cow", "bottle", "chair", "couch", "potted plant", "dining table", "tv"),
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Categories:

@@ -17,8 +17,8 @@ from absl import logging
 
 from maskx_jax import errors
 from maskx_jax.data.records import BrokenRecordError, Source, check_record
+from maskx_jax.data.roles import ROLES, class_roles, count_labels
 from maskx_jax.data.schedule import ORIENTATION_NAMES, Schedule, evaluation_order
-from maskx_jax.data.splits import ROLES, class_roles, count_labels
 from maskx_jax.data.transforms import Counts, Transform, remove_masks
 from maskx_jax.structures import Batch, GroundTruth
 
@@ -105,7 +105,7 @@ def train_batches(
       schedule: the order of its examples.
       transform: what becomes of them. Its random choices depend on the schedule's seed, the step and the place in the
         global batch alone.
-      allowed_masks: bool `C + 1`, the labels whose masks may be used; see `splits.mask_labels`.
+      allowed_masks: bool `C + 1`, the labels whose masks may be used; see `mask_classes.mask_labels`.
       start_step: the first step.
       process_index: which part of the global batch.
       process_count: in how many parts the global batch is cut.

@@ -8,8 +8,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from maskx_jax.coco import mask_classes
 from maskx_jax.coco.categories import Categories
-from maskx_jax.data import pipeline, sources, splits
+from maskx_jax.data import pipeline, sources
 from maskx_jax.data.transforms import Transform
 from maskx_jax.distributed import mesh as sharding
 from maskx_jax.evaluation import metrics as coco_metrics
@@ -238,11 +239,11 @@ def _check_split(name: str, split: Any) -> None:
     is_file = isinstance(split, str) and ("/" in split or split.endswith(".txt"))
     if is_file and not pathlib.Path(split).is_file():
         raise _error(name, split, "an existing file")
-    is_known = not isinstance(split, str) or is_file or split in splits.SPLITS
+    is_known = not isinstance(split, str) or is_file or split in mask_classes.SPLITS
     if not is_known and not re.fullmatch(r"random\(\s*\d+\s*,\s*\d+\s*\)", split):
         try:
             # Only to hear what is wrong with it; the names of the classes play no part in that.
-            splits.mask_labels(split, Categories((1,), ("person",)))
+            mask_classes.mask_labels(split, Categories((1,), ("person",)))
         except ValueError as error:
             raise ValueError(f"config.{name}: {error}") from error
 

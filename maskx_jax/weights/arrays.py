@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from maskx_jax.weights.layouts import COCO_IDS
+from maskx_jax.coco.categories import COCO_IDS
 
 # Modules with rows for each class, and how many a class.
 ROWS_OF_CLASS = {"box_head/classification": 1, "box_head/boxes": 4, "mask_weights": 1}

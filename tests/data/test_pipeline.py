@@ -393,11 +393,12 @@ def test_training_on_shapes_needs_no_tensorflow():
     program = (
         "import sys; sys.modules['tensorflow'] = sys.modules['tensorflow_datasets'] = None\n"
         "import numpy as np\n"
-        "from maskx_jax.data import pipeline, schedule, shapes, splits, transforms\n"
+        "from maskx_jax.coco import mask_classes\n"
+        "from maskx_jax.data import pipeline, schedule, shapes, transforms\n"
         "source = shapes.ShapesSource(3, 0, image_size=64)\n"
         "order = schedule.Schedule(source.sizes, 2, 0)\n"
         "transform = transforms.Transform(canvas=(64, 64), short_sides=(64,))\n"
-        "allowed = splits.mask_labels('random(1, 30)', source.categories)\n"
+        "allowed = mask_classes.mask_labels('random(1, 30)', source.categories)\n"
         "batch = next(pipeline.train_batches(source, order, transform, allowed, loader='threads'))\n"
         "print(batch.images.shape)"
     )

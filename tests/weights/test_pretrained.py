@@ -9,13 +9,14 @@ from flax import traverse_util
 from safetensors.numpy import save_file
 
 from configs import mask_rcnn
+from maskx_jax.coco.categories import COCO_IDS
 from maskx_jax.models.build import initialize
 from maskx_jax.models.rcnn import detector as rcnn
 from maskx_jax.runs.loading import Loaded
 from maskx_jax.weights.arrays import to_ours
 from maskx_jax.weights.export import describe, to_torchvision
 from maskx_jax.weights.files import Metadata, WeightFile
-from maskx_jax.weights.layouts import COCO_IDS, LAYOUTS, recognize
+from maskx_jax.weights.layouts import LAYOUTS, recognize
 from maskx_jax.weights.pretrained import (
     FileWeights,
     RunWeights,

@@ -638,7 +638,7 @@ def test_open_source_says_what_is_wrong(tmp_path):
 
 
 def test_the_other_modules_do_not_import_tensorflow():
-    modules = ("records", "splits", "shapes", "schedule", "transforms", "pipeline", "sources")
+    modules = ("records", "roles", "shapes", "schedule", "transforms", "pipeline", "sources")
     code = "import sys, " + ", ".join(f"maskx_jax.data.{name}" for name in modules)
     code += "; print([name for name in ('tensorflow', 'tensorflow_datasets') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

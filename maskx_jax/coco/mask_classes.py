@@ -7,18 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from maskx_jax.coco.categories import Categories
-from maskx_jax.data.records import Source
+from maskx_jax.coco.categories import VOC_NAMES, Categories
 
 SPLITS = ("all", "annotated", "voc", "nonvoc", "random(trial, num_classes)")
-
-ROLES = ("A", "B", "mixed", "unseen")
-
-# The 20 classes of PASCAL VOC as COCO calls them.
-VOC_NAMES = (
-    *("person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "boat", "bird", "cat", "dog", "horse"),
-    *("sheep", "cow", "bottle", "chair", "couch", "potted plant", "dining table", "tv"),
-)
 
 # The random splits of the paper: five trials for each number of classes in A, of COCO's 80.
 NUM_TRIALS = 5
@@ -69,34 +60,6 @@ def mask_labels(split: str | Sequence[str], categories: Categories) -> np.ndarra
             "the path of a text file of category names (with a / or ending in .txt), and a list of names"
         )
     return allowed
-
-
-def count_labels(source: Source, allowed_masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return for each label, int `C + 1`, its boxes and its masks that may be used; crowds do not count.
-
-    Args:
-      source: read by its index alone.
-      allowed_masks: bool `C + 1`; see `mask_labels`.
-    """
-    num_labels = len(source.categories) + 1
-    labels = np.concatenate([np.zeros(0, np.int64), *source.image_labels]).astype(np.int64)
-    has_mask = np.concatenate([np.zeros(0, bool), *source.image_has_mask]).astype(bool)
-    boxes = np.bincount(labels, minlength=num_labels)
-    masks = np.bincount(labels[has_mask & allowed_masks[labels]], minlength=num_labels)
-    return boxes, masks
-
-
-def class_roles(source: Source, allowed_masks: np.ndarray) -> np.ndarray:
-    """Return for each label, text `C + 1`, one of `ROLES`: what the training set `source` has of the class.
-
-    It is "A" where every box has a mask that may be used, "B" where none has, "mixed" where some have, and "unseen"
-    where there is no box, as for background. So `class_roles(...) == "B"` are the labels that learn without masks,
-    whether a split takes their masks away or the annotations have none.
-
-    Args: as of `count_labels`.
-    """
-    boxes, masks = count_labels(source, allowed_masks)
-    return np.select([boxes == 0, masks == 0, masks == boxes], ["unseen", "B", "A"], "mixed")
 
 
 def random_labels(trial: int, num_classes: int, num_categories: int) -> np.ndarray:
