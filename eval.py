@@ -14,11 +14,11 @@ from absl import flags, logging
 import maskx_jax
 from configs import base
 from maskx_jax import errors, files
+from maskx_jax.coco.categories import Categories, same_classes
 from maskx_jax.data.sources import open_source
 from maskx_jax.distributed import processes as distributed
 from maskx_jax.distributed.mesh import make_mesh, replicated
 from maskx_jax.evaluate import (
-    check_categories,
     detect,
     expected_metrics,
     kinds_of,
@@ -92,7 +92,8 @@ def main(_: list[str]) -> None:
         training=False,
         seed=loaded.config.seed,
     )
-    check_categories(source.categories, loaded.categories)
+    trained = Categories.from_coco(loaded.categories)
+    same_classes(source.categories, trained, "the dataset and the checkpoint")
     for title, results in others.items():
         try:
             coco_checks.check_results(results, source.coco_ground_truth(), kinds_of(results))

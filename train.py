@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from maskx_jax import errors, evaluate
 from maskx_jax.coco import mask_classes
+from maskx_jax.coco.categories import same_classes
 from maskx_jax.data import pipeline
 from maskx_jax.data.schedule import Schedule, repeat_factors
 from maskx_jax.data.sources import open_source
@@ -130,7 +131,7 @@ def _train(config: ConfigDict, workdir: str, change_config: bool, restart: bool,
     categories = train_source.categories
     if resumes and not change_config:
         runs.check_data_identity(workdir, train_source.identity)
-    evaluate.check_categories(eval_source.categories, categories.to_coco())
+    same_classes(eval_source.categories, categories, "the evaluation and the training data")
     allowed_masks = mask_classes.mask_labels(data.mask_split, categories)
     say(f"{len(train_source)} training images\n{pipeline.class_table(train_source, allowed_masks)}")
     groups = evaluate.trained_groups(train_source, config)

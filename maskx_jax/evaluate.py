@@ -266,21 +266,6 @@ def mask_groups(categories: Categories, allowed: np.ndarray) -> dict[str, list[i
     return groups if groups["A"] and groups["B"] else {}
 
 
-def check_categories(found: Categories, trained: list[dict[str, Any]]) -> None:
-    """Check that a dataset has the classes that a model was trained on.
-
-    Raises:
-      ValueError: names or their order differ.
-    """
-    names = tuple(category["name"] for category in trained)
-    if found.names != names:
-        only = sorted(set(found.names) ^ set(names))
-        raise ValueError(
-            f"the dataset has {len(found)} classes, the checkpoint {len(names)}; found in only one of them or in "
-            f"another order: {only[:10]}"
-        )
-
-
 def flatten(metrics: Mapping[str, Any]) -> dict[str, float | None]:
     """Return the numbers of `coco_metrics.evaluate` under names such as "segm/A/AP", without those per class."""
     flat = {

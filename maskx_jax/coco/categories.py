@@ -3,11 +3,12 @@
 import collections
 import dataclasses
 import difflib
+import itertools
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-# Category ids of COCO's 80 classes among the 90 that torchvision's predictors have rows for.
+# Category id by name of COCO's 80 classes, in label order; the ids reach 90.
 COCO_IDS = {
     name: category_id
     for category_id, name in (
@@ -85,3 +86,28 @@ class Categories:
                 close = difflib.get_close_matches(name, self.names, n=1, cutoff=0.0)
                 raise ValueError(f"unknown category name {name!r}; the nearest of {len(self)} known names is {close}")
         return [label_of_name[name] for name in names]
+
+
+def same_classes(found: Categories, expected: Categories, what: str) -> None:
+    """Check that two places name the same classes in the same order; their ids may differ.
+
+    Args:
+      found: the classes of one place.
+      expected: those of the other.
+      what: both places in this order, such as "the dataset and the checkpoint".
+
+    Raises:
+      ValueError: they differ; the message names both sides and the first label that differs.
+    """
+    if found.names == expected.names:
+        return
+    pairs = itertools.zip_longest(found.names, expected.names)
+    label, (one, other) = next((i, pair) for i, pair in enumerate(pairs, start=1) if pair[0] != pair[1])
+    raise ValueError(
+        f"{what} differ in their classes: {len(found)} and {len(expected)}; the first difference is label {label}: "
+        f"{_quoted(one)} and {_quoted(other)}"
+    )
+
+
+def _quoted(name: str | None) -> str:
+    return "no class" if name is None else repr(name)

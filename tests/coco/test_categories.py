@@ -1,7 +1,9 @@
+import pathlib
+
 import numpy as np
 import pytest
 
-from maskx_jax.coco.categories import Categories
+from maskx_jax.coco.categories import COCO_IDS, VOC_NAMES, Categories, same_classes
 
 COCO = [
     {"id": 90, "name": "toothbrush", "supercategory": "indoor"},
@@ -61,3 +63,29 @@ def test_repeated_or_missing_entries_are_an_error(ids, names, message):
 
 def test_equal_categories_are_equal_and_hashable():
     assert len({Categories.from_coco(COCO), Categories.from_coco(COCO[::-1])}) == 1
+
+
+def test_cocos_ids_and_names_are_those_of_its_files():
+    lines = (pathlib.Path(__file__).parent / "coco_categories.txt").read_text().splitlines()
+    assert [f"{category_id} {name}" for name, category_id in COCO_IDS.items()] == lines
+    assert set(VOC_NAMES) < set(COCO_IDS) and len(VOC_NAMES) == 20
+
+
+def test_the_same_classes_may_have_other_ids():
+    same_classes(Categories((1, 2), ("cat", "dog")), Categories((17, 18), ("cat", "dog")), "the splits")
+
+
+@pytest.mark.parametrize(
+    ("names", "difference"),
+    [
+        (("cat", "bird", "cow"), "3 and 3; the first difference is label 2: 'bird' and 'dog'"),
+        (("cat", "cow", "dog"), "3 and 3; the first difference is label 2: 'cow' and 'dog'"),
+        (("cat", "dog"), "2 and 3; the first difference is label 3: no class and 'cow'"),
+        (("cat", "dog", "cow", "emu"), "4 and 3; the first difference is label 4: 'emu' and no class"),
+    ],
+)
+def test_other_classes_are_refused_by_the_first_that_differs(names, difference):
+    found = Categories(tuple(range(len(names))), names)
+    expected = Categories((1, 2, 3), ("cat", "dog", "cow"))
+    with pytest.raises(ValueError, match=f"^the dataset and the checkpoint differ in their classes: {difference}$"):
+        same_classes(found, expected, "the dataset and the checkpoint")
