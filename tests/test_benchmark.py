@@ -10,13 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks import __main__ as benchmark
+from benchmarks import cases, checks, gpu_day, host, measuring, models, nms_forms, ours, roi_align_forms, trace
 from configs import mask_rcnn, maskx_rcnn
 from maskx_jax.models.rcnn import detector as rcnn
 from maskx_jax.ops.nms import nms
 from maskx_jax.ops.roi_align import roi_align
 from tests.golden.model_inputs import make_parameter, parameter_shapes
-from tools.benchmark import __main__ as benchmark
-from tools.benchmark import cases, checks, gpu_day, host, measuring, models, nms_forms, ours, roi_align_forms, trace
 
 
 def test_case_names_tell_them_apart():
@@ -174,7 +174,7 @@ def test_a_process_that_takes_too_long_is_killed():
 
 
 SERVE = """
-from tools.benchmark.worker import serve
+from benchmarks.worker import serve
 def build(fields):
     if fields["kind"] == "product":
         raise ValueError("no such thing\\nas this")
@@ -392,14 +392,14 @@ MISSING = (
 
 def test_a_day_needs_no_more_than_jax_and_flax():
     block = "import sys; sys.modules.update(dict.fromkeys(sys.argv[1:]))"
-    code = f"{block}; import tools.benchmark.__main__, tools.benchmark.ours"
+    code = f"{block}; import benchmarks.__main__, benchmarks.ours"
     subprocess.run([sys.executable, "-c", code, *MISSING], check=True)
 
 
 @pytest.mark.long
 @pytest.mark.slow
 def test_a_rehearsal_on_a_cpu_measures_everything(tmp_path):
-    command = [sys.executable, "-m", "tools.benchmark", "gpu-day", "--rehearse", f"--output={tmp_path}", "--budget=30"]
+    command = [sys.executable, "-m", "benchmarks", "gpu-day", "--rehearse", f"--output={tmp_path}", "--budget=30"]
     subprocess.run(command, check=True)
     results = {step.name: json.loads((tmp_path / f"{step.name}.json").read_text()) for step in gpu_day.plan(True)}
     assert "error" not in json.dumps(results) and "skipped" not in json.dumps(results)

@@ -11,8 +11,10 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 import maskx_jax
+from benchmarks.measure_devices import collectives
 from configs import mask_rcnn
 from maskx_jax import errors, evaluate
+from maskx_jax.cli import export_weights, import_weights
 from maskx_jax.data.sources import open_source
 from maskx_jax.distributed.mesh import make_mesh, replicated
 from maskx_jax.models.rcnn import detector as rcnn
@@ -21,8 +23,7 @@ from maskx_jax.runs.workdir import write_config
 from maskx_jax.training.steps import make_detect_step
 from maskx_jax.weights.export import describe, to_torchvision
 from tests.models.build import numpy_variables
-from tools import export_weights, import_weights, launch
-from tools.measure_devices import collectives
+from tools import launch
 
 NUM_CLASSES = 6
 

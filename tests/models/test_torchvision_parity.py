@@ -1,4 +1,4 @@
-"""The whole model against torchvision's, with the same parameters: `tools/goldens_of_model.py` made the outputs."""
+"""The whole model against torchvision's, with the same parameters: `tests/golden/make_model.py` made the outputs."""
 
 import functools
 import pathlib

@@ -1,4 +1,4 @@
-"""Our ops against what torchvision returned for the same inputs (`python -m tools.make_goldens ops`)."""
+"""Our ops against what torchvision returned for the same inputs (`python -m tests.golden.make ops`)."""
 
 import functools
 import pathlib

@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import cases
 from tests.golden.model_inputs import make_parameters
-from tools.benchmark import cases
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+ROOT = pathlib.Path(__file__).resolve().parents[1]
 COLUMNS = (
     *("case", "ours, ms", "peer, ms", "ratio", "images/s", "its images/s", "compiled in, s", "program, MiB"),
     *("peak, MiB", "its peak, MiB", "GFLOP/s", "GB/s"),
@@ -106,10 +106,10 @@ class Workers:
             self._environment["JAX_COMPILATION_CACHE_DIR"] = cache
         else:
             self._environment["JAX_ENABLE_COMPILATION_CACHE"] = "false"
-        ours = [sys.executable, "-m", "tools.benchmark.ours", folder]
+        ours = [sys.executable, "-m", "benchmarks.ours", folder]
         self._commands = {"ours": ours, "peer": ours}
         if peer_python:
-            self._commands["torchvision"] = [peer_python, "-m", "tools.benchmark.torchvision_peer", folder]
+            self._commands["torchvision"] = [peer_python, "-m", "benchmarks.torchvision_peer", folder]
         self._workers: dict[str, Worker] = {}
 
     def __enter__(self) -> "Workers":

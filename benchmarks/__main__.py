@@ -1,7 +1,7 @@
 """Time this project beside its peers, and write one Markdown table: torchvision, where its environment is given.
 
-    python -m tools.benchmark --suite=ops --suite=detect --suite=train --peer_python=ENVIRONMENT/bin/python
-    python -m tools.benchmark gpu-day --output=FOLDER
+    python -m benchmarks --suite=ops --suite=detect --suite=train --peer_python=ENVIRONMENT/bin/python
+    python -m benchmarks gpu-day --output=FOLDER
 
 Suites: ceilings (a product of matrices and a copy: what the machine can do), ops, detect, train, stages (parts of
 detection and of a train step), host (batches from files; scores, beside pycocotools). Mask^X R-CNN is timed beside our
@@ -9,7 +9,7 @@ own Mask R-CNN. Both sides get the same parameters, images, boxes and number of 
 case in processes of its own. Peak memory is a process's resident memory beyond its imports during the repetitions, or
 the allocator's peak on a GPU.
 
-`gpu-day` is for a GPU that is at hand for minutes: see `tools.benchmark.gpu_day`.
+`gpu-day` is for a GPU that is at hand for minutes: see `benchmarks.gpu_day`.
 """
 
 import os
@@ -17,15 +17,15 @@ import pathlib
 import sys
 import tempfile
 
+from benchmarks import cases, gpu_day, measuring
 from maskx_jax import errors
-from tools.benchmark import cases, gpu_day, measuring
 
 
 def main() -> None:
     """Time what the arguments say."""
     if sys.argv[1:2] == ["gpu-day"]:
         return gpu_day.main(sys.argv[2:])
-    parser = errors.ArgumentParser(prog="python -m tools.benchmark", description=(__doc__ or "").split("\n")[0])
+    parser = errors.ArgumentParser(prog="python -m benchmarks", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--suite", action="append", choices=sorted(cases.SUITES), help="may be given several times")
     parser.add_argument("--only", default="", help="cases with this in their name")
     parser.add_argument("--peer_python", default="", help="Python of an environment with torch and torchvision")

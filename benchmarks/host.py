@@ -1,6 +1,6 @@
 """What runs on the host: examples from JPEG files, and the scores of a whole evaluation.
 
-    python -m tools.benchmark.host
+    python -m benchmarks.host
 
 prints the CPU seconds of the results entries and of the picture of one image of 12 megapixels with 100 masks.
 """

@@ -1,6 +1,6 @@
 """Measure what more devices cost and save: memory a device and communication of the compiled train step.
 
-    python -m tools.measure_devices --devices=1,8,64 --canvas=512x512
+    python -m benchmarks.measure_devices --devices=1,8,64 --canvas=512x512
 
 It writes a Markdown table: the state replicated or split ("fsdp"), the backbone's blocks kept or recomputed. Mask^X
 R-CNN with the paper's MLP branch (157 million weights) and the frozen layers of its config, one image a device. The
@@ -42,7 +42,9 @@ _COLUMNS = ("devices", "state", "remat", "arguments", "temporaries", "outputs", 
 
 def main() -> None:
     """Measure what the arguments say."""
-    parser = errors.ArgumentParser(prog="python -m tools.measure_devices", description=(__doc__ or "").split("\n")[0])
+    parser = errors.ArgumentParser(
+        prog="python -m benchmarks.measure_devices", description=(__doc__ or "").split("\n")[0]
+    )
     parser.add_argument("--devices", default="1,8,64", help="numbers of devices")
     parser.add_argument("--state", default=",".join(STATE_SHARDINGS), help="values of config.train.state_sharding")
     parser.add_argument("--remat", default="no,yes", help="whether to recompute the backbone's blocks")

@@ -1,4 +1,4 @@
-"""torchvision's side: `python -m tools.benchmark.torchvision_peer FOLDER`, in an environment of its own."""
+"""torchvision's side: `python -m benchmarks.torchvision_peer FOLDER`, in an environment of its own."""
 
 import contextlib
 import pathlib
@@ -16,8 +16,8 @@ from torchvision.models.detection.rpn import concat_box_prediction_layers
 from torchvision.ops import MultiScaleRoIAlign, batched_nms
 from torchvision.ops.misc import FrozenBatchNorm2d
 
-from tools.benchmark import cases
-from tools.benchmark.worker import Call, serve
+from benchmarks import cases
+from benchmarks.worker import Call, serve
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 

@@ -1,9 +1,9 @@
 """Everything to be learned from a GPU that is at hand for minutes, in order of worth, within a budget of time.
 
-    python -m tools.benchmark gpu-day --output=FOLDER
+    python -m benchmarks gpu-day --output=FOLDER
 
 Needs jax, flax, optax and jaxtyping; torch and torchvision for the peer, in the same Python or in --peer_python; what
-tools/benchmark/wheels.sh gathers for train.py and for pasting masks. No network, no TensorFlow. Every step has a time
+benchmarks/wheels.sh gathers for train.py and for pasting masks. No network, no TensorFlow. Every step has a time
 limit, and writes FOLDER/STEP.json after each of its cases and FOLDER/gpu_day.md, so that what was measured survives
 whatever ends the run. What fails is written in its place, and the next step goes on.
 """
@@ -21,11 +21,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 
+from benchmarks import cases, measuring
+from benchmarks.cases import Case
+from benchmarks.measuring import Record
 from maskx_jax import errors
 from tests.compilation import QUICKLY
-from tools.benchmark import cases, measuring
-from tools.benchmark.cases import Case
-from tools.benchmark.measuring import Record
 
 _MINUTES = 12.0
 # A run of train.py that is asked to leave saves first.
@@ -121,7 +121,7 @@ def main(arguments: list[str]) -> None:
       ValueError: a step is unknown, or the budget is no positive number.
       RuntimeError: there is no accelerator, and it is no rehearsal.
     """
-    parser = errors.ArgumentParser(prog="python -m tools.benchmark gpu-day", description=(__doc__ or "").split("\n")[0])
+    parser = errors.ArgumentParser(prog="python -m benchmarks gpu-day", description=(__doc__ or "").split("\n")[0])
     parser.add_argument(
         "--output", type=pathlib.Path, default=pathlib.Path("runs/gpu_day"), help="folder of the results"
     )
@@ -235,7 +235,7 @@ def train_on_shapes(deadline: float, rehearse: bool, environment: Mapping[str, s
     if process.returncode not in (0, 75):
         last = written[-1] if written else f"exit code {process.returncode}"
         if "No module named" in last:
-            record["skipped"] = f"{last}; tools/benchmark/wheels.sh gathers what train.py needs"
+            record["skipped"] = f"{last}; benchmarks/wheels.sh gathers what train.py needs"
         else:
             record["error"] = last
     trained = [line for line in lines if "train/total" in line]

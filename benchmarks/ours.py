@@ -1,4 +1,4 @@
-"""Our side: `python -m tools.benchmark.ours FOLDER`."""
+"""Our side: `python -m benchmarks.ours FOLDER`."""
 
 import pathlib
 import sys
@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from benchmarks import cases, checks, models, nms_forms, roi_align_forms, trace
+from benchmarks.worker import Call, serve
 from maskx_jax.distributed.mesh import make_mesh
 from maskx_jax.models.build import initialize
 from maskx_jax.models.rcnn import detector as rcnn
@@ -18,8 +20,6 @@ from maskx_jax.structures import STORED_MASK_SIDE, Batch, GroundTruth, PyTree
 from maskx_jax.training.optimizer import make_optimizer, merge_params, split_params
 from maskx_jax.training.steps import make_detect_step, make_state, make_train_step
 from maskx_jax.weights.pretrained import open_weights, take_over
-from tools.benchmark import cases, checks, models, nms_forms, roi_align_forms, trace
-from tools.benchmark.worker import Call, serve
 
 _TRACED_STEPS = 3
 
@@ -295,7 +295,7 @@ def _copy(arrays: Mapping[str, np.ndarray], case: cases.Case) -> tuple[Call, dic
 
 
 def _input(arrays: Mapping[str, np.ndarray], case: cases.Case) -> tuple[Call, dict[str, Any]]:
-    from tools.benchmark import host
+    from benchmarks import host
 
     del arrays
     batches = host.training_batches(case.batch)
@@ -303,7 +303,7 @@ def _input(arrays: Mapping[str, np.ndarray], case: cases.Case) -> tuple[Call, di
 
 
 def _scores(arrays: Mapping[str, np.ndarray], case: cases.Case) -> tuple[Call, dict[str, Any]]:
-    from tools.benchmark import host
+    from benchmarks import host
 
     del arrays
     ground_truth, results = host.evaluation(case.size)

@@ -1,12 +1,12 @@
-"""Write the files of tests/golden: `python -m tools.make_goldens model`, where torch and torchvision are installed."""
+"""Write the files of tests/golden: `python -m tests.golden.make model`, where torch and torchvision are installed."""
 
 import pathlib
 
 from maskx_jax import errors
-from tools.goldens_of_model import make_model_goldens
-from tools.goldens_of_ops import make_op_goldens
+from tests.golden.make_model import make_model_goldens
+from tests.golden.make_ops import make_op_goldens
 
-FOLDER = pathlib.Path(__file__).resolve().parents[1] / "tests/golden"
+FOLDER = pathlib.Path(__file__).resolve().parent
 MAKERS = {
     "model": make_model_goldens,
     "ops": make_op_goldens,

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
+from benchmarks import cases, models, nms_forms, roi_align_forms
 from maskx_jax.models.build import initialize
 from maskx_jax.models.rcnn import detector as rcnn
 from maskx_jax.structures import Batch, Detections, PyTree
-from tools.benchmark import cases, models, nms_forms, roi_align_forms
 
 # Sums of float32 in another order differ by some 1e-6 in an operation, and by more after a network of them.
 _OPERATION, _MODEL = 1e-5, 1e-3

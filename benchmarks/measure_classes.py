@@ -1,6 +1,6 @@
 """Measure what more classes cost: compiled memory and time of the train and the detect step.
 
-    python -m tools.measure_classes --classes=80,3001 --size=512 --batch=1
+    python -m benchmarks.measure_classes --classes=80,3001 --size=512 --batch=1
 
 It writes a Markdown table, with the bytes that the predictor's rows alone explain. Mask^X R-CNN (T of two layers, light
 MLP branch) on a random image; nothing is loaded or learned.
@@ -30,7 +30,9 @@ _COPIES_IN_TRAINING = 2
 
 def main() -> None:
     """Measure what the arguments say."""
-    parser = errors.ArgumentParser(prog="python -m tools.measure_classes", description=(__doc__ or "").split("\n")[0])
+    parser = errors.ArgumentParser(
+        prog="python -m benchmarks.measure_classes", description=(__doc__ or "").split("\n")[0]
+    )
     parser.add_argument("--classes", default="80,3001", help="numbers of classes, without background")
     parser.add_argument("--backbone", default="r50", choices=("r50", "tiny"))
     parser.add_argument("--size", type=int, default=512, help="side of the square canvas")

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Gather what `gpu-day` needs beside jax, flax, optax, torch and torchvision, for a machine without a network: 13 MB.
 #
-#     tools/benchmark/wheels.sh FOLDER [PYTHON_VERSION]
+#     benchmarks/wheels.sh FOLDER [PYTHON_VERSION]
 #
 # There:
 #

@@ -1,1 +1,0 @@
-"""Benchmarks beside a peer; see `python -m tools.benchmark --help` and docs/performance.md."""
