@@ -1,7 +1,7 @@
 """Evaluate a trained model, or score a stored results file.
 
     python eval.py --workdir=RUN
-    python eval.py --results=results.json --annotations=instances_val2017.json --mask_split=voc
+    python eval.py --results=results.json --annotations=instances_val2017.json --mask_classes=voc
 
 The first restores the latest checkpoint of a run and its config, detects over the evaluation split, and writes
 results.json (COCO format, boxes and masks), metrics.json, table.txt and pictures into RUN/evaluation/<step>. The second
@@ -43,7 +43,7 @@ _COMPARE = flags.DEFINE_multi_string(
 )
 _RESULTS = flags.DEFINE_string("results", None, "Stored COCO results to score instead of running a model.")
 _ANNOTATIONS = flags.DEFINE_string("annotations", None, "COCO annotations to score --results against.")
-_MASK_SPLIT = flags.DEFINE_string("mask_split", "all", "With --results: the split that says which classes are A.")
+_MASK_CLASSES = flags.DEFINE_string("mask_classes", "all", "With --results: the classes of A, such as voc.")
 _MAX_DETECTIONS = flags.DEFINE_integer(
     "max_detections", None, "With --results: detections an image that count; by default 100, or 300 of LVIS."
 )
@@ -62,7 +62,7 @@ def main(_: list[str]) -> None:
         metrics = score_file(
             _RESULTS.value,
             _ANNOTATIONS.value,
-            _MASK_SPLIT.value,
+            _MASK_CLASSES.value,
             boundary=_BOUNDARY.value,
             backend=_BACKEND.value,
             max_detections=_MAX_DETECTIONS.value,

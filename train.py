@@ -1,6 +1,6 @@
 """Train a detector.
 
-    python train.py --config=configs/maskx_rcnn.py:split=voc,schedule=1x --config.data.directory=DIR --workdir=RUN
+    python train.py --config=configs/maskx_rcnn.py:masks=voc,schedule=1x --config.data.directory=DIR --workdir=RUN
 
 Starting and resuming are the same command: a run continues from the latest checkpoint in its work directory, if there
 is one. The work directory holds checkpoints, config.json, environment.json, metrics.jsonl, TensorBoard logs and the
@@ -132,7 +132,7 @@ def _train(config: ConfigDict, workdir: str, change_config: bool, restart: bool,
     if resumes and not change_config:
         runs.check_data_identity(workdir, train_source.identity)
     same_classes(eval_source.categories, categories, "the evaluation and the training data")
-    allowed_masks = mask_classes.mask_labels(data.mask_split, categories)
+    allowed_masks = mask_classes.mask_labels(data.mask_classes, categories)
     say(f"{len(train_source)} training images\n{pipeline.class_table(train_source, allowed_masks)}")
     groups = evaluate.trained_groups(train_source, config)
     best_metric = None

@@ -139,7 +139,7 @@ def get_config() -> ConfigDict:
             "train_split": "train",
             "eval_split": "val",
             # Which classes keep their masks in training: see `maskx_jax.coco.mask_classes.mask_labels`.
-            "mask_split": "all",
+            "mask_classes": "all",
             # Fields of `maskx_jax.data.transforms.Transform`. Evaluation uses the largest short side.
             "transform": {
                 "canvas": (800, 1344),
@@ -224,9 +224,9 @@ def get_config() -> ConfigDict:
     config.evaluation = ConfigDict(
         {
             "batch_size": 16,
-            # The split whose A and B are scored apart, where it is not data.mask_split: a model that learned all masks
-            # is compared on the classes that others learned without.
-            "split": "",
+            # The classes of A, scored apart from the others (B), where they are not data.mask_classes: a model that
+            # learned all masks is compared on the classes that others learned without.
+            "mask_classes": "",
             "mask_threshold": 0.5,
             # How a mask is put into the image: "continuous" or "integer", explained at
             # `maskx_jax.evaluation.paste_masks.paste_mask`; the convention that the weights' own evaluation used.

@@ -3,7 +3,7 @@
     python train.py --config=configs/mask_rcnn.py:backbone=r50,schedule=1x --config.data.directory=DIR --workdir=RUN
 
 Variants: predictor (class_specific, class_agnostic, none), backbone (r50, r101, tiny), batch (1, 2, 4, ... 128),
-data (prepared, shapes), schedule (1x, 2x), jitter (none, short_sides), split (all, voc, nonvoc, annotated),
+data (prepared, shapes), schedule (1x, 2x), jitter (none, short_sides), masks (all, voc, nonvoc, annotated),
 start (weights, scratch), dtype (float32, bfloat16).
 """
 
@@ -30,7 +30,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
             "data": variants.DATA,
             "schedule": variants.SCHEDULE,
             "jitter": variants.JITTER,
-            "split": variants.SPLIT,
+            "masks": variants.MASKS,
             "predictor": {name: predictor(name) for name in ("class_specific", "class_agnostic", "none")},
             "start": variants.START,
             "dtype": variants.DTYPE,

@@ -1,14 +1,14 @@
 """Mask^X R-CNN (Hu et al., "Learning to Segment Every Thing", CVPR 2018): all classes have boxes, some have masks.
 
-    python train.py --config=configs/maskx_rcnn.py:split=voc,schedule=1x --config.data.directory=DIR --workdir=RUN
+    python train.py --config=configs/maskx_rcnn.py:masks=voc,schedule=1x --config.data.directory=DIR --workdir=RUN
 
 The defaults are the paper's best system: T takes the class and box weights through two layers with LeakyReLU and a
 stopped gradient, the MLP branch is fused, training is end to end. The paper reports 23.7 mask AP on the 60 classes
-without masks for R-50-FPN (split=voc; not verified by a run here).
+without masks for R-50-FPN (masks=voc; not verified by a run here).
 
 Variants: mlp (paper, light, none), training (end_to_end, stage_wise), backbone (r50, r101, tiny),
 batch (1, 2, 4, ... 128), data (prepared, shapes), schedule (1x, 2x), jitter (none, short_sides),
-split (voc, nonvoc, all, annotated), start (weights, scratch), dtype (float32, bfloat16). The fields of T are set as
+masks (voc, nonvoc, all, annotated), start (weights, scratch), dtype (float32, bfloat16). The fields of T are set as
 --config.model.weight_transfer.input=cls and so on.
 """
 
@@ -22,7 +22,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
     config = base.get_config()
     config.model.mask_predictor = "transfer"
     config.model.mask_head.mlp = "paper"
-    config.data.mask_split = "voc"
+    config.data.mask_classes = "voc"
     # What the method is for: masks of classes that had none.
     config.train.best_metric = ("segm/B/AP", "segm/all/AP", "bbox/all/AP")
 
@@ -46,7 +46,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
             "data": variants.DATA,
             "schedule": variants.SCHEDULE,
             "jitter": variants.JITTER,
-            "split": variants.SPLIT,
+            "masks": variants.MASKS,
             "mlp": {name: mlp(name) for name in ("paper", "light", "none")},
             "training": {"end_to_end": lambda config: None, "stage_wise": stage_wise},
             "start": variants.START,

@@ -1,13 +1,13 @@
 """The experiments of "Learning to Segment Every Thing" (Hu et al., CVPR 2018), and some beyond, row by row.
 
-    python train.py --config=configs/paper.py:row=2/r50_maskx,split=voc --config.data.directory=DATA \\
+    python train.py --config=configs/paper.py:row=2/r50_maskx,masks=voc --config.data.directory=DATA \\
         --config.initialize.path=R-50.pkl --workdir=RUN
-    python -m tools.sweep --table=1a --split=voc --output=SWEEP -- --config.data.directory=DATA
+    python -m tools.sweep --table=1a --masks=voc --output=SWEEP -- --config.data.directory=DATA
 
 A row is `table/name`; `ROWS` lists them with the paper's mask AP on B, recalled rather than verified, and no row has
 been run on the whole of COCO here. The paper trained on COCO 2014 trainval35k with 8 GPUs and 16 images a step.
 
-Variants: row; split (voc, nonvoc: which classes have masks); size (full, tiny: the small network, synthetic images).
+Variants: row; masks (voc, nonvoc: which classes have masks); size (full, tiny: the small network, synthetic images).
 Stage-wise rows (tables 1a to 1c, fig3 and beyond) train the mask branch on a frozen detector: config.initialize.path is
 a run of the row `detector`. The row with GloVe vectors needs config.embedding.path.
 """
@@ -35,7 +35,7 @@ class Row:
       mask_head: fields of the mask head.
       deep: an 11-convolution residual mask head.
       backbone: "r50" or "r101"; the tiny size has one of its own.
-      paper: the paper's mask AP on B by split.
+      paper: the paper's mask AP on B by the choice of A.
     """
 
     predictor: str = "transfer"
@@ -94,7 +94,7 @@ ROWS: dict[str, Row] = {
     "2/r101_class_agnostic": _end_to_end("class_agnostic", 18.5, 24.7, "r101"),
     "2/r101_maskx": _end_to_end("transfer", 23.8, 29.5, "r101", mlp=True),
     "2/r101_oracle": _end_to_end("class_specific", 34.4, 39.1, "r101"),
-    # AP on B as A grows: with --split="random(1,20)" --split="random(1,30)"... of tools.sweep.
+    # AP on B as A grows: with --masks="random(1,20)" --masks="random(1,30)"... of tools.sweep.
     "fig3/class_agnostic": _AGNOSTIC,
     "fig3/transfer": _TRANSFER,
     # Beyond the paper.
@@ -127,8 +127,8 @@ def same_experiment(row: str, size: str) -> str:
 def get_config(argument: str | None = None) -> ConfigDict:
     """Return the config of a row."""
     config = base.get_config()
-    config.data.mask_split = "voc"
-    config.evaluation.split = "voc"
+    config.data.mask_classes = "voc"
+    config.evaluation.mask_classes = "voc"
     config.train.best_metric = ("segm/B/AP", "segm/all/AP", "bbox/all/AP")
 
     def detector(config: ConfigDict) -> None:
@@ -136,9 +136,9 @@ def get_config(argument: str | None = None) -> ConfigDict:
 
     rows = {name: _change(row) for name, row in ROWS.items()} | {DETECTOR: detector}
     sizes = {"full": lambda config: None, "tiny": tiny}
-    split = {name: _split(name) for name in ("voc", "nonvoc")}
-    # A split is set before a row, because the oracle's masks are those of all classes.
-    return base.apply_variants(config, argument, {"size": sizes, "split": split, "row": rows})
+    masks = {name: _masks(name) for name in ("voc", "nonvoc")}
+    # The classes with masks are set before a row, because the oracle's masks are those of all classes.
+    return base.apply_variants(config, argument, {"size": sizes, "masks": masks, "row": rows})
 
 
 def tiny(config: ConfigDict) -> None:
@@ -146,15 +146,15 @@ def tiny(config: ConfigDict) -> None:
     variants.tiny(config)
     variants.shapes(config)
     config.data.shapes.update(num_hues=10, num_textures=6, num_train=4000, num_eval=200)
-    config.data.mask_split = config.evaluation.split = "random(1,50)"
+    config.data.mask_classes = config.evaluation.mask_classes = "random(1,50)"
     config.train.update(num_steps=1600, eval_every=1600, checkpoint_every=400)
     # A category there is a colour and a texture: box regression knows neither.
     config.model.weight_transfer.input = "cls"
 
 
-def _split(name: str) -> variants.Change:
+def _masks(name: str) -> variants.Change:
     def change(config: ConfigDict) -> None:
-        config.data.mask_split = config.evaluation.split = name
+        config.data.mask_classes = config.evaluation.mask_classes = name
 
     return change
 
@@ -174,7 +174,7 @@ def _change(row: Row) -> variants.Change:
         if row.deep:
             model.mask_head.update(body="residual", num_convs=11)
         if row.predictor == "class_specific":
-            config.data.mask_split = "all"
+            config.data.mask_classes = "all"
         if row.stage_wise:
             config.optimizer.frozen = ("(backbone|fpn|rpn|box_head)/.*",)
             config.initialize.new = ("(mask_head|mask_weights)/.*",)

@@ -106,12 +106,12 @@ JITTER = {"none": lambda config: None, "short_sides": short_sides}
 DATA = {"prepared": lambda config: None, "shapes": shapes}
 
 
-def _mask_split(name: str) -> Change:
+def _mask_classes(name: str) -> Change:
     def change(config: ConfigDict) -> None:
-        config.data.mask_split = name
+        config.data.mask_classes = name
 
     return change
 
 
-# Any other split is set with --config.data.mask_split.
-SPLIT = {name: _mask_split(name) for name in ("all", "voc", "nonvoc", "annotated")}
+# Any other choice is set with --config.data.mask_classes.
+MASKS = {name: _mask_classes(name) for name in ("all", "voc", "nonvoc", "annotated")}

@@ -138,7 +138,7 @@ def score(
 def score_file(
     results_path: str | pathlib.Path,
     annotations_path: str | pathlib.Path,
-    mask_split: str = "all",
+    with_masks: str = "all",
     *,
     boundary: bool = False,
     backend: str = "hotcoco",
@@ -149,7 +149,7 @@ def score_file(
     Args:
       results_path: boxes, masks or both; what one entry has, all need.
       annotations_path: COCO instances, or LVIS'.
-      mask_split: says which classes are A; see `mask_classes.mask_labels`.
+      with_masks: the classes of A; see `mask_classes.mask_labels`.
       boundary: score the borders of masks too.
       backend: see `coco_metrics.evaluate`.
       max_detections: see `coco_metrics.evaluate`.
@@ -169,7 +169,7 @@ def score_file(
     categories = Categories.from_coco(
         [{**category, "id": coco_checks.as_id(category["id"])} for category in ground_truth["categories"]]
     )
-    groups = mask_groups(categories, mask_classes.mask_labels(mask_split, categories))
+    groups = mask_groups(categories, mask_classes.mask_labels(with_masks, categories))
     if boundary and "segm" in kinds:
         kinds = (*kinds, "boundary")
     try:
@@ -217,22 +217,22 @@ def _kinds(config: ConfigDict) -> tuple[str, ...]:
 
 
 def scored_groups(categories: Categories, config: ConfigDict) -> dict[str, list[int]]:
-    """Return the category ids of A and B as the config's split says, where both exist."""
+    """Return the category ids of A and B as the config says, where both exist."""
     return mask_groups(
-        categories, mask_classes.mask_labels(config.evaluation.split or config.data.mask_split, categories)
+        categories, mask_classes.mask_labels(config.evaluation.mask_classes or config.data.mask_classes, categories)
     )
 
 
 def trained_groups(source: Source, config: ConfigDict) -> dict[str, list[int]]:
     """Return the category ids of A, B and mixed as a training set has them, where there is more than one of these.
 
-    Where the split names classes, they are those of `scored_groups`. With "annotated" the index decides: all boxes of
+    Where the config names classes, they are those of `scored_groups`. With "annotated" the index decides: all boxes of
     a class in A have a mask, none of one in B, some of a mixed one. Mixed classes are a group of their own: they count
     neither for A nor for B.
     """
-    if (config.evaluation.split or config.data.mask_split) != "annotated":
+    if (config.evaluation.mask_classes or config.data.mask_classes) != "annotated":
         return scored_groups(source.categories, config)
-    role_of_label = roles.class_roles(source, mask_classes.mask_labels(config.data.mask_split, source.categories))[1:]
+    role_of_label = roles.class_roles(source, mask_classes.mask_labels(config.data.mask_classes, source.categories))[1:]
     # No array of ids: they may have more than 64 bits.
     members = list(zip(source.categories.ids, role_of_label.tolist(), strict=True))
     groups = {group: [i for i, role in members if role == group] for group in ("A", "B", "mixed")}

@@ -139,7 +139,7 @@ def test_detections_are_written_before_they_are_scored(tmp_path, monkeypatch):
 @pytest.mark.parametrize("groups", [None, {}, {"A": [1], "B": [2]}, {"A": [1], "B": [2], "mixed": [3, 4]}])
 def test_what_is_measured_is_known_in_advance(predictor, boundary, groups):
     source, config = Source(), small_config(8)
-    config.data.mask_split = "random(1, 2)"
+    config.data.mask_classes = "random(1, 2)"
     config.model.mask_predictor = predictor
     config.evaluation.boundary = boundary
     metrics = evaluate.flatten(evaluate.score([], source, config, groups))

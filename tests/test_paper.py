@@ -53,11 +53,11 @@ def test_rows_are_what_their_names_say():
     assert model("detector").mask_predictor == "none"
 
 
-def test_the_oracle_learns_all_masks_and_is_scored_on_the_split():
-    config = paper.get_config("row=2/r50_oracle,split=nonvoc")
-    assert (config.data.mask_split, config.evaluation.split) == ("all", "nonvoc")
-    config = paper.get_config("row=2/r50_maskx,split=nonvoc")
-    assert (config.data.mask_split, config.evaluation.split) == ("nonvoc", "nonvoc")
+def test_the_oracle_learns_all_masks_and_is_scored_on_the_classes_without():
+    config = paper.get_config("row=2/r50_oracle,masks=nonvoc")
+    assert (config.data.mask_classes, config.evaluation.mask_classes) == ("all", "nonvoc")
+    config = paper.get_config("row=2/r50_maskx,masks=nonvoc")
+    assert (config.data.mask_classes, config.evaluation.mask_classes) == ("nonvoc", "nonvoc")
 
 
 def test_r101_is_trained_with_8_images_a_step_for_twice_as_long():
@@ -98,12 +98,14 @@ def calls(output):
 
 def test_a_sweep_runs_every_row_and_seed_once_and_tells_mean_and_deviation(output, capsys):
     arguments = ["--row=1d/end_to_end_transfer", "--row=2/r50_oracle", "--seeds=0,2", f"--output={output}"]
-    assert sweep.main([*arguments, "--split=nonvoc", "--", "--config.train.num_steps=7"]) == 0
+    assert sweep.main([*arguments, "--masks=nonvoc", "--", "--config.train.num_steps=7"]) == 0
     first = calls(output)
     assert [call["config.seed"] for call in first] == ["0", "2", "0", "2"]
-    assert all(call["config.train.num_steps"] == "7" and call["config.evaluation.split"] == "nonvoc" for call in first)
+    assert all(
+        call["config.train.num_steps"] == "7" and call["config.evaluation.mask_classes"] == "nonvoc" for call in first
+    )
     # The oracle keeps all masks.
-    assert [call.get("config.data.mask_split") for call in first] == ["nonvoc", "nonvoc", None, None]
+    assert [call.get("config.data.mask_classes") for call in first] == ["nonvoc", "nonvoc", None, None]
     table = (output / "table.md").read_text()
     assert table in capsys.readouterr().out
     row = next(line for line in table.splitlines() if "end_to_end" in line)
@@ -117,7 +119,7 @@ def test_a_sweep_runs_every_row_and_seed_once_and_tells_mean_and_deviation(outpu
         ("1d/end_to_end_transfer", "2", "0.4"),
     ]
     # Given again, it runs nothing.
-    assert sweep.main([*arguments, "--split=nonvoc"]) == 0
+    assert sweep.main([*arguments, "--masks=nonvoc"]) == 0
     assert calls(output) == first
 
 

@@ -9,7 +9,7 @@ from tools import plot_sweep
 def write(path, rows):
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["row", "split", "seed", "segm/B/AP"])
+        writer.writerow(["row", "masks", "seed", "segm/B/AP"])
         writer.writerows(rows)
 
 
@@ -29,7 +29,7 @@ def test_scores_are_read_by_row_and_number_of_classes(tmp_path):
     assert cv2.imread(str(tmp_path / "plot.png")).std() > 0
 
 
-def test_a_table_without_such_splits_is_refused(tmp_path):
+def test_a_table_without_such_classes_is_refused(tmp_path):
     write(tmp_path / "a.csv", [("fig3/transfer", "voc", 0, "0.9")])
-    with pytest.raises(ValueError, match=r"no run of a split random\(trial,number\) in .*a.csv"):
+    with pytest.raises(ValueError, match=r"no run with masks random\(trial,number\) in .*a.csv"):
         plot_sweep.read([tmp_path / "a.csv"])

@@ -53,7 +53,7 @@ def test_tiny_model_learns_eight_real_images_by_heart(coco_mini, tmp_path):
     prepare(tmp_path / "data", {"train": (tmp_path / "eight.json", coco_mini / "images/train2017")})
     config = tiny_config("backbone=tiny,mlp=light")
     config.data.directory = str(tmp_path / "data")
-    config.data.mask_split = "voc"
+    config.data.mask_classes = "voc"
     config.data.eval_split = "train"
     config.data.transform.flip_probability = 0.0
     config.train.update(num_steps=400, eval_every=400, checkpoint_every=400, log_every=50, best_metric=("segm/A/AP",))
@@ -65,7 +65,7 @@ def test_tiny_model_learns_eight_real_images_by_heart(coco_mini, tmp_path):
 
 def row_config(row, data):
     """Return the config of a row of the paper at the small size, for two steps on prepared COCO images."""
-    config = paper.get_config(f"row={row},size=tiny,split=voc")
+    config = paper.get_config(f"row={row},size=tiny,masks=voc")
     config.data.source, config.data.directory = "prepared", str(data)
     config.train.update(num_steps=2, eval_every=0, log_every=1, checkpoint_every=2)
     return config

@@ -30,7 +30,7 @@ from tests.processes import ENVIRONMENT, ROOT
 
 def small_config(**train_fields):
     config = tiny_config()
-    config.data.mask_split = "random(1,4)"
+    config.data.mask_classes = "random(1,4)"
     config.data.shapes.update(num_train=16, num_eval=10, num_hues=3, num_textures=2)
     config.data.loader = "threads"
     config.train.update(num_steps=4, log_every=2, eval_every=0, checkpoint_every=2)
@@ -52,7 +52,7 @@ def run(tmp_path_factory):
 @pytest.mark.slow
 def test_run_leaves_config_environment_losses_and_metrics(run):
     workdir, metrics = run
-    assert json.loads((workdir / "config.json").read_text())["data"]["mask_split"] == "random(1,4)"
+    assert json.loads((workdir / "config.json").read_text())["data"]["mask_classes"] == "random(1,4)"
     assert json.loads((workdir / "environment.json").read_text())["packages"]["jax"] == jax.__version__
     lines = read_metrics(workdir)
     assert [line["step"] for line in lines] == [2, 4, 4]
@@ -256,7 +256,7 @@ def test_programs_run_through_their_flags_and_stored_results_score_the_same(tmp_
     done = run_program(
         "train.py",
         "--config=configs/maskx_rcnn.py:backbone=tiny,data=shapes,mlp=light",
-        "--config.data.mask_split=random(1,4)",
+        "--config.data.mask_classes=random(1,4)",
         "--config.data.shapes.num_hues=3",
         "--config.data.shapes.num_textures=2",
         "--config.data.shapes.num_eval=10",
@@ -286,7 +286,7 @@ def test_programs_run_through_their_flags_and_stored_results_score_the_same(tmp_
         "eval.py",
         f"--results={tmp_path}/scores/results.json",
         f"--annotations={tmp_path}/gt.json",
-        "--mask_split=random(1,4)",
+        "--mask_classes=random(1,4)",
         "--max_detections=20",
         "--boundary",
         f"--output={tmp_path}/again",
@@ -298,7 +298,7 @@ def test_programs_run_through_their_flags_and_stored_results_score_the_same(tmp_
 @pytest.mark.slow
 def test_two_images_are_learned_by_heart(tmp_path):
     config = small_config(num_steps=200, eval_every=200, log_every=50, checkpoint_every=200)
-    config.data.mask_split = "all"
+    config.data.mask_classes = "all"
     config.data.transform.flip_probability = 0.0
     config.data.shapes.update(num_train=2, num_eval=2, crowd_fraction=0.0, empty_fraction=0.0)
     config.optimizer.learning_rate = 2e-3
@@ -324,9 +324,9 @@ def test_a_misspelt_config_key_is_refused_with_a_suggestion():
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("split=vok", "unknown choice of 'split' 'vok'; did you mean 'voc'"),
-        ("splitt=voc", "unknown variant 'splitt'; did you mean 'split'"),
-        ("split=voc,split=all", "given twice"),
+        ("masks=vok", "unknown choice of 'masks' 'vok'; did you mean 'voc'"),
+        ("maskss=voc", "unknown variant 'maskss'; did you mean 'masks'"),
+        ("masks=voc,masks=all", "given twice"),
     ],
 )
 def test_an_unknown_variant_is_refused_with_the_nearest_one(argument, message):
@@ -335,8 +335,8 @@ def test_an_unknown_variant_is_refused_with_the_nearest_one(argument, message):
 
 
 def test_variants_change_what_they_say_and_leave_the_rest():
-    config = maskx_rcnn.get_config("backbone=r101,schedule=1x,split=nonvoc")
-    assert config.data.mask_split == "nonvoc" and config.model.backbone.stage_sizes == (3, 4, 23, 3)
+    config = maskx_rcnn.get_config("backbone=r101,schedule=1x,masks=nonvoc")
+    assert config.data.mask_classes == "nonvoc" and config.model.backbone.stage_sizes == (3, 4, 23, 3)
     # Batch 8, half the rate, twice the steps (SPEC 2.6).
     assert (config.train.batch_size, config.optimizer.learning_rate, config.train.num_steps) == (8, 0.01, 180_000)
     assert config.optimizer.decay_steps == (120_000, 160_000)

@@ -135,28 +135,28 @@ SHIPPED = {
         f"mask_rcnn:{text}": lambda text=text: mask_rcnn.get_config(text)
         for text in (
             *("predictor=class_specific", "predictor=class_agnostic", "predictor=none"),
-            *("split=voc", "split=nonvoc", "split=annotated"),
+            *("masks=voc", "masks=nonvoc", "masks=annotated"),
         )
     },
     **{
         f"maskx_rcnn:{text}": lambda text=text: maskx_rcnn.get_config(text)
         for text in (
-            "split=voc",
-            "split=nonvoc",
-            "split=all",
-            "split=annotated,mlp=light,start=scratch",
+            "masks=voc",
+            "masks=nonvoc",
+            "masks=all",
+            "masks=annotated,mlp=light,start=scratch",
             "training=stage_wise",
         )
     },
     **{
         f"paper:{text}": lambda text=text: paper.get_config(text)
-        for text in ("row=2/r50_maskx", "row=1a/oracle,split=nonvoc", "row=detector", "row=fig3/transfer")
+        for text in ("row=2/r50_maskx", "row=1a/oracle,masks=nonvoc", "row=detector", "row=fig3/transfer")
     },
 }
 BEST = {
     "demo": "segm/B/AP",
     "mask_rcnn:predictor=none": "bbox/all/AP",
-    "maskx_rcnn:split=all": "segm/all/AP",
+    "maskx_rcnn:masks=all": "segm/all/AP",
     "paper:row=detector": "bbox/all/AP",
 }
 
@@ -165,7 +165,7 @@ BEST = {
 def test_every_shipped_variant_passes_its_first_evaluation_a_save_and_a_restart(name, tmp_path, monkeypatch):
     config = shortened(SHIPPED[name]())
     if name == "demo":
-        config.data.mask_split = "random(1,4)"
+        config.data.mask_classes = "random(1,4)"
     chosen = []
     choose = train.choose_best_metric
     monkeypatch.setattr(train, "choose_best_metric", lambda *names: chosen.append(choose(*names)) or chosen[-1])
@@ -181,7 +181,7 @@ def test_every_shipped_variant_passes_its_first_evaluation_a_save_and_a_restart(
 
 def test_annotated_classes_are_scored_by_what_their_annotations_have(tmp_path):
     config = small(num_steps=1)
-    config.data.mask_split = "annotated"
+    config.data.mask_classes = "annotated"
     metrics = train.train(config, str(tmp_path))
     assert set(metrics["bbox"]) == {"all", "A", "B"}
     # Nothing of B has a mask to score against.
@@ -197,7 +197,7 @@ def test_a_class_with_some_masks_is_scored_by_itself(tmp_path, monkeypatch):
         property(lambda s: [(labels < 3) | (labels > 5) & (i % 2 > 0) for i, labels in enumerate(s.image_labels)]),
     )
     config = small(num_steps=1)
-    config.data.mask_split = "annotated"
+    config.data.mask_classes = "annotated"
     assert set(train.train(config, str(tmp_path))["bbox"]) == {"all", "A", "B", "mixed"}
 
 

@@ -107,7 +107,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = errors.ArgumentParser(prog="python -m tools.grabcut", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--annotations", required=True, type=pathlib.Path, help="COCO instances file")
     parser.add_argument("--images", required=True, type=pathlib.Path, help="folder of its images")
-    parser.add_argument("--keep", help="split whose classes keep their masks: voc, nonvoc, a file of names...")
+    parser.add_argument("--keep", help="classes that keep their masks: voc, nonvoc, a file of names...")
     parser.add_argument(
         "--results", type=pathlib.Path, help="COCO results to give masks to, instead of the annotations"
     )

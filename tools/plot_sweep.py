@@ -1,6 +1,6 @@
-"""Plot AP on B against the number of classes with masks, from the table of a sweep over splits (figure 3 of the paper).
+"""Plot AP on B against the number of classes with masks, from the table of a sweep over A (figure 3 of the paper).
 
-python -m tools.sweep --table=fig3 --size=tiny --split="random(1,20)" --split="random(1,40)" --output=SWEEP
+python -m tools.sweep --table=fig3 --size=tiny --masks="random(1,20)" --masks="random(1,40)" --output=SWEEP
 python -m tools.plot_sweep --table=SWEEP/table.csv --output=growth.png
 """
 
@@ -33,20 +33,20 @@ def read(tables: Sequence[pathlib.Path]) -> dict[str, dict[int, list[float]]]:
     """Return AP on B in percent of every seed, by row and number of classes with masks.
 
     Raises:
-      ValueError: a table has other columns, or no line of the tables has a split random(trial,number) and a score.
+      ValueError: a table has other columns, or no line of the tables has masks random(trial,number) and a score.
     """
     values: dict[str, dict[int, list[float]]] = collections.defaultdict(lambda: collections.defaultdict(list))
     for table in tables:
         with table.open() as file:
             lines = csv.DictReader(file)
-            if missing := {"row", "split", "segm/B/AP"}.difference(lines.fieldnames or ()):
+            if missing := {"row", "masks", "segm/B/AP"}.difference(lines.fieldnames or ()):
                 raise ValueError(f"{table}: no column {some(sorted(missing))}; expected a table.csv of tools.sweep")
             for line in lines:
-                match = re.fullmatch(r"random\(\d+,(\d+)\)", line["split"])
+                match = re.fullmatch(r"random\(\d+,(\d+)\)", line["masks"])
                 if match and line["segm/B/AP"]:
                     values[line["row"]][int(match[1])].append(100 * float(line["segm/B/AP"]))
     if not values:
-        raise ValueError(f"no run of a split random(trial,number) in {some(tables)}")
+        raise ValueError(f"no run with masks random(trial,number) in {some(tables)}")
     return values
 
 

@@ -1,7 +1,7 @@
-"""Run the rows of a table of configs/paper.py over seeds and splits, and write one table of what came out.
+"""Run the rows of a table of configs/paper.py over seeds and classes with masks, and write one table of what came out.
 
     python -m tools.sweep --table=1a --size=tiny --seeds=0,1,2 --output=SWEEP
-    python -m tools.sweep --table=2 --split=voc --split=nonvoc --output=SWEEP -- --config.data.directory=DATA \\
+    python -m tools.sweep --table=2 --masks=voc --masks=nonvoc --output=SWEEP -- --config.data.directory=DATA \\
         --config.initialize.path=R-50.pkl
 
 Every run is a work directory of train.py in the output folder, and a row of several tables is run once. What is
@@ -36,15 +36,15 @@ METRICS = (
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One training run: a row, on a split ("" is the row's own), from a seed."""
+    """One training run: a row, with the masks of some classes ("" are the row's own), from a seed."""
 
     row: str
-    split: str
+    masks: str
     seed: int
 
     def workdir(self, output: pathlib.Path) -> pathlib.Path:
         """Return where the run lies in the output folder."""
-        return output / "-".join(filter(None, (_slug(self.row), _slug(self.split), f"seed{self.seed}")))
+        return output / "-".join(filter(None, (_slug(self.row), _slug(self.masks), f"seed{self.seed}")))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--table", action="append", choices=paper.tables(), help="repeat it for several")
     parser.add_argument("--row", action="append", choices=list(paper.ROWS), help="single rows")
     parser.add_argument("--size", choices=("full", "tiny"), default="full")
-    parser.add_argument("--split", action="append", help="voc, nonvoc, random(trial,number)...; repeat it for several")
+    parser.add_argument("--masks", action="append", help="voc, nonvoc, random(trial,number)...; repeat it for several")
     parser.add_argument("--seeds", default="0", help="such as 0,1,2")
     parser.add_argument("--output", required=True, type=pathlib.Path, help="folder for runs and table")
     parser.add_argument("train", nargs="*", help="after --: options of train.py")
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--output: {options.output} is no folder")
     options.output.mkdir(parents=True, exist_ok=True)
     rows = list(dict.fromkeys(paper.same_experiment(row, options.size) for row in rows))
-    runs = [Run(row, split, seed) for split in options.split or [""] for row in rows for seed in seeds]
+    runs = [Run(row, masks, seed) for masks in options.masks or [""] for row in rows for seed in seeds]
     failed = [run for run in runs if not complete(run, options.size, options.output, options.train)]
     write_tables(runs, options.output, options.size)
     print((options.output / "table.md").read_text())
@@ -90,20 +90,20 @@ def complete(run: Run, size: str, output: pathlib.Path, extra: Sequence[str]) ->
         return True
     workdir.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, str(TRAIN), f"--config={TRAIN.parent / 'configs/paper.py'}:row={run.row},size={size}"]
-    command += [f"--config.seed={run.seed}", f"--workdir={workdir}", *split_options(run), *options]
+    command += [f"--config.seed={run.seed}", f"--workdir={workdir}", *mask_options(run), *options]
     print(f"training {workdir}", flush=True)
     with (workdir / "log.txt").open("a") as log:
         return subprocess.run(command, cwd=TRAIN.parent, stdout=log, stderr=log, check=False).returncode == 0
 
 
-def split_options(run: Run) -> list[str]:
-    """Return the options of train.py that set a split; the oracle is scored on it, but keeps all masks."""
-    if not run.split:
+def mask_options(run: Run) -> list[str]:
+    """Return the options of train.py that say which classes keep masks; the oracle keeps all, and is scored by them."""
+    if not run.masks:
         return []
-    scored = [f"--config.evaluation.split={run.split}"]
+    scored = [f"--config.evaluation.mask_classes={run.masks}"]
     if run.row != paper.DETECTOR and paper.ROWS[run.row].predictor == "class_specific":
         return scored
-    return [*scored, f"--config.data.mask_split={run.split}"]
+    return [*scored, f"--config.data.mask_classes={run.masks}"]
 
 
 def final_metrics(workdir: pathlib.Path) -> dict[str, Any] | None:
@@ -129,29 +129,29 @@ def write_tables(runs: Sequence[Run], output: pathlib.Path, size: str) -> None:
     finished = {run: metrics for run in runs if (metrics := final_metrics(run.workdir(output))) is not None}
     with (output / "table.csv").open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["row", "split", "seed", *(name for _, name in METRICS)])
+        writer.writerow(["row", "masks", "seed", *(name for _, name in METRICS)])
         for run, metrics in finished.items():
-            writer.writerow([run.row, run.split, run.seed, *(metrics.get(name) for _, name in METRICS)])
+            writer.writerow([run.row, run.masks, run.seed, *(metrics.get(name) for _, name in METRICS)])
 
     titles = [title for title, _ in METRICS]
     lines = [
-        "| " + " | ".join(["row", "split", "seeds", *titles, "B, of the oracle", "paper, on B"]) + " |",
+        "| " + " | ".join(["row", "masks", "seeds", *titles, "B, of the oracle", "paper, on B"]) + " |",
         "|" + "---|" * (len(titles) + 5),
     ]
-    for row, split in dict.fromkeys((run.row, run.split) for run in runs):
-        of_row = [metrics for run, metrics in finished.items() if (run.row, run.split) == (row, split)]
+    for row, masks in dict.fromkeys((run.row, run.masks) for run in runs):
+        of_row = [metrics for run, metrics in finished.items() if (run.row, run.masks) == (row, masks)]
         oracle = [
             metrics["segm/B/AP"]
             for run, metrics in finished.items()
-            if run.split == split and paper.ROWS[run.row].predictor == "class_specific"
+            if run.masks == masks and paper.ROWS[run.row].predictor == "class_specific"
         ]
         own = [metrics["segm/B/AP"] for metrics in of_row]
         fraction = f"{100 * statistics.mean(own) / statistics.mean(oracle):.0f} %" if own and any(oracle) else "-"
         # The paper's numbers are of COCO: the tiny size has none.
-        reference = paper.ROWS[row].paper.get(split or "voc") if size == "full" else None
+        reference = paper.ROWS[row].paper.get(masks or "voc") if size == "full" else None
         cells = [_mean(of_row, name) for _, name in METRICS]
         lines.append(
-            f"| {' | '.join([row, split or 'own', str(len(of_row)), *cells, fraction, str(reference or '-')])} |"
+            f"| {' | '.join([row, masks or 'own', str(len(of_row)), *cells, fraction, str(reference or '-')])} |"
         )
     (output / "table.md").write_text("\n".join(lines) + "\n")
 

@@ -19,6 +19,7 @@ from maskx_jax.data.records import Source
 from maskx_jax.distributed.processes import gather_objects
 from maskx_jax.errors import one_line, some
 from maskx_jax.files import write_json
+from maskx_jax.runs.upgrade import upgrade
 
 CONFIG_FILE = "config.json"
 DATA_FILE = "data.json"
@@ -47,13 +48,13 @@ _READ = {
     ),
     "optimizer.ema_decay": float,
     **dict.fromkeys([f"data.{name}" for name in ("source", "directory", "eval_split", "loader")], str),
-    "data.mask_split": object,
+    "data.mask_classes": object,
     "data.num_workers": int,
     "data.shapes": Mapping,
     "data.transform": Mapping,
     **dict.fromkeys(["evaluation.batch_size", "evaluation.num_pictures"], int),
     **dict.fromkeys(["evaluation.mask_threshold", "evaluation.picture_score_threshold"], float),
-    "evaluation.split": object,
+    "evaluation.mask_classes": object,
     "evaluation.boundary": bool,
     "evaluation.backend": str,
     "train.num_steps": int,
@@ -68,7 +69,7 @@ def write_config(workdir: str | pathlib.Path, config: ConfigDict) -> None:
 
 
 def read_config(workdir: str | pathlib.Path) -> ConfigDict:
-    """Read the config of a run.
+    """Read the config of a run; one of an earlier version is brought into the form of this one.
 
     Raises:
       FileNotFoundError: the directory holds no run.
@@ -77,7 +78,7 @@ def read_config(workdir: str | pathlib.Path) -> ConfigDict:
     path = epath.Path(workdir) / CONFIG_FILE
     if not path.exists():
         raise FileNotFoundError(f"expected the work directory of a run; found no {path}")
-    config = _read_json(path, "the config of a run")
+    config = upgrade(_read_json(path, "the config of a run"))
     for name, kind in _READ.items():
         value: Any = config
         for key in name.split("."):

@@ -9,7 +9,6 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from maskx_jax.coco import mask_classes
-from maskx_jax.coco.categories import Categories
 from maskx_jax.data import pipeline, sources
 from maskx_jax.data.transforms import Transform
 from maskx_jax.distributed import mesh as sharding
@@ -136,7 +135,6 @@ _LENGTHS: Mapping[str, int] = {
 
 _PATTERNS = ("initialize.new", "initialize.unused", "optimizer.frozen")
 _FILES = ("embedding.path",)
-_SPLITS = ("data.mask_split", "evaluation.split")
 # Groups of classes that an evaluation may have; which of them it has, the data decide.
 _GROUPS = ("all", "A", "B", "mixed")
 
@@ -175,8 +173,9 @@ def check_config(config: ConfigDict, num_devices: int = 1, num_processes: int = 
     for name in _FILES:
         if (path := field_of(config, name)) and "://" not in path and not pathlib.Path(path).is_file():
             raise _error(name, path, "an existing file")
-    for name in _SPLITS:
-        _check_split(name, field_of(config, name))
+    _check_mask_classes("data.mask_classes", config.data.mask_classes)
+    if config.evaluation.mask_classes:
+        _check_mask_classes("evaluation.mask_classes", config.evaluation.mask_classes)
     _check_model(config)
     _check_canvas(config)
     _check_batches(config, num_devices, num_processes)
@@ -233,19 +232,11 @@ def _check_batches(config: ConfigDict, num_devices: int, num_processes: int) -> 
         )
 
 
-def _check_split(name: str, split: Any) -> None:
-    if name == "evaluation.split" and not split:
-        return
-    is_file = isinstance(split, str) and ("/" in split or split.endswith(".txt"))
-    if is_file and not pathlib.Path(split).is_file():
-        raise _error(name, split, "an existing file")
-    is_known = not isinstance(split, str) or is_file or split in mask_classes.SPLITS
-    if not is_known and not re.fullmatch(r"random\(\s*\d+\s*,\s*\d+\s*\)", split):
-        try:
-            # Only to hear what is wrong with it; the names of the classes play no part in that.
-            mask_classes.mask_labels(split, Categories((1,), ("person",)))
-        except ValueError as error:
-            raise ValueError(f"config.{name}: {error}") from error
+def _check_mask_classes(name: str, chosen: Any) -> None:
+    try:
+        mask_classes.check(chosen)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"config.{name}: {error}") from error
 
 
 def _kinds(config: ConfigDict) -> tuple[str, ...]:

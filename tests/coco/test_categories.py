@@ -72,7 +72,7 @@ def test_cocos_ids_and_names_are_those_of_its_files():
 
 
 def test_the_same_classes_may_have_other_ids():
-    same_classes(Categories((1, 2), ("cat", "dog")), Categories((17, 18), ("cat", "dog")), "the splits")
+    same_classes(Categories((1, 2), ("cat", "dog")), Categories((17, 18), ("cat", "dog")), "train and val")
 
 
 @pytest.mark.parametrize(

@@ -36,13 +36,13 @@ def test_voc_goes_by_name_in_a_subset_in_another_order():
     assert mask_labels("nonvoc", subset).tolist() == [False, False, True, False]
 
 
-@pytest.mark.parametrize("split", ["all", "annotated"])
-def test_all_excludes_background_alone(split):
-    assert mask_labels(split, COCO).tolist() == [False] + [True] * 80
+@pytest.mark.parametrize("chosen", ["all", "annotated"])
+def test_all_excludes_background_alone(chosen):
+    assert mask_labels(chosen, COCO).tolist() == [False] + [True] * 80
 
 
-def test_random_splits_are_those_of_the_paper():
-    lines = (FOLDER / "random_splits.txt").read_text().splitlines()
+def test_random_choices_are_those_of_the_paper():
+    lines = (FOLDER / "random_mask_classes.txt").read_text().splitlines()
     assert len(lines) == 25
     for line in lines:
         match = re.fullmatch(r"E(\d)_A(\d+)B(\d+): ([\d,]+)", line)
@@ -53,7 +53,7 @@ def test_random_splits_are_those_of_the_paper():
         assert np.flatnonzero(allowed).tolist() == expected, line
 
 
-def test_random_splits_of_other_sizes_are_fixed_and_independent():
+def test_random_choices_of_other_sizes_are_fixed_and_independent():
     first = random_labels(1, 30, 60)
     assert first.tolist() == random_labels(1, 30, 60).tolist()
     assert first.tolist() != random_labels(2, 30, 60).tolist()
@@ -70,9 +70,9 @@ def test_names_from_a_list_and_from_a_file(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("split", "message"),
+    ("chosen", "message"),
     [
-        ("vok", "unknown split 'vok'; did you mean 'voc'"),
+        ("vok", "unknown mask classes 'vok'; did you mean 'voc'"),
         ("randm(1, 20)", "did you mean 'random"),
         ("random(1)", "malformed; expected random"),
         ("random(one, 20)", "malformed"),
@@ -83,9 +83,9 @@ def test_names_from_a_list_and_from_a_file(tmp_path):
         ([], "is empty"),
     ],
 )
-def test_bad_splits_are_refused(split, message):
+def test_bad_choices_are_refused(chosen, message):
     with pytest.raises(ValueError, match=message):
-        mask_labels(split, COCO)
+        mask_labels(chosen, COCO)
 
 
 def test_errors_of_a_file_name_it(tmp_path):

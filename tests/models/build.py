@@ -33,7 +33,7 @@ def set_fields(config: ConfigDict, **model: Any) -> None:
 def tiny_config(argument: str = "backbone=tiny,data=shapes,mlp=light", **model: Any) -> ConfigDict:
     """Return the tiny config with some fields of `model` changed, given as section__field."""
     config = maskx_rcnn.get_config(argument)
-    config.data.mask_split = "all"
+    config.data.mask_classes = "all"
     set_fields(config, **model)
     return config
 

@@ -61,7 +61,6 @@ def changed(**fields):
         ("model__weight_transfer__num_layers", 4, "one of 1, 2, 3"),
         ("data__source", "coco", "one of prepared, shapes"),
         ("data__loader", "tfdata", "one of tf_data, threads"),
-        ("data__mask_split", "/no/such/split.txt", "an existing file"),
         ("data__num_workers", 0, "1 or more"),
         ("data__prefetch", -1, "0 or more"),
         ("data__max_broken_records", -1, "0 or more"),
@@ -105,9 +104,16 @@ def test_a_value_out_of_range_is_named(field, value, expected):
         ({"data__transform__canvas": (128, 64)}, r"config\.data\.transform: canvas is \(128, 64\); expected"),
         ({"data__transform__flip_probability": 2.0}, r"config\.data\.transform: flip_probability is 2\.0"),
         ({"data__transform__num_slots": 0}, r"config\.data\.transform: num_slots is 0"),
-        ({"data__mask_split": "vok"}, r"config\.data\.mask_split: unknown split 'vok'; did you mean 'voc'"),
-        ({"data__mask_split": "random(1)"}, r"config\.data\.mask_split: split 'random\(1\)' is malformed"),
-        ({"evaluation__split": "vok"}, r"config\.evaluation\.split: unknown split 'vok'"),
+        ({"data__mask_classes": "vok"}, r"config\.data\.mask_classes: unknown mask classes 'vok'; did you mean 'voc'"),
+        (
+            {"data__mask_classes": "random(1)"},
+            r"config\.data\.mask_classes: the mask classes 'random\(1\)' are malformed",
+        ),
+        (
+            {"data__mask_classes": "/no/names.txt"},
+            r"^config\.data\.mask_classes: found no file /no/names\.txt; expected",
+        ),
+        ({"evaluation__mask_classes": "vok"}, r"config\.evaluation\.mask_classes: unknown mask classes 'vok'"),
         (
             {"model__mask_head__body": "residual", "model__mask_head__num_convs": 2},
             r"config\.model\.mask_head\.num_convs is 2; expected an odd number",
@@ -143,7 +149,7 @@ def shipped_configs():
             "backbone": variants.BACKBONE,
             "data": variants.DATA,
             "schedule": variants.SCHEDULE,
-            "split": variants.SPLIT,
+            "masks": variants.MASKS,
             "start": variants.START,
             "dtype": variants.DTYPE,
         }.items()
@@ -173,7 +179,7 @@ def test_every_shipped_config_passes(name):
 def test_every_config_that_the_docs_name_exists():
     texts = [path.read_text() for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))]
     named = {found for text in texts for found in re.findall(r"--config=configs/(\w+)\.py(?::([\w=,/()]+))?", text)}
-    assert ("maskx_rcnn", "split=annotated,mlp=light,start=scratch") in named
+    assert ("maskx_rcnn", "masks=annotated,mlp=light,start=scratch") in named
     for module, argument in named:
         get_config = importlib.import_module(f"configs.{module}").get_config
         check_config(get_config(argument) if argument else get_config())

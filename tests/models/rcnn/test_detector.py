@@ -91,7 +91,7 @@ def full_size_batch(height: int, width: int) -> Batch:
         (mask_rcnn.get_config("predictor=class_agnostic"), (1344, 800)),
         (mask_rcnn.get_config("predictor=none"), (800, 1344)),
         (maskx_rcnn.get_config(), (1344, 800)),
-        (maskx_rcnn.get_config("mlp=light,split=nonvoc,schedule=2x"), (800, 1344)),
+        (maskx_rcnn.get_config("mlp=light,masks=nonvoc,schedule=2x"), (800, 1344)),
     ],
     ids=["r101_bfloat16", "class_agnostic", "boxes_alone", "maskx", "maskx_light"],
 )
