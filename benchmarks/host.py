@@ -17,7 +17,7 @@ from pycocotools import mask as mask_coder
 from maskx_jax.data import pipeline
 from maskx_jax.data.records import Record
 from maskx_jax.data.schedule import Schedule
-from maskx_jax.data.shapes import ShapesSource
+from maskx_jax.data.shapes.source import ShapesSource
 from maskx_jax.data.transforms import Transform, decode
 from maskx_jax.evaluation import drawing
 from maskx_jax.evaluation import metrics as coco_metrics

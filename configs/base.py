@@ -161,7 +161,7 @@ def get_config() -> ConfigDict:
             # Broken records (an image that does not decode) that a process may skip in training; another example stands
             # in for each. Evaluation skips none.
             "max_broken_records": 0,
-            # Of the synthetic set: `maskx_jax.data.shapes.ShapesSource`.
+            # Of the synthetic set: `maskx_jax.data.shapes.source.ShapesSource`.
             "shapes": {
                 "num_train": 2000,
                 "num_eval": 100,

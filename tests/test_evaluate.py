@@ -13,7 +13,7 @@ import pytest
 from faster_coco_eval import mask as mask_coder
 
 from maskx_jax import evaluate
-from maskx_jax.data.shapes import ShapesSource
+from maskx_jax.data.shapes.source import ShapesSource
 from maskx_jax.distributed import processes as distributed
 from maskx_jax.distributed.mesh import make_mesh, replicated, split_batch
 from maskx_jax.structures import Detections

@@ -18,7 +18,7 @@ import maskx_jax
 import train
 from configs import base, maskx_rcnn
 from maskx_jax import evaluate
-from maskx_jax.data.shapes import ShapesSource
+from maskx_jax.data.shapes.source import ShapesSource
 from maskx_jax.distributed.mesh import make_mesh, replicated
 from maskx_jax.models.rcnn import detector as rcnn
 from maskx_jax.training.steps import make_detect_step

@@ -19,7 +19,7 @@ import train
 from configs import demo, mask_rcnn, maskx_rcnn, paper
 from maskx_jax.coco.categories import Categories
 from maskx_jax.data.records import identity_of
-from maskx_jax.data.shapes import ShapesSource
+from maskx_jax.data.shapes.source import ShapesSource
 from maskx_jax.distributed.mesh import split_batch
 from maskx_jax.runs import checkpoints as checkpointing
 from maskx_jax.runs import workdir as runs

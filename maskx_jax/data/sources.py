@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from maskx_jax.data.records import Source
-from maskx_jax.data.shapes import ShapesSource
+from maskx_jax.data.shapes.source import ShapesSource
 
 SOURCES = ("prepared", "shapes")
 

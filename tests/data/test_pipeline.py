@@ -13,7 +13,7 @@ from maskx_jax.data import pipeline
 from maskx_jax.data.pipeline import LOADERS, Statistics, class_table, evaluation_batches, train_batches
 from maskx_jax.data.records import BrokenRecordError, check_record
 from maskx_jax.data.schedule import Schedule
-from maskx_jax.data.shapes import ShapesSource
+from maskx_jax.data.shapes.source import ShapesSource
 from maskx_jax.data.transforms import Transform
 
 NUM_IMAGES = 21
@@ -394,7 +394,8 @@ def test_training_on_shapes_needs_no_tensorflow():
         "import sys; sys.modules['tensorflow'] = sys.modules['tensorflow_datasets'] = None\n"
         "import numpy as np\n"
         "from maskx_jax.coco import mask_classes\n"
-        "from maskx_jax.data import pipeline, schedule, shapes, transforms\n"
+        "from maskx_jax.data import pipeline, schedule, transforms\n"
+        "from maskx_jax.data.shapes import source as shapes\n"
         "source = shapes.ShapesSource(3, 0, image_size=64)\n"
         "order = schedule.Schedule(source.sizes, 2, 0)\n"
         "transform = transforms.Transform(canvas=(64, 64), short_sides=(64,))\n"

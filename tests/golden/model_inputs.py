@@ -123,7 +123,7 @@ def make_canvas(name: str, coco_mini: pathlib.Path | None) -> tuple[np.ndarray, 
     # The parameters above are used on machines without OpenCV.
     import cv2
 
-    from maskx_jax.data.shapes import ShapesSource
+    from maskx_jax.data.shapes.source import ShapesSource
     from maskx_jax.data.transforms import decode
 
     if name.startswith("shapes"):

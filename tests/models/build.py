@@ -11,7 +11,7 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 from configs import maskx_rcnn
-from maskx_jax.data.shapes import ShapesSource
+from maskx_jax.data.shapes.source import ShapesSource
 from maskx_jax.data.transforms import Transform
 from maskx_jax.models.build import initialize
 from maskx_jax.models.rcnn import detector as rcnn

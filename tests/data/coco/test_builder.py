@@ -15,7 +15,7 @@ from maskx_jax.coco.categories import Categories
 from maskx_jax.data.coco.builder import CocoRecords, CocoSource, prepare
 from maskx_jax.data.coco.images import UnreadableImageError
 from maskx_jax.data.records import BrokenRecordError, rasterize_polygons, unpack_bitmap
-from maskx_jax.data.shapes import ShapesSource
+from maskx_jax.data.shapes.source import ShapesSource
 from maskx_jax.data.sources import open_source
 from maskx_jax.data.transforms import decode
 

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from maskx_jax.data import records, shapes
-from maskx_jax.data.shapes import ShapesSource
+from maskx_jax.data import records
+from maskx_jax.data.shapes import source as shapes
+from maskx_jax.data.shapes.source import ShapesSource
 
 # pycocotools' compiled decoder warns with NumPy 2.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
