@@ -22,7 +22,8 @@ from typing import Any
 
 from maskx_jax import errors
 from maskx_jax.coco.categories import COCO_IDS
-from maskx_jax.data.coco.annotations import Report, is_box, read_instances, read_json
+from maskx_jax.data.coco.annotations import is_box, read_instances, read_json
+from maskx_jax.data.coco.report import Report
 
 # COCO's names that are not a synset's lemma, or of which another sense is meant. "water_faucet.n.01" is no mistake
 # here: it is what Visual Genome calls hydrants.

@@ -33,7 +33,7 @@ def open_source(
         if not directory:
             raise ValueError("data.directory is empty; expected the output of `python -m maskx_jax.cli.prepare`")
         # Reads through TensorFlow Datasets, which training on shapes does not need.
-        from maskx_jax.data.coco.builder import CocoSource
+        from maskx_jax.data.coco.source import CocoSource
 
         return CocoSource(directory, split)
     raise ValueError(f"got data.source {source!r}; expected one of {SOURCES}")

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from maskx_jax import errors
 from maskx_jax.cli.prepare import main
 from maskx_jax.data.coco import builder as coco_builder
-from maskx_jax.data.coco.builder import CocoSource
+from maskx_jax.data.coco.source import CocoSource
 from tests.data.coco.test_builder import annotation, content, left, make, pixels_of, write
 
 

@@ -33,7 +33,7 @@ class UnreadableImageError(ValueError):
     """An image file is missing, empty, corrupt, too large or of another size than the annotations say.
 
     Attributes:
-      reason: how it is counted where it is skipped, as named in `coco_checks.REASONS`.
+      reason: how it is counted where it is skipped, as named in `report.REASONS`.
     """
 
     reason = "image_skipped"
@@ -59,7 +59,7 @@ def read_image(path: Path, size: tuple[int, int] | None) -> tuple[bytes, tuple[i
     Returns:
       data: an encoded image.
       size: (height, width) of its pixels.
-      reasons: what was done, as named in `coco_checks.REASONS`.
+      reasons: what was done, as named in `report.REASONS`.
 
     Raises:
       UnreadableImageError: the file is missing, no regular file, empty, corrupt or too large, or its image is.

@@ -8,7 +8,9 @@ import pytest
 from faster_coco_eval import mask as coco_mask
 
 from maskx_jax.coco.categories import Categories
-from maskx_jax.data.coco.annotations import NUM_EXAMPLES, REASONS, Report, check_objects, decode_runs, read_instances
+from maskx_jax.data.coco.annotations import read_instances
+from maskx_jax.data.coco.objects import check_objects, decode_runs
+from maskx_jax.data.coco.report import NUM_EXAMPLES, REASONS, Report
 from maskx_jax.data.records import PACKED_SHAPE, crop_bitmap, rasterize_polygons, unpack_bitmap
 
 SIZE = (40, 60)

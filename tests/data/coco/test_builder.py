@@ -12,8 +12,9 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from maskx_jax.coco.categories import Categories
-from maskx_jax.data.coco.builder import CocoRecords, CocoSource, prepare
+from maskx_jax.data.coco.builder import CocoRecords, prepare
 from maskx_jax.data.coco.images import UnreadableImageError
+from maskx_jax.data.coco.source import CocoSource
 from maskx_jax.data.records import BrokenRecordError, rasterize_polygons, unpack_bitmap
 from maskx_jax.data.shapes.source import ShapesSource
 from maskx_jax.data.sources import open_source

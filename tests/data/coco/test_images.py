@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from maskx_jax.data.coco.annotations import REASONS
 from maskx_jax.data.coco.images import (
     ImageSizeError,
     UnreadableImageError,
@@ -17,6 +16,7 @@ from maskx_jax.data.coco.images import (
     missing_files,
     read_image,
 )
+from maskx_jax.data.coco.report import REASONS
 from maskx_jax.data.records import Record
 from maskx_jax.data.transforms import decode
 
