@@ -8,7 +8,8 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from maskx_jax.data import records
-from maskx_jax.data.shapes import source as shapes
+from maskx_jax.data.shapes.painting import HUES
+from maskx_jax.data.shapes.scene import visible_masks
 from maskx_jax.data.shapes.source import ShapesSource
 
 # pycocotools' compiled decoder warns with NumPy 2.
@@ -93,7 +94,7 @@ def test_export_and_records_agree(source, exported):
 def test_colours_lie_where_the_masks_are():
     # Solid objects alone: the mean colour under a mask has to be nearest to the hue of its label.
     source = ShapesSource(60, 1, num_textures=1)
-    hues = np.array([colorsys.hsv_to_rgb(h / 360, s, v) for h, s, v in list(shapes.HUES.values())[:10]]) * 255
+    hues = np.array([colorsys.hsv_to_rgb(h / 360, s, v) for h, s, v in list(HUES.values())[:10]]) * 255
     ground_truth = source.coco_ground_truth()
     right = []
     for annotation in ground_truth["annotations"]:
@@ -147,7 +148,7 @@ def test_partners_share_the_pixels_fairly():
         if len(record.labels) != 2:
             continue
         assert record.labels[0] != record.labels[1]
-        masks = shapes._visible_masks(source._layout(index))
+        masks = visible_masks(source._scene(index))
         share = masks[0].sum() / (masks[0].sum() + masks[1].sum())
         assert 0.25 < share < 0.75
         ious.append(box_iou(*record.boxes))
