@@ -25,7 +25,8 @@ from maskx_jax.evaluation import paste_masks
 from maskx_jax.evaluation import results as coco_results
 from maskx_jax.evaluation.drawing import draw_comparison
 from maskx_jax.structures import Batch, Detections, PyTree
-from maskx_jax.training.steps import DetectStep
+
+DetectStep = Callable[[PyTree, jax.Array, jax.Array], Detections]
 
 
 def detect(

@@ -5,10 +5,10 @@ import json
 
 import pytest
 
-import train
 from configs import paper
 from maskx_jax.coco.categories import VOC_NAMES
 from maskx_jax.data.coco.builder import prepare
+from maskx_jax.training import loop
 from tests.compilation import optimized
 from tests.models.build import tiny_config
 
@@ -58,7 +58,7 @@ def test_tiny_model_learns_eight_real_images_by_heart(coco_mini, tmp_path):
     config.data.transform.flip_probability = 0.0
     config.train.update(num_steps=400, eval_every=400, checkpoint_every=400, log_every=50, best_metric=("segm/A/AP",))
     with optimized():
-        metrics = train.train(config, str(tmp_path / "run"))
+        metrics = loop.train(config, str(tmp_path / "run"))
     assert metrics["bbox"]["all"]["AP"] > 0.5
     assert metrics["segm"]["A"]["AP"] > 0.5
 
@@ -88,7 +88,7 @@ def prepared(coco_mini, tmp_path_factory):
 def detector(prepared, tmp_path_factory):
     """Return the run of a detector without masks, which stage-wise rows begin with."""
     workdir = tmp_path_factory.mktemp("detector")
-    train.train(row_config(paper.DETECTOR, prepared), str(workdir))
+    loop.train(row_config(paper.DETECTOR, prepared), str(workdir))
     return workdir
 
 
@@ -102,7 +102,7 @@ def test_every_row_of_the_paper_trains_on_real_images(row, prepared, detector, c
     if row == "1a/glove":
         config.embedding.path = str(coco_mini.parent / "coco80_word_vectors.npz")
     # A loss that is not finite raises.
-    train.train(config, str(tmp_path))
+    loop.train(config, str(tmp_path))
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2]
     assert all(line["train/mask"] > 0 for line in lines)

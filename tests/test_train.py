@@ -15,12 +15,12 @@ import pytest
 from safetensors.numpy import save_file
 
 import maskx_jax
-import train
 from configs import base, maskx_rcnn
 from maskx_jax import evaluate
 from maskx_jax.data.shapes.source import ShapesSource
 from maskx_jax.distributed.mesh import make_mesh, replicated
 from maskx_jax.models.rcnn import detector as rcnn
+from maskx_jax.training import loop
 from maskx_jax.training.steps import make_detect_step
 from tests.compilation import optimized
 from tests.golden.model_inputs import make_parameter, parameter_shapes
@@ -46,7 +46,7 @@ def read_metrics(workdir):
 def run(tmp_path_factory):
     """Return the work directory of a run of four steps, with its evaluation's metrics."""
     workdir = tmp_path_factory.mktemp("run")
-    return workdir, train.train(small_config(eval_every=4), str(workdir))
+    return workdir, loop.train(small_config(eval_every=4), str(workdir))
 
 
 @pytest.mark.slow
@@ -103,11 +103,11 @@ def test_resumed_run_ends_bit_equal_to_an_uninterrupted_one(run, tmp_path):
     config = small_config()
     config.optimizer.schedule = "step"  # Of the step alone, so that a shorter run is the beginning of the longer one.
     whole, parts = str(tmp_path / "whole"), str(tmp_path / "parts")
-    train.train(config, whole)
+    loop.train(config, whole)
     config.train.num_steps = 2
-    train.train(config, parts)
+    loop.train(config, parts)
     config.train.num_steps = 4
-    train.train(config, parts)
+    loop.train(config, parts)
     first, second = maskx_jax.load(whole), maskx_jax.load(parts)
     assert first.step == second.step == 4
     jax.tree.map(np.testing.assert_array_equal, first.variables, second.variables)
@@ -118,10 +118,10 @@ def test_a_run_may_split_its_state_and_resume_with_a_replicated_one(tmp_path):
     config = small_config(num_steps=2, eval_every=2, state_sharding="fsdp")
     config.optimizer.schedule = "step"  # Of the step alone, so that the run may be made longer.
     config.optimizer.ema_decay = 0.5
-    metrics = train.train(config, str(tmp_path))
+    metrics = loop.train(config, str(tmp_path))
     assert set(metrics["segm"]) == {"all", "A", "B"}
     config.train.update(num_steps=3, eval_every=0, state_sharding="replicated")
-    train.train(config, str(tmp_path))
+    loop.train(config, str(tmp_path))
     assert maskx_jax.load(tmp_path).step == 3
 
 
@@ -130,7 +130,7 @@ def test_a_step_is_compiled_once_a_canvas_and_waits_for_no_transfer(tmp_path, mo
     steps = {}
 
     def guard(name):
-        make = getattr(train, name)
+        make = getattr(loop, name)
 
         def make_guarded(*arguments, **options):
             steps[name] = step = make(*arguments, **options)
@@ -141,7 +141,7 @@ def test_a_step_is_compiled_once_a_canvas_and_waits_for_no_transfer(tmp_path, mo
 
             return guarded
 
-        monkeypatch.setattr(train, name, make_guarded)
+        monkeypatch.setattr(loop, name, make_guarded)
 
     guard("make_train_step")
     guard("make_detect_step")
@@ -149,7 +149,7 @@ def test_a_step_is_compiled_once_a_canvas_and_waits_for_no_transfer(tmp_path, mo
     with config.data.shapes.ignore_type():
         config.data.shapes.image_size = (64, 96)
     config.data.transform.update(canvas=(64, 96), short_sides=(64,), max_long_side=96)
-    train.train(config, str(tmp_path))
+    loop.train(config, str(tmp_path))
     # Landscape and portrait; an evaluation has both too.
     assert {name: step._cache_size() for name, step in steps.items()} == {"make_train_step": 2, "make_detect_step": 2}
 
@@ -159,7 +159,7 @@ def test_a_run_does_not_go_on_with_another_config_unless_told_to(run):
     config = small_config(num_steps=6)
     config.optimizer.learning_rate = 0.5
     with pytest.raises(ValueError, match=r"optimizer\.learning_rate: .* -> 0\.5"):
-        train.train(config, str(run[0]))
+        loop.train(config, str(run[0]))
     # Refused before anything of the run was changed.
     assert maskx_jax.load(run[0]).config.optimizer.learning_rate != 0.5
 
@@ -169,7 +169,7 @@ def test_stage_wise_training_starts_from_another_run_and_changes_its_masks_alone
     config = small_config(num_steps=1)
     config.initialize.path = str(run[0])
     config.optimizer.frozen = ("(backbone|fpn|rpn|box_head)/.*",)
-    train.train(config, str(tmp_path))
+    loop.train(config, str(tmp_path))
     before, after = maskx_jax.load(run[0]).variables["params"], maskx_jax.load(tmp_path).variables["params"]
     for module in ("backbone", "fpn", "rpn", "box_head"):
         jax.tree.map(np.testing.assert_array_equal, before[module], after[module])
@@ -188,7 +188,7 @@ def test_training_starts_from_a_file_of_weights_and_their_conventions(tmp_path):
     config.initialize.path = str(tmp_path / "resnet.safetensors")
     config.model.update(channel_order="bgr", pixel_mean=(1.0, 2.0, 3.0))
     config.optimizer.frozen = ("backbone/.*",)
-    train.train(config, str(tmp_path / "run"))
+    loop.train(config, str(tmp_path / "run"))
     run = maskx_jax.load(tmp_path / "run")
     # What was trained on is what the run says of itself, and what it is loaded with.
     assert run.model.channel_order == "rgb" and run.config.model.backbone.norm == "frozen_batch"
@@ -199,7 +199,7 @@ def test_training_starts_from_a_file_of_weights_and_their_conventions(tmp_path):
     (tmp_path / "resnet.safetensors").unlink()
     config = small_config(num_steps=2)
     config.optimizer.update(schedule="step", frozen=("backbone/.*",))
-    train.train(config, str(tmp_path / "run"))
+    loop.train(config, str(tmp_path / "run"))
     run = maskx_jax.load(tmp_path / "run")
     assert run.step == 2 and run.model.pixel_mean == (123.675, 116.28, 103.53)
     assert run.config.model.backbone.norm == "frozen_batch"
@@ -208,7 +208,7 @@ def test_training_starts_from_a_file_of_weights_and_their_conventions(tmp_path):
     del classifier["layer3.0.conv2.weight"]
     save_file(classifier, tmp_path / "resnet.safetensors")
     with pytest.raises(ValueError, match=r"1 missing, such as backbone/res4_block0/conv2/kernel"):
-        train.train(config, str(tmp_path / "other"))
+        loop.train(config, str(tmp_path / "other"))
     assert not (tmp_path / "other/config.json").exists()
 
 
@@ -217,7 +217,7 @@ def test_a_run_with_other_classes_gives_all_but_the_rows_of_new_ones(run, tmp_pa
     config = small_config(num_steps=1)
     config.data.shapes.update(num_hues=2, num_textures=3)
     config.initialize.path = str(run[0])
-    train.train(config, str(tmp_path / "run"))
+    loop.train(config, str(tmp_path / "run"))
     assert "found by name (named in the run); new, with fresh rows: " in capsys.readouterr().out
 
 
@@ -226,7 +226,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_is_named(tmp_path):
     config = small_config(checkpoint_every=100)
     config.optimizer.update(name="sgd", learning_rate=1e30, clip_norm=0.0, warmup_steps=0)
     with pytest.raises(FloatingPointError, match=r"step [23]: not finite: .*(nan|inf)"):
-        train.train(config, str(tmp_path))
+        loop.train(config, str(tmp_path))
     # Nothing broken was saved.
     with pytest.raises(FileNotFoundError, match=r"expected any checkpoint"):
         maskx_jax.load(tmp_path)
@@ -242,7 +242,7 @@ def test_a_run_goes_on_past_broken_records_and_says_how_many(tmp_path, monkeypat
         "__getitem__",
         lambda source, i: dataclasses.replace(whole(source, i), image=b"") if i == 3 else whole(source, i),
     )
-    train.train(config, str(tmp_path))
+    loop.train(config, str(tmp_path))
     assert "broken records skipped: 1\n" in capsys.readouterr().out
 
 
@@ -303,14 +303,14 @@ def test_two_images_are_learned_by_heart(tmp_path):
     config.data.shapes.update(num_train=2, num_eval=2, crowd_fraction=0.0, empty_fraction=0.0)
     config.optimizer.learning_rate = 2e-3
 
-    source = train.open_source
+    source = loop.open_source
     try:
         # Evaluate on the training images themselves.
-        train.open_source = lambda *arguments, training, seed: source(*arguments, training=True, seed=seed)
+        loop.open_source = lambda *arguments, training, seed: source(*arguments, training=True, seed=seed)
         with optimized():
-            metrics = train.train(config, str(tmp_path))
+            metrics = loop.train(config, str(tmp_path))
     finally:
-        train.open_source = source
+        loop.open_source = source
     assert metrics["bbox"]["all"]["AP50"] > 0.99
     assert metrics["segm"]["all"]["AP50"] > 0.99
 

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-import train
 from configs import demo, mask_rcnn, maskx_rcnn, paper
 from maskx_jax.coco.categories import Categories
 from maskx_jax.data.records import identity_of
@@ -25,6 +24,7 @@ from maskx_jax.runs import checkpoints as checkpointing
 from maskx_jax.runs import workdir as runs
 from maskx_jax.runs.checkpoints import Checkpoints
 from maskx_jax.structures import Detections
+from maskx_jax.training import loop
 from tests.models.build import tiny_config
 from tests.processes import ENVIRONMENT, ROOT
 
@@ -83,10 +83,10 @@ def replace_what_compiles(monkeypatch) -> None:
     def open_source(source, directory, split, shapes, *, training, seed=0):
         return Source(8, seed=int(training), image_size=64)
 
-    monkeypatch.setattr(train, "initialize", initialize)
-    monkeypatch.setattr(train, "make_train_step", lambda *arguments, **options: lambda state, batch: step(state))
-    monkeypatch.setattr(train, "make_detect_step", lambda *arguments: detect)
-    monkeypatch.setattr(train, "open_source", open_source)
+    monkeypatch.setattr(loop, "initialize", initialize)
+    monkeypatch.setattr(loop, "make_train_step", lambda *arguments, **options: lambda state, batch: step(state))
+    monkeypatch.setattr(loop, "make_detect_step", lambda *arguments: detect)
+    monkeypatch.setattr(loop, "open_source", open_source)
 
 
 def shortened(config, num_steps=2):
@@ -110,7 +110,7 @@ def trained(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("trained")
     with pytest.MonkeyPatch.context() as patch:
         replace_what_compiles(patch)
-        train.train(small(), str(workdir))
+        loop.train(small(), str(workdir))
     return workdir
 
 
@@ -167,11 +167,11 @@ def test_every_shipped_variant_passes_its_first_evaluation_a_save_and_a_restart(
     if name == "demo":
         config.data.mask_classes = "random(1,4)"
     chosen = []
-    choose = train.choose_best_metric
-    monkeypatch.setattr(train, "choose_best_metric", lambda *names: chosen.append(choose(*names)) or chosen[-1])
-    metrics = train.train(config, str(tmp_path))
+    choose = loop.choose_best_metric
+    monkeypatch.setattr(loop, "choose_best_metric", lambda *names: chosen.append(choose(*names)) or chosen[-1])
+    metrics = loop.train(config, str(tmp_path))
     assert metrics["bbox"]["all"]["AP"] is not None
-    assert train.train(config, str(tmp_path)) == {}
+    assert loop.train(config, str(tmp_path)) == {}
     assert evaluations(tmp_path) == [2] and steps(tmp_path) == [1, 2]
     # The last two classes have no masks to measure B's AP on, where the annotations say what B is.
     measures_b = not name.startswith("mask_rcnn") and "annotated" not in name
@@ -182,7 +182,7 @@ def test_every_shipped_variant_passes_its_first_evaluation_a_save_and_a_restart(
 def test_annotated_classes_are_scored_by_what_their_annotations_have(tmp_path):
     config = small(num_steps=1)
     config.data.mask_classes = "annotated"
-    metrics = train.train(config, str(tmp_path))
+    metrics = loop.train(config, str(tmp_path))
     assert set(metrics["bbox"]) == {"all", "A", "B"}
     # Nothing of B has a mask to score against.
     assert metrics["segm"]["B"]["AP"] is None and metrics["segm"]["A"]["AP"] is not None
@@ -198,17 +198,17 @@ def test_a_class_with_some_masks_is_scored_by_itself(tmp_path, monkeypatch):
     )
     config = small(num_steps=1)
     config.data.mask_classes = "annotated"
-    assert set(train.train(config, str(tmp_path))["bbox"]) == {"all", "A", "B", "mixed"}
+    assert set(loop.train(config, str(tmp_path))["bbox"]) == {"all", "A", "B", "mixed"}
 
 
 def test_a_best_metric_without_a_value_prevents_no_checkpoint(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        train.evaluate,
+        loop.evaluate,
         "score",
         lambda *arguments, **options: {kind: {"all": {"AP": None}} for kind in ("bbox", "segm")},
     )
-    monkeypatch.setattr(train, "format_table", lambda metrics: "")
-    train.train(small(), str(tmp_path))
+    monkeypatch.setattr(loop, "format_table", lambda metrics: "")
+    loop.train(small(), str(tmp_path))
     assert steps(tmp_path) == [1, 2]
 
 
@@ -217,7 +217,7 @@ def test_a_best_metric_that_the_data_does_not_measure_is_refused_before_anything
     with pytest.raises(
         ValueError, match=r"config\.train\.best_metric is \('segm/B/AP',\); expected one that this data"
     ):
-        train.train(config, str(tmp_path))
+        loop.train(config, str(tmp_path))
     assert not (tmp_path / "config.json").exists()
 
 
@@ -228,35 +228,35 @@ def test_the_best_checkpoint_outlives_restarts(tmp_path, monkeypatch):
         value = next(values)
         return {kind: {"all": {"AP": value}} for kind in ("bbox", "segm")}
 
-    monkeypatch.setattr(train.evaluate, "score", score)
-    monkeypatch.setattr(train, "format_table", lambda metrics: "")
+    monkeypatch.setattr(loop.evaluate, "score", score)
+    monkeypatch.setattr(loop, "format_table", lambda metrics: "")
     # A run that is killed after each step and started again.
     for num_steps in range(1, 5):
-        train.train(small(num_steps=num_steps), str(tmp_path))
+        loop.train(small(num_steps=num_steps), str(tmp_path))
     assert steps(tmp_path) == [2, 3, 4]
 
 
 KILLED = """
 import os, signal, sys
 import jax, pytest
-import train
+from maskx_jax.training import loop
 from tests import test_train_loop
 
 jax.config.update("jax_num_cpu_devices", 8)
 patch = pytest.MonkeyPatch()
 test_train_loop.replace_what_compiles(patch)
 scores, kills = iter(map(float, sys.argv[2].split(","))), sys.argv[3].split(",")
-patch.setattr(train.evaluate, "score", lambda *_, **options: {"bbox": {"all": {"AP": next(scores)}}})
-patch.setattr(train, "format_table", str)
+patch.setattr(loop.evaluate, "score", lambda *_, **options: {"bbox": {"all": {"AP": next(scores)}}})
+patch.setattr(loop, "format_table", str)
 
-class Killing(train.MetricLog):
+class Killing(loop.MetricLog):
     def write(self, step, metrics):
         super().write(step, metrics)
         if "bbox/all/AP" in metrics and str(step) in kills:
             os.kill(os.getpid(), signal.SIGKILL)
 
-patch.setattr(train, "MetricLog", Killing)
-train.train(test_train_loop.small(num_steps=8, best_metric=("bbox/all/AP",)), sys.argv[1])
+patch.setattr(loop, "MetricLog", Killing)
+loop.train(test_train_loop.small(num_steps=8, best_metric=("bbox/all/AP",)), sys.argv[1])
 """
 
 
@@ -276,14 +276,14 @@ def test_a_step_is_saved_before_it_is_scored_and_scored_once(tmp_path, monkeypat
         raise MemoryError
 
     with monkeypatch.context() as patched:
-        patched.setattr(train.evaluate, "score", score)
+        patched.setattr(loop.evaluate, "score", score)
         with pytest.raises(MemoryError):
-            train.train(small(), str(tmp_path))
+            loop.train(small(), str(tmp_path))
     assert steps(tmp_path) == [1] and evaluations(tmp_path) == []
-    train.train(small(), str(tmp_path))
+    loop.train(small(), str(tmp_path))
     assert steps(tmp_path) == [1, 2] and evaluations(tmp_path) == [1, 2]
     # Killed between the line of the last evaluation and what would have come after it.
-    train.train(small(num_steps=3), str(tmp_path))
+    loop.train(small(num_steps=3), str(tmp_path))
     assert evaluations(tmp_path) == [1, 2, 3]
 
 
@@ -291,9 +291,9 @@ def test_other_training_data_under_the_same_path_are_refused(run, monkeypatch):
     before = (run / "data.json").read_text()
     monkeypatch.setattr(Source, "identity", property(lambda source: identity_of(source.categories, 9)))
     with pytest.raises(ValueError, match=r"begun with other training data:\n  num_images: 8 -> 9"):
-        train.train(small(num_steps=3), str(run))
+        loop.train(small(num_steps=3), str(run))
     assert (run / "data.json").read_text() == before
-    train.train(small(num_steps=3), str(run), change_config=True)
+    loop.train(small(num_steps=3), str(run), change_config=True)
     assert json.loads((run / "data.json").read_text())["train"]["num_images"] == 9
 
 
@@ -302,9 +302,9 @@ def test_a_restart_that_is_refused_changes_nothing(run, monkeypatch):
     config = small(num_steps=3)
     config.optimizer.ema_decay = 0.5
     with pytest.raises(ValueError, match="another model, number of classes or optimizer"):
-        train.train(config, str(run), change_config=True)
+        loop.train(config, str(run), change_config=True)
     assert {path.name: path.read_bytes() for path in run.glob("*.json*")} == before
-    train.train(small(num_steps=3), str(run))
+    loop.train(small(num_steps=3), str(run))
     assert steps(run) == [2, 3]
 
 
@@ -312,7 +312,7 @@ def test_what_stays_at_its_initial_values_for_good_is_warned_of(tmp_path, capsys
     config = small()
     config.optimizer.frozen = ("backbone/stem/.*", "backbone/res2_.*")
     for warned in (True, False):
-        train.train(config, str(tmp_path))
+        loop.train(config, str(tmp_path))
         said = (
             "warning: frozen parameters that no weights were loaded for: backbone/res2_block0, backbone/stem (2 arrays)"
         )
@@ -326,8 +326,8 @@ def test_a_run_without_a_whole_checkpoint_begins_anew_only_if_it_is_told_to(run)
         shutil.rmtree(run / f"checkpoints/{step}/description")
     for _ in range(2):
         with pytest.raises(RuntimeError, match="--restart to begin at step 0"):
-            train.train(small(), str(run))
-    train.train(small(), str(run), restart=True)
+            loop.train(small(), str(run))
+    loop.train(small(), str(run), restart=True)
     assert steps(run) == [1, 2]
 
 
@@ -335,12 +335,12 @@ def test_a_run_without_a_whole_checkpoint_begins_anew_only_if_it_is_told_to(run)
 def test_a_damaged_config_is_named(run, content):
     (run / "config.json").write_bytes(content)
     with pytest.raises(ValueError, match=rf"^{run}/config\.json "):
-        train.train(small(num_steps=3), str(run))
+        loop.train(small(num_steps=3), str(run))
 
 
 def test_a_bad_config_leaves_no_trace(tmp_path):
     with pytest.raises(ValueError, match=r"config\.train\.log_every is 0; expected 1 or more"):
-        train.train(small(log_every=0), str(tmp_path / "run"))
+        loop.train(small(log_every=0), str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
 
@@ -359,19 +359,19 @@ def test_a_write_that_fails_is_told_with_the_step_that_is_safe(tmp_path, monkeyp
     with pytest.raises(
         OSError, match=r"step 2 could not be written to .*Too many open files; .* of step 1\. Start the"
     ):
-        train.train(small(), str(tmp_path))
+        loop.train(small(), str(tmp_path))
 
 
 def test_a_work_directory_that_is_deleted_is_told(tmp_path, monkeypatch):
-    score = train.evaluate.score
+    score = loop.evaluate.score
 
     def delete(*arguments, **options):
         shutil.rmtree(tmp_path / "run")
         return score(*arguments, **options)
 
-    monkeypatch.setattr(train.evaluate, "score", delete)
+    monkeypatch.setattr(loop.evaluate, "score", delete)
     with pytest.raises(
         OSError, match=r"step 2 could not be written to .*run/checkpoints: .* was deleted; .* may be lost"
     ):
-        train.train(small(), str(tmp_path / "run"))
+        loop.train(small(), str(tmp_path / "run"))
     assert not checkpointing.has_checkpoint(tmp_path / "run")

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 import maskx_jax
-import train
 from maskx_jax import errors
 from maskx_jax.coco.categories import COCO_IDS
 from maskx_jax.data.coco.builder import prepare
+from maskx_jax.training import loop
 from tests.models.build import tiny_config
 from tools import visual_genome
 
@@ -175,7 +175,7 @@ def test_boxes_of_3001_classes_and_masks_of_coco_train_in_one_run(genome, tmp_pa
     config.data.directory = str(tmp_path / "data")
     config.data.transform.update(canvas=(64, 64), short_sides=(64,), max_long_side=64)
     config.train.update(num_steps=2, eval_every=0, checkpoint_every=2, log_every=1)
-    train.train(config, str(tmp_path / "run"))
+    loop.train(config, str(tmp_path / "run"))
     run = maskx_jax.load(tmp_path / "run")
     assert run.variables["params"]["box_head"]["classification"]["kernel"].shape[1] == 3002
     losses = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]

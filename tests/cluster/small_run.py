@@ -28,10 +28,11 @@ def main() -> None:
     import jax
 
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    import train
+    from maskx_jax.cli import train
     from maskx_jax.data import pipeline
     from maskx_jax.distributed.watchdog import Watchdog
     from maskx_jax.models.rcnn import detector as rcnn
+    from maskx_jax.training import loop
     from tests.cluster.stand_in import StandIn
 
     workdir, *changes = sys.argv[1:]
@@ -57,7 +58,7 @@ def main() -> None:
         while fault == f"hang {place}":
             time.sleep(1)
 
-    original_batches, original_at, original_open = pipeline.train_batches, Watchdog.at, train.open_source
+    original_batches, original_at, original_open = pipeline.train_batches, Watchdog.at, loop.open_source
 
     def recorded(*arguments: Any, **options: Any) -> Iterator[Any]:
         """Yield the batches, and append the ids of each to a file."""
@@ -77,7 +78,7 @@ def main() -> None:
         fail_at("open", 0)
         return original_open(*arguments, **options)
 
-    pipeline.train_batches, train.open_source = recorded, failing_open
+    pipeline.train_batches, loop.open_source = recorded, failing_open
     Watchdog.at = failing_at  # type: ignore[method-assign]
     if os.environ.get("MODEL") != "detector":
         rcnn.build = lambda num_classes, **_: StandIn(num_classes)  # type: ignore[assignment]

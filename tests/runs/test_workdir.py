@@ -58,7 +58,10 @@ def test_a_directory_is_locked_until_it_is_closed_and_the_owner_is_named(tmp_pat
 
 
 def test_the_lock_goes_with_a_process_that_is_killed(tmp_path):
-    code = f"import os; from maskx_jax.runs import workdir as runs; keep = runs.lock({str(tmp_path)!r}); os.kill(os.getpid(), 9)"
+    code = (
+        "import os; from maskx_jax.runs import workdir; "
+        f"keep = workdir.lock({str(tmp_path)!r}); os.kill(os.getpid(), 9)"
+    )
     assert subprocess.run([sys.executable, "-c", code]).returncode == -9
     runs.lock(tmp_path).close()
 
