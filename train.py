@@ -4,4 +4,4 @@ from maskx_jax import errors
 from maskx_jax.cli import train
 
 if __name__ == "__main__":
-    errors.run_with_flags(train.main)
+    errors.run(train.main)

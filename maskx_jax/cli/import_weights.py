@@ -8,14 +8,16 @@ The classes are those of the dataset; the conventions of the weights replace tho
 
 import contextlib
 import os
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 from absl import flags, logging
 from etils import epath
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from maskx_jax import errors
+from maskx_jax.cli.flags import command_line, define_config, parse
 from maskx_jax.data.sources import open_source
 from maskx_jax.models.build import initialize
 from maskx_jax.models.rcnn import detector as rcnn
@@ -81,9 +83,17 @@ def _check_new(directory: epath.Path) -> None:
         raise PermissionError(f"cannot make the work directory {directory}: {above} may not be written to")
 
 
-if __name__ == "__main__":
-    # Defined here, because train.py has flags of these names and may be imported beside this module.
-    _CONFIG = config_flags.DEFINE_config_file("config", lock_config=True)
-    _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run is made.", required=True)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Import what the flags say; return the exit code."""
+    argv, values = command_line(arguments), flags.FlagValues()
+    config = define_config(values, argv)
+    workdir = flags.DEFINE_string("workdir", None, "Where the run is made.", required=True, flag_values=values)
+    parse(values, argv, __doc__)
+    logging.use_absl_handler()
     logging.set_verbosity(logging.WARNING)
-    errors.run_with_flags(lambda _: import_weights(_CONFIG.value, _WORKDIR.value))
+    import_weights(config.value, workdir.value)
+    return 0
+
+
+if __name__ == "__main__":
+    errors.run(main)

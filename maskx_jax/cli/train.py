@@ -11,36 +11,53 @@ the run is lost or stuck, to be started again.
 """
 
 import sys
+from collections.abc import Sequence
 
 from absl import flags, logging
-from ml_collections import config_flags
 
+from maskx_jax import errors
+from maskx_jax.cli.flags import command_line, define_config, parse
 from maskx_jax.distributed import processes as distributed
 from maskx_jax.distributed.interruption import EXIT_INTERRUPTED, InterruptedRun, leaving_at_once
 from maskx_jax.runs import checkpoints as checkpointing
 from maskx_jax.runs import compilation
 from maskx_jax.training.loop import train
 
-_CONFIG = config_flags.DEFINE_config_file("config", lock_config=True)
-_WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints, logs and evaluations go.", required=True)
-_CHANGE_CONFIG = flags.DEFINE_bool(
-    "change_config", False, "Continue a run although its config or its training data have changed."
-)
-_RESTART = flags.DEFINE_bool(
-    "restart", False, "Begin at step 0 although all checkpoints of the run were put aside as damaged."
-)
 
-
-def main(_: list[str]) -> None:
-    """Train as the flags say."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train as the flags say; return the exit code."""
+    argv, values = command_line(arguments), flags.FlagValues()
+    config = define_config(values, argv)
+    workdir = flags.DEFINE_string(
+        "workdir", None, "Where checkpoints, logs and evaluations go.", required=True, flag_values=values
+    )
+    change_config = flags.DEFINE_bool(
+        "change_config",
+        False,
+        "Continue a run although its config or its training data have changed.",
+        flag_values=values,
+    )
+    restart = flags.DEFINE_bool(
+        "restart",
+        False,
+        "Begin at step 0 although all checkpoints of the run were put aside as damaged.",
+        flag_values=values,
+    )
+    parse(values, argv, __doc__)
     # Orbax and TensorFlow write a page for every checkpoint at the level below.
+    logging.use_absl_handler()
     logging.set_verbosity(logging.WARNING)
     checkpointing.quiet()
     compilation.use_cache()
     try:
         with leaving_at_once():
-            distributed.join(**_CONFIG.value.distributed.to_dict())
-            train(_CONFIG.value, _WORKDIR.value, _CHANGE_CONFIG.value, _RESTART.value)
+            distributed.join(**config.value.distributed.to_dict())
+            train(config.value, workdir.value, change_config.value, restart.value)
     except InterruptedRun as interrupted:
         print(interrupted, file=sys.stderr)
-        sys.exit(EXIT_INTERRUPTED)
+        return EXIT_INTERRUPTED
+    return 0
+
+
+if __name__ == "__main__":
+    errors.run(main)

@@ -82,7 +82,7 @@ def main() -> None:
     Watchdog.at = failing_at  # type: ignore[method-assign]
     if os.environ.get("MODEL") != "detector":
         rcnn.build = lambda num_classes, **_: StandIn(num_classes)  # type: ignore[assignment]
-    errors.run_with_flags(train.main)
+    errors.run(train.main)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,56 @@
+"""The flags of a verb, read by absl: what train, evaluate and import_weights have in common."""
+
+import inspect
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from absl import flags
+from ml_collections import config_flags
+
+from maskx_jax.errors import one_line
+
+
+def command_line(arguments: Sequence[str] | None) -> list[str]:
+    """Return the name of the program and its arguments; by default those of this process."""
+    return list(sys.argv) if arguments is None else [sys.argv[0], *arguments]
+
+
+def define_config(values: flags.FlagValues, argv: Sequence[str]) -> Any:
+    """Define --config and the flags for its fields; the value of what is returned is the config."""
+    config = config_flags.DEFINE_config_file(
+        "config",
+        help_string="A config file; variants stand after a colon. --config.FIELD=VALUE sets one of its fields.",
+        lock_config=True,
+        sys_argv=list(argv),
+        flag_values=values,
+    )
+    flags.mark_flag_as_required("config", flag_values=values)
+    return config
+
+
+def parse(values: flags.FlagValues, argv: Sequence[str], documentation: str | None) -> None:
+    """Give the flags their values; --help prints the documentation and the flags, and exits with 0.
+
+    Args:
+      values: flags of one verb. They are not absl's global ones, so that several verbs can define flags of one name.
+      argv: see `command_line`.
+      documentation: docstring of the verb.
+
+    Raises:
+      ValueError: a flag is unknown, missing or has a wrong value, or there are arguments that are no flags.
+    """
+    if {"--help", "-h"} & set(argv):
+        print(inspect.cleandoc(documentation or "") + "\n\nFlags:")
+        for name in sorted(values):
+            default = "" if values[name].default is None else f" (default: {values[name].default_as_str})"
+            print(f"  --{name}: {values[name].help}{default}")
+        sys.exit(0)
+    try:
+        rest = values(list(argv))[1:]
+    except flags.Error as error:
+        raise ValueError(one_line(error)) from error
+    except AttributeError as error:  # Of a field that the config does not have.
+        raise ValueError(f"a flag --config.FIELD names no field: {one_line(error)}") from error
+    if rest:
+        raise ValueError(f"got arguments {rest}; expected only flags (--name=value)")
