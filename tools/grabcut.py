@@ -21,10 +21,10 @@ from tqdm import tqdm
 
 from maskx_jax import errors
 from maskx_jax.coco import mask_classes
+from maskx_jax.coco.rle import encode_region
 from maskx_jax.data.coco.annotations import is_box, read_instances, read_json
 from maskx_jax.data.coco.images import UnreadableImageError, check_file
 from maskx_jax.data.coco.report import Report
-from maskx_jax.evaluation.paste_masks import encode_region
 
 # Around a box as much is taken in as background as the box is wide and high.
 MARGIN = 1.0

@@ -10,13 +10,10 @@ import reprlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-from hotcoco import mask as mask_coder
+from maskx_jax.coco.rle import check_run_totals, check_total, is_size
 
 KINDS = ("bbox", "segm")
 _FIELD_OF_KIND = {"bbox": "bbox", "segm": "segmentation"}
-# Run lengths are numbers of 32 bits.
-_MOST_PIXELS = 2**32 - 1
 # The area that a mask suggests may differ from the one that an annotation gives: overlapping polygons count twice in
 # one of the two. Of 6,200 of COCO's it is 0.83 to 1.8 times as large, and never larger than the box.
 _AREA_FACTOR = 2.0
@@ -73,7 +70,7 @@ def check_ground_truth(ground_truth: Mapping, kinds: Sequence[str] = KINDS) -> N
             ids = image.get(key, ())
             if not isinstance(ids, list | tuple) or any(as_id(value) is None for value in ids):
                 raise ValueError(f"ground truth, images[{index}]: {key} {reprlib.repr(ids)}; expected a list of ids")
-        if "segm" in kinds and not _is_size(sizes[as_id(image["id"])]):
+        if "segm" in kinds and not is_size(sizes[as_id(image["id"])]):
             raise ValueError(
                 f"ground truth, images[{index}]: height {reprlib.repr(image.get('height'))} and width "
                 f"{reprlib.repr(image.get('width'))}; expected whole numbers of pixels, fewer than 2**32 in all"
@@ -112,80 +109,6 @@ def check_results(results: Sequence[dict], ground_truth: Mapping, kinds: Sequenc
             _check_result(result, needed, sizes, category_ids)
         except ValueError as error:
             raise ValueError(f"results[{index}]: {error}") from None
-
-
-def check_run_totals(entries: Sequence[Any], where: str = "results") -> None:
-    """Check that the compressed masks of results or annotations fill exactly the size that they give.
-
-    Longer ones are found by every reader; shorter ones, of a smaller image for instance, only here.
-
-    Args:
-      entries: what has no compressed mask is passed over.
-      where: they come from, for the error.
-
-    Raises:
-      ValueError: at the first mask that does not.
-    """
-    masks = [
-        (index, entry["segmentation"])
-        for index, entry in enumerate(entries)
-        if isinstance(entry, Mapping) and _is_compressed(entry.get("segmentation"))
-    ]
-    # Few at a time: their numbers stay in the processor's cache.
-    for begin in range(0, len(masks), 500):
-        part = masks[begin : begin + 500]
-        totals = _run_totals([mask["counts"] for _, mask in part]).tolist()
-        for (index, mask), total in zip(part, totals, strict=True):
-            try:
-                _check_total(total, mask["size"])
-            except ValueError as error:
-                raise ValueError(f"{where}[{index}]: {error}") from None
-
-
-def mask_areas(masks: Sequence[dict], where: str = "results") -> list[int]:
-    """Return the pixels of compressed masks.
-
-    Args:
-      masks: a list of them.
-      where: they come from, for the error.
-
-    Raises:
-      ValueError: runs are corrupt; it gives the place in the list, and what is wrong with it.
-    """
-    try:
-        areas: list[int] = mask_coder.area(list(masks)).tolist() if masks else []
-    except (ValueError, TypeError, OverflowError):
-        for index, mask in enumerate(masks):
-            try:
-                mask_coder.area(mask)
-            except (ValueError, TypeError, OverflowError) as error:
-                raise ValueError(f"{where}[{index}]: segmentation: {error}") from None
-        raise
-    return areas
-
-
-def draw_segmentation(segmentation: Any, size: Sequence[int]) -> dict | None:
-    """Return the compressed mask of an annotation, as pycocotools draws it; None where there is none.
-
-    Args:
-      segmentation: polygons, or run lengths, compressed or not; see `check_ground_truth`.
-      size: height and width of the image.
-
-    Raises:
-      ValueError: run lengths are corrupt.
-    """
-    height, width = size
-    try:
-        if isinstance(segmentation, Mapping):
-            counts = segmentation.get("counts")
-            if isinstance(counts, list) and counts:
-                return mask_coder.frPyObjects({"size": [height, width], "counts": counts}, height, width)
-            return {"size": [height, width], "counts": counts} if counts else None
-        # pycocotools would read "polygons" of 2 points as boxes, and fail on empty ones.
-        polygons = [list(map(float, polygon)) for polygon in segmentation or () if len(polygon) >= 6]
-        return mask_coder.merge(mask_coder.frPyObjects(polygons, height, width)) if polygons else None
-    except (TypeError, OverflowError) as error:
-        raise ValueError(f"segmentation: {error}") from None
 
 
 def believed_area(annotation: Mapping, num_pixels: int) -> tuple[float, bool]:
@@ -266,7 +189,7 @@ def _check_segmentation(segmentation: Any, size: list) -> None:
         if not (isinstance(counts, list) and all(isinstance(run, int) and run >= 0 for run in counts)):
             raise ValueError(f"counts {reprlib.repr(counts)} of segmentation; expected text or whole numbers >= 0")
         if counts:
-            _check_total(sum(counts), size)
+            check_total(sum(counts), size)
         return
     if not isinstance(segmentation, list | tuple):
         raise ValueError(f"segmentation {reprlib.repr(segmentation)}; expected a list of polygons or run lengths")
@@ -313,66 +236,6 @@ def _check_result(result: dict, needed: set[str], sizes: Mapping[int, list], cat
                 f"image_id {image_id}: segmentation of size {reprlib.repr(encoding.get('size'))}; expected the image's "
                 f"[height, width] {sizes[image_id]}"
             )
-
-
-def _run_totals(counts: Sequence[str | bytes]) -> np.ndarray:
-    """Return int64 `n`: what the runs of compressed counts add up to; -1 for what is no counts.
-
-    A number has 5 bits in each character, the least first; 0x20 says that more follow, 0x10 of the last is the sign.
-    From the fourth on, numbers are differences to the one two places before: so a number counts once for each later
-    run of its colour.
-    """
-    texts = [text.encode("utf-8", "replace") if isinstance(text, str) else text for text in counts]
-    totals = np.full(len(texts), -1, np.int64)
-    # The last character must end a number.
-    kept = [index for index, text in enumerate(texts) if text and not (text[-1] - 48) & 0x20]
-    if not kept:
-        return totals
-    digits = np.frombuffer(b"".join(texts[index] for index in kept), np.uint8) - np.uint8(48)
-    lasts = np.flatnonzero((digits & 0x20) == 0)
-    firsts = np.concatenate([[0], lasts[:-1] + 1])
-    lengths = lasts - firsts + 1
-    shifts = 5 * np.minimum(np.arange(len(digits)) - np.repeat(firsts, lengths), 11)
-    values = np.add.reduceat((digits & 0x1F).astype(np.int64) << shifts, firsts)
-    values -= ((digits[lasts] & 0x10) > 0).astype(np.int64) << (5 * np.minimum(lengths, 11))
-
-    text_ends = np.cumsum([len(texts[index]) for index in kept])
-    text_begins = np.concatenate([[0], text_ends[:-1]])
-    ends = np.searchsorted(lasts, text_ends)
-    begins = np.concatenate([[0], ends[:-1]])
-    nums = ends - begins
-    places = np.arange(len(values)) - np.repeat(begins, nums)
-    times = np.where(places == 0, 1, (np.repeat(nums, nums) - 1 - places) // 2 + 1)
-    sums = np.add.reduceat(values * times, begins)
-    # No number is longer than the 7 characters of 32 bits and a sign, and none has other characters.
-    wrong = np.maximum.reduceat(np.maximum(np.repeat(lengths, lengths), np.where(digits >= 64, 99, 0)), text_begins) > 7
-    totals[kept] = np.where(wrong, -1, sums)
-    return totals
-
-
-def _check_total(total: int, size: Sequence[int]) -> None:
-    height, width = size
-    if total != height * width:
-        raise ValueError(
-            f"the counts of segmentation add up to {reprlib.repr(total)} pixels or are corrupt; expected "
-            f"{height} x {width} = {height * width}"
-        )
-
-
-def _is_compressed(value: Any) -> bool:
-    return (
-        isinstance(value, Mapping)
-        and isinstance(value.get("counts"), str | bytes)
-        and isinstance(value.get("size"), list | tuple)
-        and len(value["size"]) == 2
-        and _is_size(value["size"])
-    )
-
-
-def _is_size(size: Sequence[Any]) -> bool:
-    return all(isinstance(side, int) and 0 < side <= _MOST_PIXELS for side in size) and (
-        size[0] * size[1] <= _MOST_PIXELS
-    )
 
 
 def _is_among(value: Any, known: Collection) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 from hotcoco import mask as mask_coder
 from PIL import Image, ImageDraw, ImageFont
 
-from maskx_jax.evaluation.checks import draw_segmentation
+from maskx_jax.coco.rle import draw_segmentation
 
 _MASK_OPACITY = 0.45
 # An image is resized until its longer side has so many pixels that the words on it can be read: those between stay.

@@ -39,15 +39,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from maskx_jax.coco.rle import draw_segmentation, mask_areas
 from maskx_jax.evaluation.checks import (
     KINDS,
     as_id,
     believed_area,
     check_ground_truth,
     check_results,
-    draw_segmentation,
     image_sizes,
-    mask_areas,
 )
 
 # From the fastest to the slowest.

@@ -8,7 +8,8 @@ hands those to a threaded BLAS, which took up to 40 times as long where other pr
 from typing import Literal, get_args
 
 import numpy as np
-from hotcoco import mask as mask_coder
+
+from maskx_jax.coco.rle import encode_region
 
 Grid = Literal["continuous", "integer"]
 
@@ -68,40 +69,6 @@ def check_grid(grid: str) -> None:
     """
     if grid not in get_args(Grid):
         raise ValueError(f"unknown grid {grid!r}; expected 'continuous' or 'integer'")
-
-
-def encode_region(region: np.ndarray, origin: tuple[int, int], height: int, width: int) -> dict:
-    """Return the COCO run-length encoding of an image that is empty outside of a region.
-
-    Args:
-      region: bool `rows columns`.
-      origin: row and column of the region's first pixel in the image.
-      height: rows of the image.
-      width: columns of the image.
-
-    Returns:
-      `{"size": [height, width], "counts": str}`, as it stands in a COCO results file.
-    """
-    top, left = origin
-    rows, columns = region.shape
-    # Down the columns, with a pixel outside before each and at the end: every run of the region begins and ends.
-    padded = np.zeros(columns * (rows + 1) + 1, bool)
-    padded[:-1].reshape(columns, rows + 1)[:, 1:] = region.T
-    edges = np.flatnonzero(padded[1:] != padded[:-1])
-
-    def places(indices: np.ndarray) -> np.ndarray:
-        column, row = np.divmod(indices, rows + 1)
-        return (left + column) * height + top + row - 1
-
-    starts, stops = places(edges[0::2] + 1), places(edges[1::2]) + 1
-    # A run over the bottom of the image goes on at the top of its next column.
-    joined = np.flatnonzero(starts[1:] == stops[:-1])
-    starts, stops = np.delete(starts, joined + 1), np.delete(stops, joined)
-    counts = np.diff(np.stack([starts, stops], axis=1).ravel(), prepend=0, append=height * width)
-    if len(counts) > 1 and counts[-1] == 0:
-        counts = counts[:-1]
-    size = [height, width]
-    return {"size": size, "counts": mask_coder.rle_to_string({"size": size, "counts": counts.tolist()})}
 
 
 def paste_and_encode(

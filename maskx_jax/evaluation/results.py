@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from maskx_jax import files
+from maskx_jax.coco.rle import check_run_totals
 from maskx_jax.evaluation import paste_masks
-from maskx_jax.evaluation.checks import check_run_totals
 
 
 def detections_to_results(

@@ -123,32 +123,6 @@ def test_encoding_equals_pycocotools_on_the_full_image(case, grid):
     assert encoded == {"size": [HEIGHT, WIDTH], "counts": expected["counts"].decode()}
 
 
-def random_regions():
-    """Regions of all kinds in small images: on the borders, as high or wide as the image, empty, full."""
-    random = np.random.default_rng(0)
-    for number in range(1500):
-        height, width = random.integers(1, 12, 2)
-        rows = height if number % 3 == 0 else random.integers(0, height + 1)
-        columns = width if number % 5 == 0 else random.integers(0, width + 1)
-        top, left = random.integers(0, height - rows + 1), random.integers(0, width - columns + 1)
-        region = random.random((rows, columns)) < random.choice([0.0, 0.2, 0.5, 0.9, 1.0])
-        yield region, (int(top), int(left)), int(height), int(width)
-
-
-def test_regions_are_encoded_as_by_pycocotools():
-    for region, (top, left), height, width in random_regions():
-        full = np.zeros((height, width), np.uint8, order="F")
-        full[top : top + region.shape[0], left : left + region.shape[1]] = region
-        encoded = paste_masks.encode_region(region, (top, left), height, width)
-        assert encoded == {"size": [height, width], "counts": mask_coder.encode(full)["counts"].decode()}
-
-
-def test_encoding_a_small_region_of_a_large_image_does_not_scan_it():
-    # 50,000 megapixels would not fit into memory; and their runs not into 32 bits.
-    encoded = paste_masks.encode_region(np.ones((2, 3), bool), (40_000, 50_000), 60_000, 70_000)
-    assert mask_coder.area(encoded) == 6 and mask_coder.toBbox(encoded).tolist() == [50_000, 40_000, 3, 2]
-
-
 @pytest.mark.parametrize("box", [(5, 5, 5, 9), (5.5, 5, 5.5, 9), (9, 5, 5, 9)])
 def test_a_box_without_area_gives_an_empty_mask(box):
     region, _ = paste_masks.paste_mask(np.ones((28, 28)), np.array(box), HEIGHT, WIDTH)

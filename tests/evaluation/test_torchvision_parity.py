@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from faster_coco_eval import mask as mask_coder
 
+from maskx_jax.coco import rle
 from maskx_jax.evaluation import paste_masks
 from tests.golden import op_inputs
 
@@ -39,7 +40,7 @@ def test_pasted_masks_equal_torchvision(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_decoding_gives_back_the_bitmap(kind):
     for region, origin, bitmap in pasted(kind):
-        decoded = mask_coder.decode(paste_masks.encode_region(region, origin, HEIGHT, WIDTH))
+        decoded = mask_coder.decode(rle.encode_region(region, origin, HEIGHT, WIDTH))
         np.testing.assert_array_equal(decoded, bitmap)
 
 

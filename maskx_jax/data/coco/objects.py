@@ -10,6 +10,7 @@ import numpy as np
 from faster_coco_eval import mask as coco_mask
 
 from maskx_jax.coco.categories import Categories
+from maskx_jax.coco.rle import decode_runs
 from maskx_jax.data.coco.annotations import is_box, is_number
 from maskx_jax.data.coco.report import Report
 from maskx_jax.data.records import PACKED_SHAPE, crop_bitmap, rasterize_polygons, unpack_bitmap
@@ -91,52 +92,6 @@ def check_objects(
         "annotation_ids": np.array(ids, np.int64),
     }
     return objects, ground_truth
-
-
-def decode_runs(counts: str | Sequence[int], size: tuple[int, int]) -> np.ndarray:
-    """Decode the counts of an RLE into a bool bitmap `h w`.
-
-    pycocotools reads past the end of corrupt counts, so this neither trusts them nor uses it.
-
-    Args:
-      counts: compressed (text) or not (numbers): lengths of runs of 0, 1, 0, ... down the columns.
-      size: height and width.
-
-    Raises:
-      ValueError: the counts are corrupt or do not add up to the size.
-    """
-    runs = _decompress_counts(counts) if isinstance(counts, str) else counts
-    if not all(isinstance(run, int) and run >= 0 for run in runs):
-        raise ValueError("RLE counts must be whole numbers of at least 0")
-    height, width = size
-    if sum(runs) != height * width:
-        raise ValueError(f"RLE counts add up to {sum(runs)}; expected {height} x {width} = {height * width}")
-    values = np.arange(len(runs)) % 2 == 1
-    return np.repeat(values, runs).reshape(width, height).T
-
-
-def _decompress_counts(counts: str) -> list[int]:
-    # The format of rleToString in the COCO API: base 32 from the least digit on, 0x20 says that more digits follow,
-    # 0x10 of the last is the sign; from the fourth number on, the difference to the number two places before.
-    runs: list[int] = []
-    value, shift = 0, 0
-    for character in counts:
-        digit = ord(character) - 48
-        if not 0 <= digit < 64:
-            raise ValueError(f"compressed RLE counts contain {character!r}")
-        if shift > 60:
-            raise ValueError("compressed RLE counts contain a number of more than 64 bits")
-        value |= (digit & 0x1F) << shift
-        shift += 5
-        if digit & 0x20:
-            continue
-        if digit & 0x10:
-            value -= 1 << shift
-        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-        value, shift = 0, 0
-    if shift:
-        raise ValueError("compressed RLE counts end in the middle of a number")
-    return runs
 
 
 def _check_box(box: object, size: tuple[int, int], count: Callable[[str], None]) -> np.ndarray | None:

@@ -9,7 +9,7 @@ from faster_coco_eval import mask as coco_mask
 
 from maskx_jax.coco.categories import Categories
 from maskx_jax.data.coco.annotations import read_instances
-from maskx_jax.data.coco.objects import check_objects, decode_runs
+from maskx_jax.data.coco.objects import check_objects
 from maskx_jax.data.coco.report import NUM_EXAMPLES, REASONS, Report
 from maskx_jax.data.records import PACKED_SHAPE, crop_bitmap, rasterize_polygons, unpack_bitmap
 
@@ -661,17 +661,6 @@ def test_bad_run_lengths_leave_a_box(runs, reason):
     assert counts == {kind: 1, reason: 1}
     assert not objects["has_mask"].any() and not objects["masks"].any()
     assert ground_truth[0]["segmentation"] == []
-
-
-@pytest.mark.parametrize("density", [0, 0.01, 0.5, 0.99, 1])
-def test_decoding_undoes_encoding(density):
-    rng = np.random.default_rng(int(density * 100))
-    for size in [(1, 1), (1, 17), (23, 1), (37, 53), (300, 5)]:
-        bitmap = rng.random(size) < density
-        # Long runs too, whose differences are negative and take several digits.
-        for mask in (bitmap, np.repeat(np.repeat(bitmap, 9, 0), 40, 1)):
-            np.testing.assert_array_equal(decode_runs(compressed(mask)["counts"], mask.shape), mask)
-            np.testing.assert_array_equal(decode_runs(uncompressed(mask)["counts"], mask.shape), mask)
 
 
 @pytest.mark.parametrize("segmentation", [[SQUARE], compressed(disc(SIZE, 20, 20, 10)), []])

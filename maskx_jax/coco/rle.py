@@ -1,0 +1,227 @@
+"""Masks as run lengths, the form of COCO's files and of all who evaluate them."""
+
+import reprlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from hotcoco import mask as mask_coder
+
+# Run lengths are numbers of 32 bits.
+_MOST_PIXELS = 2**32 - 1
+
+
+def decode_runs(counts: str | Sequence[int], size: tuple[int, int]) -> np.ndarray:
+    """Decode the counts of an RLE into a bool bitmap `h w`.
+
+    pycocotools reads past the end of corrupt counts, so this neither trusts them nor uses it.
+
+    Args:
+      counts: compressed (text) or not (numbers): lengths of runs of 0, 1, 0, ... down the columns.
+      size: height and width.
+
+    Raises:
+      ValueError: the counts are corrupt or do not add up to the size.
+    """
+    runs = _decompress_counts(counts) if isinstance(counts, str) else counts
+    if not all(isinstance(run, int) and run >= 0 for run in runs):
+        raise ValueError("RLE counts must be whole numbers of at least 0")
+    height, width = size
+    if sum(runs) != height * width:
+        raise ValueError(f"RLE counts add up to {sum(runs)}; expected {height} x {width} = {height * width}")
+    values = np.arange(len(runs)) % 2 == 1
+    return np.repeat(values, runs).reshape(width, height).T
+
+
+def _decompress_counts(counts: str) -> list[int]:
+    # The format of rleToString in the COCO API: base 32 from the least digit on, 0x20 says that more digits follow,
+    # 0x10 of the last is the sign; from the fourth number on, the difference to the number two places before.
+    runs: list[int] = []
+    value, shift = 0, 0
+    for character in counts:
+        digit = ord(character) - 48
+        if not 0 <= digit < 64:
+            raise ValueError(f"compressed RLE counts contain {character!r}")
+        if shift > 60:
+            raise ValueError("compressed RLE counts contain a number of more than 64 bits")
+        value |= (digit & 0x1F) << shift
+        shift += 5
+        if digit & 0x20:
+            continue
+        if digit & 0x10:
+            value -= 1 << shift
+        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+        value, shift = 0, 0
+    if shift:
+        raise ValueError("compressed RLE counts end in the middle of a number")
+    return runs
+
+
+def encode_region(region: np.ndarray, origin: tuple[int, int], height: int, width: int) -> dict:
+    """Return the COCO run-length encoding of an image that is empty outside of a region.
+
+    Args:
+      region: bool `rows columns`.
+      origin: row and column of the region's first pixel in the image.
+      height: rows of the image.
+      width: columns of the image.
+
+    Returns:
+      `{"size": [height, width], "counts": str}`, as it stands in a COCO results file.
+    """
+    top, left = origin
+    rows, columns = region.shape
+    # Down the columns, with a pixel outside before each and at the end: every run of the region begins and ends.
+    padded = np.zeros(columns * (rows + 1) + 1, bool)
+    padded[:-1].reshape(columns, rows + 1)[:, 1:] = region.T
+    edges = np.flatnonzero(padded[1:] != padded[:-1])
+
+    def places(indices: np.ndarray) -> np.ndarray:
+        column, row = np.divmod(indices, rows + 1)
+        return (left + column) * height + top + row - 1
+
+    starts, stops = places(edges[0::2] + 1), places(edges[1::2]) + 1
+    # A run over the bottom of the image goes on at the top of its next column.
+    joined = np.flatnonzero(starts[1:] == stops[:-1])
+    starts, stops = np.delete(starts, joined + 1), np.delete(stops, joined)
+    counts = np.diff(np.stack([starts, stops], axis=1).ravel(), prepend=0, append=height * width)
+    if len(counts) > 1 and counts[-1] == 0:
+        counts = counts[:-1]
+    size = [height, width]
+    return {"size": size, "counts": mask_coder.rle_to_string({"size": size, "counts": counts.tolist()})}
+
+
+def check_run_totals(entries: Sequence[Any], where: str = "results") -> None:
+    """Check that the compressed masks of results or annotations fill exactly the size that they give.
+
+    Longer ones are found by every reader; shorter ones, of a smaller image for instance, only here.
+
+    Args:
+      entries: what has no compressed mask is passed over.
+      where: they come from, for the error.
+
+    Raises:
+      ValueError: at the first mask that does not.
+    """
+    masks = [
+        (index, entry["segmentation"])
+        for index, entry in enumerate(entries)
+        if isinstance(entry, Mapping) and _is_compressed(entry.get("segmentation"))
+    ]
+    # Few at a time: their numbers stay in the processor's cache.
+    for begin in range(0, len(masks), 500):
+        part = masks[begin : begin + 500]
+        totals = _run_totals([mask["counts"] for _, mask in part]).tolist()
+        for (index, mask), total in zip(part, totals, strict=True):
+            try:
+                check_total(total, mask["size"])
+            except ValueError as error:
+                raise ValueError(f"{where}[{index}]: {error}") from None
+
+
+def mask_areas(masks: Sequence[dict], where: str = "results") -> list[int]:
+    """Return the pixels of compressed masks.
+
+    Args:
+      masks: a list of them.
+      where: they come from, for the error.
+
+    Raises:
+      ValueError: runs are corrupt; it gives the place in the list, and what is wrong with it.
+    """
+    try:
+        areas: list[int] = mask_coder.area(list(masks)).tolist() if masks else []
+    except (ValueError, TypeError, OverflowError):
+        for index, mask in enumerate(masks):
+            try:
+                mask_coder.area(mask)
+            except (ValueError, TypeError, OverflowError) as error:
+                raise ValueError(f"{where}[{index}]: segmentation: {error}") from None
+        raise
+    return areas
+
+
+def draw_segmentation(segmentation: Any, size: Sequence[int]) -> dict | None:
+    """Return the compressed mask of an annotation, as pycocotools draws it; None where there is none.
+
+    Args:
+      segmentation: polygons, or run lengths, compressed or not; see `check_ground_truth`.
+      size: height and width of the image.
+
+    Raises:
+      ValueError: run lengths are corrupt.
+    """
+    height, width = size
+    try:
+        if isinstance(segmentation, Mapping):
+            counts = segmentation.get("counts")
+            if isinstance(counts, list) and counts:
+                return mask_coder.frPyObjects({"size": [height, width], "counts": counts}, height, width)
+            return {"size": [height, width], "counts": counts} if counts else None
+        # pycocotools would read "polygons" of 2 points as boxes, and fail on empty ones.
+        polygons = [list(map(float, polygon)) for polygon in segmentation or () if len(polygon) >= 6]
+        return mask_coder.merge(mask_coder.frPyObjects(polygons, height, width)) if polygons else None
+    except (TypeError, OverflowError) as error:
+        raise ValueError(f"segmentation: {error}") from None
+
+
+def _run_totals(counts: Sequence[str | bytes]) -> np.ndarray:
+    """Return int64 `n`: what the runs of compressed counts add up to; -1 for what is no counts.
+
+    A number has 5 bits in each character, the least first; 0x20 says that more follow, 0x10 of the last is the sign.
+    From the fourth on, numbers are differences to the one two places before: so a number counts once for each later
+    run of its colour.
+    """
+    texts = [text.encode("utf-8", "replace") if isinstance(text, str) else text for text in counts]
+    totals = np.full(len(texts), -1, np.int64)
+    # The last character must end a number.
+    kept = [index for index, text in enumerate(texts) if text and not (text[-1] - 48) & 0x20]
+    if not kept:
+        return totals
+    digits = np.frombuffer(b"".join(texts[index] for index in kept), np.uint8) - np.uint8(48)
+    lasts = np.flatnonzero((digits & 0x20) == 0)
+    firsts = np.concatenate([[0], lasts[:-1] + 1])
+    lengths = lasts - firsts + 1
+    shifts = 5 * np.minimum(np.arange(len(digits)) - np.repeat(firsts, lengths), 11)
+    values = np.add.reduceat((digits & 0x1F).astype(np.int64) << shifts, firsts)
+    values -= ((digits[lasts] & 0x10) > 0).astype(np.int64) << (5 * np.minimum(lengths, 11))
+
+    text_ends = np.cumsum([len(texts[index]) for index in kept])
+    text_begins = np.concatenate([[0], text_ends[:-1]])
+    ends = np.searchsorted(lasts, text_ends)
+    begins = np.concatenate([[0], ends[:-1]])
+    nums = ends - begins
+    places = np.arange(len(values)) - np.repeat(begins, nums)
+    times = np.where(places == 0, 1, (np.repeat(nums, nums) - 1 - places) // 2 + 1)
+    sums = np.add.reduceat(values * times, begins)
+    # No number is longer than the 7 characters of 32 bits and a sign, and none has other characters.
+    wrong = np.maximum.reduceat(np.maximum(np.repeat(lengths, lengths), np.where(digits >= 64, 99, 0)), text_begins) > 7
+    totals[kept] = np.where(wrong, -1, sums)
+    return totals
+
+
+def check_total(total: int, size: Sequence[int]) -> None:
+    """Raise a ValueError if runs of `total` pixels do not fill a size."""
+    height, width = size
+    if total != height * width:
+        raise ValueError(
+            f"the counts of segmentation add up to {reprlib.repr(total)} pixels or are corrupt; expected "
+            f"{height} x {width} = {height * width}"
+        )
+
+
+def _is_compressed(value: Any) -> bool:
+    return (
+        isinstance(value, Mapping)
+        and isinstance(value.get("counts"), str | bytes)
+        and isinstance(value.get("size"), list | tuple)
+        and len(value["size"]) == 2
+        and is_size(value["size"])
+    )
+
+
+def is_size(size: Sequence[Any]) -> bool:
+    """Return whether sides are whole numbers of pixels, few enough for run lengths."""
+    return all(isinstance(side, int) and 0 < side <= _MOST_PIXELS for side in size) and (
+        size[0] * size[1] <= _MOST_PIXELS
+    )
