@@ -20,8 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 from maskx_jax import errors
-from maskx_jax.coco import mask_classes
-from maskx_jax.coco.rle import encode_region
+from maskx_jax.coco import mask_classes, rle
 from maskx_jax.data.coco.annotations import is_box, read_instances, read_json
 from maskx_jax.data.coco.images import UnreadableImageError, check_file
 from maskx_jax.data.coco.report import Report
@@ -98,7 +97,7 @@ def add_masks(entries: list[dict[str, Any]], images: dict[int, dict[str, Any]], 
             raise UnreadableImageError(f"image {image_id}: {path} cannot be read as an image")
         for entry in own:
             mask = grabcut_mask(image, entry["bbox"])
-            entry["segmentation"] = encode_region(mask, (0, 0), *mask.shape)
+            entry["segmentation"] = rle.encode(mask)
             if "area" in entry:
                 entry["area"] = int(mask.sum())
 

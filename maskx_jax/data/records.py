@@ -11,9 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-# pycocotools.mask would do, but its decode warns under NumPy 2.
-from faster_coco_eval import mask as coco_mask
-
+from maskx_jax.coco import rle
 from maskx_jax.coco.categories import Categories
 from maskx_jax.structures import STORED_MASK_SIDE
 
@@ -167,9 +165,9 @@ def rasterize_polygons(polygons: Sequence[Sequence[float]]) -> tuple[np.ndarray,
         ((np.asarray(polygon, np.float64).reshape(-1, 2) - low) / extent * STORED_MASK_SIDE).ravel().tolist()
         for polygon in polygons
     ]
-    runs = coco_mask.merge(coco_mask.frPyObjects(scaled, STORED_MASK_SIDE, STORED_MASK_SIDE))
+    bitmap = rle.draw_bitmap(scaled, (STORED_MASK_SIDE, STORED_MASK_SIDE))
     frame = np.concatenate([low, low + extent]).astype(np.float32)
-    return pack_bitmap(coco_mask.decode(runs)), frame
+    return pack_bitmap(bitmap), frame
 
 
 def crop_bitmap(bitmap: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -10,7 +10,7 @@ import reprlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from maskx_jax.coco.rle import check_run_totals, check_total, is_size
+from maskx_jax.coco import rle
 
 KINDS = ("bbox", "segm")
 _FIELD_OF_KIND = {"bbox": "bbox", "segm": "segmentation"}
@@ -70,7 +70,7 @@ def check_ground_truth(ground_truth: Mapping, kinds: Sequence[str] = KINDS) -> N
             ids = image.get(key, ())
             if not isinstance(ids, list | tuple) or any(as_id(value) is None for value in ids):
                 raise ValueError(f"ground truth, images[{index}]: {key} {reprlib.repr(ids)}; expected a list of ids")
-        if "segm" in kinds and not is_size(sizes[as_id(image["id"])]):
+        if "segm" in kinds and not rle.is_size(sizes[as_id(image["id"])]):
             raise ValueError(
                 f"ground truth, images[{index}]: height {reprlib.repr(image.get('height'))} and width "
                 f"{reprlib.repr(image.get('width'))}; expected whole numbers of pixels, fewer than 2**32 in all"
@@ -85,7 +85,7 @@ def check_ground_truth(ground_truth: Mapping, kinds: Sequence[str] = KINDS) -> N
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
     if "segm" in kinds:
-        check_run_totals(ground_truth["annotations"], "ground truth, annotations")
+        rle.check_totals(ground_truth["annotations"], "ground truth, annotations")
 
 
 def check_results(results: Sequence[dict], ground_truth: Mapping, kinds: Sequence[str] = KINDS) -> None:
@@ -185,11 +185,11 @@ def _check_segmentation(segmentation: Any, size: list) -> None:
             )
         counts = segmentation.get("counts")
         if isinstance(counts, str | bytes):
-            return  # See check_run_totals.
+            return  # See `rle.check_totals`.
         if not (isinstance(counts, list) and all(isinstance(run, int) and run >= 0 for run in counts)):
             raise ValueError(f"counts {reprlib.repr(counts)} of segmentation; expected text or whole numbers >= 0")
         if counts:
-            check_total(sum(counts), size)
+            rle.check_total(sum(counts), size)
         return
     if not isinstance(segmentation, list | tuple):
         raise ValueError(f"segmentation {reprlib.repr(segmentation)}; expected a list of polygons or run lengths")

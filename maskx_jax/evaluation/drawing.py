@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import cv2
 import numpy as np
-from hotcoco import mask as mask_coder
 from PIL import Image, ImageDraw, ImageFont
 
-from maskx_jax.coco.rle import draw_segmentation
+from maskx_jax.coco import rle
 
 _MASK_OPACITY = 0.45
 # An image is resized until its longer side has so many pixels that the words on it can be read: those between stay.
@@ -92,7 +91,7 @@ def _draw_objects(
 
 def _tint(canvas: np.ndarray, encoded: dict, color: tuple[int, int, int]) -> None:
     """Color the pixels of a mask in a picture of its image, of any size."""
-    x, y, w, h = mask_coder.toBbox(encoded)
+    x, y, w, h = rle.tight_box(encoded)
     height, width = encoded["size"]
     # The centre of each pixel of the picture lies in one of the image: what is shown is what is scored.
     rows, columns = (
@@ -101,18 +100,18 @@ def _tint(canvas: np.ndarray, encoded: dict, color: tuple[int, int, int]) -> Non
     )
     top, bottom = np.searchsorted(rows, [y, y + h])
     left, right = np.searchsorted(columns, [x, x + w])
-    inside = mask_coder.decode(encoded)[rows[top:bottom, None], columns[left:right]].astype(bool)
+    inside = rle.decode(encoded)[rows[top:bottom, None], columns[left:right]]
     part = canvas[top:bottom, left:right]
     part[inside] = ((1 - _MASK_OPACITY) * part[inside] + _MASK_OPACITY * np.array(color)).astype(np.uint8)
 
 
 def _mask(entry: Mapping, height: int, width: int) -> dict | None:
     """Return the compressed mask of an annotation or a result, or None if it is a crowd or has none."""
-    return None if entry.get("iscrowd") else draw_segmentation(entry.get("segmentation"), (height, width))
+    return None if entry.get("iscrowd") else rle.of_segmentation(entry.get("segmentation"), (height, width))
 
 
 def _box(entry: Mapping, scale: float) -> tuple[int, int, int, int]:
-    box = entry["bbox"] if "bbox" in entry else mask_coder.toBbox(entry["segmentation"])
+    box = entry["bbox"] if "bbox" in entry else rle.tight_box(entry["segmentation"])
     x, y, w, h = (round(float(value) * scale) for value in box)
     return x, y, w, h
 

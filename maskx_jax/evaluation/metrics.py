@@ -39,7 +39,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from maskx_jax.coco.rle import draw_segmentation, mask_areas
+from maskx_jax.coco import rle
 from maskx_jax.evaluation.checks import (
     KINDS,
     as_id,
@@ -307,11 +307,11 @@ class _Data:
         self._masks: list[dict | None] = [None] * len(annotations)
         if with_masks:
             drawn = [
-                draw_segmentation(annotation.get("segmentation"), self._sizes[entry["image_id"]])
+                rle.of_segmentation(annotation.get("segmentation"), self._sizes[entry["image_id"]])
                 or self._full(entry["image_id"], 0)
                 for annotation, entry in zip(annotations, self._objects, strict=True)
             ]
-            num_pixels = mask_areas(drawn, "ground truth, annotations")
+            num_pixels = rle.areas(drawn, "ground truth, annotations")
             self._masks = [mask if number else None for mask, number in zip(drawn, num_pixels, strict=True)]
         else:
             num_pixels = [0] * len(annotations)
@@ -360,7 +360,7 @@ class _Data:
             ]
         field = "bbox" if kind == "bbox" else "segmentation"
         shapes = [result[field] for result in results]
-        areas = [box[2] * box[3] for box in shapes] if kind == "bbox" else mask_areas(shapes)
+        areas = [box[2] * box[3] for box in shapes] if kind == "bbox" else rle.areas(shapes)
         detected = [
             {
                 "id": number,
@@ -383,7 +383,7 @@ class _Data:
     def _without_mask(self, entry: dict) -> dict:
         x, y, w, h = entry["bbox"]
         polygon = [x, y, x, y + h, x + w, y + h, x + w, y]
-        return {"segmentation": draw_segmentation([polygon], self._sizes[entry["image_id"]]), "iscrowd": 1}
+        return {"segmentation": rle.of_segmentation([polygon], self._sizes[entry["image_id"]]), "iscrowd": 1}
 
     def _regions_to_ignore(self, kind: str, num_objects: int) -> list[dict]:
         return [
@@ -403,7 +403,7 @@ class _Data:
         """Return the mask with all of an image in it, or with nothing."""
         height, width = self._sizes[image]
         counts = [0, height * width] if value else [height * width]
-        return draw_segmentation({"size": [height, width], "counts": counts}, (height, width)) or {}
+        return rle.of_segmentation({"size": [height, width], "counts": counts}, (height, width)) or {}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from maskx_jax.coco.rle import encode_region
+from maskx_jax.coco import rle
 
 Grid = Literal["continuous", "integer"]
 
@@ -76,7 +76,7 @@ def paste_and_encode(
 ) -> dict:
     """Return the COCO run-length encoding of the full image with one mask pasted; see `paste_mask`."""
     region, origin = paste_mask(mask, box, height, width, threshold, grid)
-    return encode_region(region, origin, height, width)
+    return rle.encode(region, origin, (height, width))
 
 
 def _interpolate(values: np.ndarray, coordinates: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from maskx_jax import files
-from maskx_jax.coco.rle import check_run_totals
+from maskx_jax.coco import rle
 from maskx_jax.evaluation import paste_masks
 
 
@@ -95,7 +95,7 @@ def read_results(path: str | os.PathLike) -> list[dict]:
         keys = f" with keys {sorted(results)[:5]}" if isinstance(results, dict) else ""
         raise ValueError(f"{path}: got a {type(results).__name__}{keys}; expected a list of COCO results entries")
     try:
-        check_run_totals(results)
+        rle.check_totals(results)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     return results

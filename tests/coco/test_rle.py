@@ -43,38 +43,38 @@ def random_regions():
 def test_run_totals_of_masks_of_all_kinds():
     random = np.random.default_rng(0)
     results = [{"segmentation": random_mask(random)} for _ in range(700)]
-    rle.check_run_totals(results)
+    rle.check_totals(results)
     for number in random.integers(0, 700, 40):
         changed = copy.deepcopy(results)
         # The same runs in an image of another size.
         changed[number]["segmentation"]["size"] = [24, 31]
         with pytest.raises(ValueError, match=rf"results\[{number}\]: .* add up to 713 pixels .*expected 24 x 31 = 744"):
-            rle.check_run_totals(changed)
+            rle.check_totals(changed)
 
 
 @pytest.mark.parametrize("counts", ["", "o", "1o", "\x00", "é", "ooooooooooo0", "~~~", "hb", "P"])
 def test_corrupt_counts(counts):
     with pytest.raises(ValueError, match="are corrupt; expected 20 x 30 = 600"):
-        rle.check_run_totals([{"segmentation": {"size": [20, 30], "counts": counts}}])
+        rle.check_totals([{"segmentation": {"size": [20, 30], "counts": counts}}])
 
 
 def test_negative_runs_are_found_before_they_are_scored():
     # Runs of -1 and 601 pixels.
     with pytest.raises(ValueError, match=r"results\[1\]: segmentation: .*negative"):
-        rle.mask_areas([{"size": [20, 30], "counts": "hb0"}, {"size": [20, 30], "counts": "Oib0"}])
+        rle.areas([{"size": [20, 30], "counts": "hb0"}, {"size": [20, 30], "counts": "Oib0"}])
 
 
 def test_regions_are_encoded_as_by_pycocotools():
     for region, (top, left), height, width in random_regions():
         full = np.zeros((height, width), np.uint8, order="F")
         full[top : top + region.shape[0], left : left + region.shape[1]] = region
-        encoded = rle.encode_region(region, (top, left), height, width)
+        encoded = rle.encode(region, (top, left), (height, width))
         assert encoded == {"size": [height, width], "counts": authority.encode(full)["counts"].decode()}
 
 
 def test_encoding_a_small_region_of_a_large_image_does_not_scan_it():
     # 50,000 megapixels would not fit into memory; and their runs not into 32 bits.
-    encoded = rle.encode_region(np.ones((2, 3), bool), (40_000, 50_000), 60_000, 70_000)
+    encoded = rle.encode(np.ones((2, 3), bool), (40_000, 50_000), (60_000, 70_000))
     assert authority.area(encoded) == 6 and authority.toBbox(encoded).tolist() == [50_000, 40_000, 3, 2]
 
 
@@ -85,5 +85,5 @@ def test_decoding_undoes_encoding(density):
         bitmap = rng.random(size) < density
         # Long runs too, whose differences are negative and take several digits.
         for mask in (bitmap, np.repeat(np.repeat(bitmap, 9, 0), 40, 1)):
-            np.testing.assert_array_equal(rle.decode_runs(compressed(mask)["counts"], mask.shape), mask)
-            np.testing.assert_array_equal(rle.decode_runs(uncompressed(mask)["counts"], mask.shape), mask)
+            np.testing.assert_array_equal(rle.decode(compressed(mask)), mask)
+            np.testing.assert_array_equal(rle.decode(uncompressed(mask)), mask)

@@ -40,7 +40,7 @@ def test_pasted_masks_equal_torchvision(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_decoding_gives_back_the_bitmap(kind):
     for region, origin, bitmap in pasted(kind):
-        decoded = mask_coder.decode(rle.encode_region(region, origin, HEIGHT, WIDTH))
+        decoded = mask_coder.decode(rle.encode(region, origin, (HEIGHT, WIDTH)))
         np.testing.assert_array_equal(decoded, bitmap)
 
 

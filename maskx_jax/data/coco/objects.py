@@ -7,10 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from faster_coco_eval import mask as coco_mask
 
+from maskx_jax.coco import rle
 from maskx_jax.coco.categories import Categories
-from maskx_jax.coco.rle import decode_runs
 from maskx_jax.data.coco.annotations import is_box, is_number
 from maskx_jax.data.coco.report import Report
 from maskx_jax.data.records import PACKED_SHAPE, crop_bitmap, rasterize_polygons, unpack_bitmap
@@ -180,7 +179,7 @@ def _check_segmentation(
         return nothing
     mask, frame = rasterize_polygons(polygons)
     # As the evaluator draws them: where no pixel is drawn there is no mask, in this form as in RLE.
-    num_pixels = float(coco_mask.area(coco_mask.merge(coco_mask.frPyObjects(polygons, *size))))
+    num_pixels = float(rle.areas([rle.draw(polygons, size)])[0])
     if not mask.any() or num_pixels == 0:
         count("mask_empty")
         return nothing
@@ -202,7 +201,7 @@ def _check_runs(segmentation: dict, size: tuple[int, int], count: Callable[[str]
         count("rle_other_size")
         return None
     try:
-        return decode_runs(counts, size)
+        return rle.decode(segmentation)
     except ValueError:
         count("rle_corrupt")
         return None

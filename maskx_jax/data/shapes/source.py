@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from maskx_jax.coco import rle
 from maskx_jax.coco.categories import Categories
 from maskx_jax.data import records
 from maskx_jax.data.shapes.painting import HUES, TEXTURES, paint
@@ -138,7 +139,7 @@ class ShapesSource:
                         "bbox": [float(x1), float(y1), float(x2 - x1), float(y2 - y1)],
                         "area": int(mask.sum()),
                         "iscrowd": int(is_crowd),
-                        "segmentation": {"size": [height, width], "counts": _run_lengths(mask)},
+                        "segmentation": rle.encode(mask),
                     }
                 )
         return {"images": images, "annotations": annotations, "categories": self.categories.to_coco()}
@@ -167,10 +168,3 @@ class ShapesSource:
 
     def _draw_labels(self, rng: np.random.Generator, count: int) -> list[int]:
         return (1 + rng.choice(len(self.categories), count, replace=False)).tolist()
-
-
-def _run_lengths(mask: np.ndarray) -> list[int]:
-    """Return COCO's uncompressed RLE: lengths of the runs in column order, zeros first."""
-    pixels = np.concatenate([[False], mask.ravel(order="F"), [not mask[-1, -1]]])
-    changes = np.flatnonzero(pixels[1:] != pixels[:-1])
-    return np.diff(changes, prepend=0).tolist()

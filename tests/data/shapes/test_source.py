@@ -12,7 +12,7 @@ from maskx_jax.data.shapes.painting import HUES
 from maskx_jax.data.shapes.scene import visible_masks
 from maskx_jax.data.shapes.source import ShapesSource
 
-# pycocotools' compiled decoder warns with NumPy 2.
+# See coco/rle.py.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 
 
@@ -27,8 +27,7 @@ def exported(source):
     ground_truth = json.loads(json.dumps(source.coco_ground_truth()))
     by_image = {image["id"]: [] for image in ground_truth["images"]}
     for annotation in ground_truth["annotations"]:
-        runs = coco_mask.frPyObjects(annotation["segmentation"], *annotation["segmentation"]["size"])
-        annotation["mask"] = coco_mask.decode(runs).astype(bool)
+        annotation["mask"] = coco_mask.decode(annotation["segmentation"]).astype(bool)
         by_image[annotation["image_id"]].append(annotation)
     return by_image
 
@@ -98,8 +97,7 @@ def test_colours_lie_where_the_masks_are():
     ground_truth = source.coco_ground_truth()
     right = []
     for annotation in ground_truth["annotations"]:
-        runs = coco_mask.frPyObjects(annotation["segmentation"], 128, 128)
-        pixels = source[annotation["image_id"] - 1].image[coco_mask.decode(runs).astype(bool)]
+        pixels = source[annotation["image_id"] - 1].image[coco_mask.decode(annotation["segmentation"]).astype(bool)]
         nearest = np.linalg.norm(hues - np.median(pixels, axis=0), axis=1).argmin() + 1
         right.append(nearest == annotation["category_id"])
     assert len(right) > 100 and np.mean(right) > 0.97
@@ -110,8 +108,7 @@ def test_textures_can_be_told_apart():
     source = ShapesSource(60, 2, num_hues=1, num_textures=3)
     changes = {"solid": [], "horizontal": [], "vertical": []}
     for annotation in source.coco_ground_truth()["annotations"]:
-        runs = coco_mask.frPyObjects(annotation["segmentation"], 128, 128)
-        mask = coco_mask.decode(runs).astype(bool)
+        mask = coco_mask.decode(annotation["segmentation"]).astype(bool)
         image = source[annotation["image_id"] - 1].image.astype(float).mean(axis=2)
         down = np.abs(np.diff(image, axis=0))[mask[1:] & mask[:-1]].mean()
         right = np.abs(np.diff(image, axis=1))[mask[:, 1:] & mask[:, :-1]].mean()
