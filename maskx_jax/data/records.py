@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from maskx_jax.coco import rle
+from maskx_jax.coco import boxes, rle
 from maskx_jax.coco.categories import Categories
 from maskx_jax.structures import STORED_MASK_SIDE
 
@@ -180,11 +180,10 @@ def crop_bitmap(bitmap: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     Raises:
       ValueError: the bitmap is empty.
     """
-    rows, columns = np.flatnonzero(bitmap.any(axis=1)), np.flatnonzero(bitmap.any(axis=0))
-    if rows.size == 0:
+    x1, y1, x2, y2 = frame = boxes.tight(bitmap)
+    if x1 == x2:
         raise ValueError("the mask has no pixel set")
-    y1, y2, x1, x2 = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
     centres = (np.arange(STORED_MASK_SIDE) + 0.5) / STORED_MASK_SIDE
     y = (y1 + centres * (y2 - y1)).astype(int)
     x = (x1 + centres * (x2 - x1)).astype(int)
-    return pack_bitmap(bitmap[y[:, None], x]), np.array([x1, y1, x2, y2], np.float32)
+    return pack_bitmap(bitmap[y[:, None], x]), frame.astype(np.float32)

@@ -9,6 +9,7 @@ import dataclasses
 import cv2
 import numpy as np
 
+from maskx_jax.coco.boxes import clip
 from maskx_jax.data import records
 from maskx_jax.data.records import BrokenRecordError, Record
 from maskx_jax.structures import Batch, GroundTruth
@@ -207,18 +208,12 @@ def flip_bitmaps(packed: np.ndarray) -> np.ndarray:
     return records.pack_bitmap(records.unpack_bitmap(packed)[..., ::-1])
 
 
-def clip_boxes(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Clip boxes `... 4` to an area of (height, width) that begins at the origin."""
-    height, width = size
-    return np.clip(boxes, np.float32(0), np.array([width, height, width, height], np.float32))
-
-
 def transform_objects(record: Record, view: View, num_slots: int, min_box_side: float) -> tuple[GroundTruth, Counts]:
     """Map the objects and fill them into slots.
 
     Where there are more objects than slots, crowds go first and then the smallest objects.
     """
-    boxes = clip_boxes(transform_boxes(record.boxes, view, record.size[1]), view.size)
+    boxes = clip(transform_boxes(record.boxes, view, record.size[1]), view.size)
     sides = boxes[:, 2:] - boxes[:, :2]
     inside = np.flatnonzero((sides >= min_box_side).all(axis=1))
     area = sides.prod(axis=1)

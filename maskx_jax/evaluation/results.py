@@ -8,6 +8,7 @@ import numpy as np
 
 from maskx_jax import files
 from maskx_jax.coco import rle
+from maskx_jax.coco.boxes import clip
 from maskx_jax.evaluation import paste_masks
 
 
@@ -57,8 +58,7 @@ def detections_to_results(
             raise ValueError(f"image {image_id}, detection {index}: not finite: box {box.tolist()}, score {score}")
         if not 1 <= label < len(id_of_label):
             raise ValueError(f"image {image_id}, detection {index}: label {label} is not in 1..{len(id_of_label) - 1}")
-        x1, x2 = np.clip(box[0::2], 0, width)
-        y1, y2 = np.clip(box[1::2], 0, height)
+        x1, y1, x2, y2 = clip(box, (height, width))
         if x2 <= x1 or y2 <= y1:
             continue
         result = {

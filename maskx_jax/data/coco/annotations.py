@@ -6,14 +6,15 @@ import json
 import os
 import reprlib
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
 
 import numpy as np
 
+from maskx_jax import errors
 from maskx_jax.coco.categories import Categories
-from maskx_jax.data.coco.report import NUM_EXAMPLES, Report
+from maskx_jax.data.coco.report import Report
 
 _LARGEST_ID = 2**63 - 1
 # Beyond any image, and the square of it is still finite in float32.
@@ -154,7 +155,7 @@ def _check_ids(entries: list[dict], key: str, path: Path) -> None:
     times = collections.Counter(entry["id"] for entry in entries)
     repeated = [entry_id for entry_id, number in times.items() if number > 1]
     if repeated:
-        raise ValueError(f"{path}: ids of {key} must be unique; {len(repeated)} are repeated: {_some(repeated)}")
+        raise ValueError(f"{path}: ids of {key} must be unique; {len(repeated)} are repeated: {errors.some(repeated)}")
 
 
 def _check_image_entry(image: dict, path: Path, allow_outside: bool) -> None:
@@ -194,9 +195,9 @@ def _check_references(
         if unknown and not drop_unknown:
             raise ValueError(
                 f"{path}: {len(unknown)} annotations have an unknown {key}: "
-                f"{_some(sorted({annotation[key] for annotation in unknown}))}, "
-                f"for example in the annotations {_some([annotation['id'] for annotation in unknown])}; "
-                f"known are {_some(known)}. Use drop_unknown to leave them out"
+                f"{errors.some(sorted({annotation[key] for annotation in unknown}))}, "
+                f"for example in the annotations {errors.some([annotation['id'] for annotation in unknown])}; "
+                f"known are {errors.some(known)}. Use drop_unknown to leave them out"
             )
         for annotation in unknown:
             report.add("unknown_category" if key == "category_id" else "unknown_image", annotation["id"])
@@ -254,8 +255,3 @@ def is_number(value: object) -> TypeGuard[int | float]:
 def _short(value: object) -> str:
     """Return a value out of somebody's file in so many letters as a line of text bears."""
     return _SHORT.repr(value)
-
-
-def _some(ids: Iterable[int]) -> str:
-    listed = list(ids)
-    return ", ".join(map(str, listed[:NUM_EXAMPLES])) + (", ..." if len(listed) > NUM_EXAMPLES else "")

@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 
 from maskx_jax.coco import rle
+from maskx_jax.coco.areas import is_plausible
+from maskx_jax.coco.boxes import area as box_area
+from maskx_jax.coco.boxes import clip, iou
 from maskx_jax.coco.categories import Categories
 from maskx_jax.data.coco.annotations import is_box, is_number
 from maskx_jax.data.coco.report import Report
@@ -64,10 +67,10 @@ def check_objects(
         if crowd:
             mask = None
         if mask is not None:
-            iou = _box_iou(_clip(frame, size), box)
-            if iou < 0.5:
+            overlap = iou(clip(frame, size), box)
+            if overlap < 0.5:
                 count("mask_box_differ")
-            is_rectangle = bool(iou >= 0.9 and unpack_bitmap(mask).mean() >= _RECTANGLE_SHARE)
+            is_rectangle = bool(overlap >= 0.9 and unpack_bitmap(mask).mean() >= _RECTANGLE_SHARE)
             if is_rectangle:
                 count("mask_rectangle")
             report.add_mask(categories.names[label_of_id[annotation["category_id"]] - 1], is_rectangle)
@@ -104,7 +107,7 @@ def _check_box(box: object, size: tuple[int, int], count: Callable[[str], None])
     if (corners[2:].astype(np.float32) <= corners[:2].astype(np.float32)).any():
         count("box_empty")
         return None
-    clipped = _clip(corners, size)
+    clipped = clip(corners, size).astype(np.float32)
     if (clipped[2:] <= clipped[:2]).any():
         count("box_outside")
         return None
@@ -121,7 +124,7 @@ def _check_area(
     crowd: bool,
     count: Callable[[str], None],
 ) -> float:
-    """Return the area of an annotation: as given where it can be that of the mask, or of any mask in the box.
+    """Return the area of an annotation: as given where it can be right, else that of the mask or of the box.
 
     Args:
       area: as given.
@@ -131,16 +134,13 @@ def _check_area(
       crowd: whether it is a crowd region, whose area COCO gives by another rule, and which is ignored at any size.
       count: takes the reasons.
     """
-    computed = _area(box) if mask is None else mask[1]
+    computed = float(box_area(box)) if mask is None else mask[1]
     if not is_number(area) or area < 0:
         count("area_filled")
         return computed
     if crowd:
         return float(area)
-    smallest, largest = mask or (0.0, given[2] * given[3])
-    # COCO's areas are those of the polygons, within 2 % of ours; one that counts pixels is off by part of the outline.
-    slack = 0.1 * largest + given[2] + given[3]
-    if area == 0 or not smallest - slack <= area <= largest + slack:
+    if not is_plausible(area, given[2] * given[3], mask or ()):
         count("area_repaired")
         return computed
     return float(area)
@@ -183,7 +183,7 @@ def _check_segmentation(
     if not mask.any() or num_pixels == 0:
         count("mask_empty")
         return nothing
-    return polygons, mask, frame, (num_pixels, _area(frame) * float(unpack_bitmap(mask).mean()))
+    return polygons, mask, frame, (num_pixels, float(box_area(frame)) * float(unpack_bitmap(mask).mean()))
 
 
 def _outline(polygon: list[float]) -> float:
@@ -209,17 +209,3 @@ def _check_runs(segmentation: dict, size: tuple[int, int], count: Callable[[str]
 
 def _is_polygon(polygon: object) -> bool:
     return isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0 and all(map(is_number, polygon))
-
-
-def _clip(box: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    height, width = size
-    return np.clip(box, 0, [width, height, width, height]).astype(np.float32)
-
-
-def _area(box: np.ndarray) -> float:
-    return float(np.prod(np.maximum(box[2:] - box[:2], 0)))
-
-
-def _box_iou(first: np.ndarray, second: np.ndarray) -> float:
-    shared = _area(np.concatenate([np.maximum(first[:2], second[:2]), np.minimum(first[2:], second[2:])]))
-    return shared / (_area(first) + _area(second) - shared)

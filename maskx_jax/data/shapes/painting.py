@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 import cv2
 import numpy as np
 
-from maskx_jax.data.shapes.scene import SUPERSAMPLING, Scene, draw, single, tight_box
+from maskx_jax.coco import boxes
+from maskx_jax.data.shapes.scene import SUPERSAMPLING, Scene, draw, single
 
 # Hue in degrees, saturation, value.
 HUES = {
@@ -43,7 +44,7 @@ def paint(scene: Scene, looks: Sequence[tuple[str, str]], rng: np.random.Generat
         hue, texture = looks[label - 1]
         colour, shade = _colours(hue, rng)
         mask = scene.owners == owner
-        x1, y1, x2, y2 = tight_box(mask)
+        x1, y1, x2, y2 = boxes.tight(mask)
         # About 18 periods a side: still resolved at 128 pixels, and several of them across a bar.
         period = side / 18 * rng.uniform(0.9, 1.15)
         angle, mirror = rng.uniform(-0.1, 0.1), float(rng.choice([-1.0, 1.0]))

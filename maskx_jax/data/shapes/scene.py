@@ -7,6 +7,8 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
+from maskx_jax.coco import boxes
+
 # Objects are drawn at twice the size and averaged down: smooth edges, and a mask pixel is one that is half covered.
 SUPERSAMPLING = 2
 # Fractional bits of the coordinates that OpenCV draws with.
@@ -71,7 +73,7 @@ def place(
             share = shown / (shown + full_areas[1])
             if not MIN_PAIR_SHARE <= share <= 1 - MIN_PAIR_SHARE or shown < MIN_VISIBLE_FRACTION * full_areas[0]:
                 continue
-            iou = _box_iou(tight_box(first & ~second), tight_box(second))
+            iou = boxes.iou(boxes.tight(first & ~second), boxes.tight(second))
             if not PAIR_BOX_IOU[0] <= iou <= PAIR_BOX_IOU[1]:
                 continue
         union = functools.reduce(np.logical_or, drawn)
@@ -224,18 +226,3 @@ def _random_stretch(rng: np.random.Generator) -> np.ndarray:
     stretch = np.ones(2)
     stretch[rng.integers(2)] = rng.uniform(0.67, 1.0)
     return np.diag(stretch)
-
-
-def tight_box(mask: np.ndarray) -> tuple[int, int, int, int]:
-    """Return x1, y1, x2, y2 of the set pixels; zeros where none is set."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    if rows.size == 0:
-        return 0, 0, 0, 0
-    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
-
-
-def _box_iou(first: tuple[int, int, int, int], second: tuple[int, int, int, int]) -> float:
-    width = max(0, min(first[2], second[2]) - max(first[0], second[0]))
-    height = max(0, min(first[3], second[3]) - max(first[1], second[1]))
-    area = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (first, second))
-    return width * height / max(1, area - width * height)

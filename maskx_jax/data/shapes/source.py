@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from maskx_jax.coco import rle
+from maskx_jax.coco import boxes, rle
 from maskx_jax.coco.categories import Categories
 from maskx_jax.data import records
 from maskx_jax.data.shapes.painting import HUES, TEXTURES, paint
-from maskx_jax.data.shapes.scene import SUPERSAMPLING, Scene, crowd, pair, place, single, tight_box, visible_masks
+from maskx_jax.data.shapes.scene import SUPERSAMPLING, Scene, crowd, pair, place, single, visible_masks
 
 
 class ShapesSource:
@@ -123,14 +123,14 @@ class ShapesSource:
         return [np.ones(len(labels), bool) for labels in self.image_labels]
 
     def coco_ground_truth(self) -> dict:
-        """Return the annotations as a COCO instances dictionary; segmentations are uncompressed RLE."""
+        """Return the annotations as a COCO instances dictionary; segmentations are compressed RLE."""
         images: list[dict] = []
         annotations: list[dict] = []
         for index, (height, width) in enumerate(self.sizes.tolist()):
             images.append({"id": index + 1, "height": height, "width": width, "file_name": f"{index + 1:012d}.png"})
             scene = self._scene(index)
             for mask, label, is_crowd in zip(visible_masks(scene), scene.labels, scene.is_crowd, strict=True):
-                x1, y1, x2, y2 = tight_box(mask)
+                x1, y1, x2, y2 = boxes.tight(mask)
                 annotations.append(
                     {
                         "id": len(annotations) + 1,
