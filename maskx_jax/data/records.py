@@ -1,7 +1,7 @@
 """The record that every dataset becomes: one image and its objects, as NumPy arrays.
 
-COCO, LVIS and Visual Genome files are brought into this form by `coco_builder`; the synthetic set `shapes` makes it
-directly. Everything after (splits, transforms, pipeline) knows only this form.
+COCO, LVIS and Visual Genome files are brought into this form by `coco.builder`; the synthetic set `shapes` makes it
+directly. Everything after (schedule, transforms, pipeline) knows only this form.
 """
 
 import dataclasses
@@ -57,7 +57,8 @@ class Source(Protocol):
 
     Attributes:
       categories: the bijection between labels and category ids.
-      sizes: int `N 2`, height and width of every image, without reading any.
+      image_ids: int `N`, the dataset's id of every image, without reading any.
+      sizes: int `N 2`, height and width of every image, likewise.
       image_labels: for each image the labels of its non-crowd objects, and `image_has_mask` whether each has a mask;
         for the class table and repeat factors, without reading any image.
       identity: what tells this data from other data under the same name, fit for JSON; see `identity_of`.
@@ -65,6 +66,9 @@ class Source(Protocol):
 
     @property
     def categories(self) -> Categories: ...
+
+    @property
+    def image_ids(self) -> np.ndarray: ...
 
     @property
     def sizes(self) -> np.ndarray: ...

@@ -58,7 +58,6 @@ class Transform:
       jitter_scales: (smallest, largest) multiple of the fitting scale, or None for no jitter.
       min_box_side: objects whose clipped box is narrower or lower than this, in canvas pixels, are left out.
       num_slots: ground-truth slots of an image.
-      pad_value: RGB of the canvas where there is no image.
 
     Raises:
       ValueError: an option is out of range.
@@ -71,7 +70,6 @@ class Transform:
     jitter_scales: tuple[float, float] | None = None
     min_box_side: float = 1.0
     num_slots: int = 100
-    pad_value: tuple[int, int, int] = (124, 116, 104)
 
     def __post_init__(self) -> None:
         if len(self.canvas) != 2 or not 0 < self.canvas[0] <= self.canvas[1]:
@@ -108,7 +106,7 @@ class Transform:
         view = self.draw_view(record.size, canvas, rng)
         ground_truth, counts = transform_objects(record, view, self.num_slots, self.min_box_side)
         example = Batch(
-            images=transform_image(image, view, canvas, self.pad_value),
+            images=transform_image(image, view, canvas),
             image_sizes=np.array(view.size, np.float32),
             image_ids=np.array(record.image_id, np.int64),
             scales=np.array(view.scale, np.float32),
@@ -176,10 +174,11 @@ def short_side_scale(size: tuple[int, int], short_side: int, max_long_side: int)
     return max_long_side / max(size) if round(scale * max(size)) > max_long_side else scale
 
 
-def transform_image(
-    image: np.ndarray, view: View, canvas: tuple[int, int], pad_value: tuple[int, int, int]
-) -> np.ndarray:
-    """Flip, resize, crop, and pad at the bottom and the right: uint8 `canvas 3`."""
+def transform_image(image: np.ndarray, view: View, canvas: tuple[int, int]) -> np.ndarray:
+    """Flip, resize, crop, and pad with zeros at the bottom and the right: uint8 `canvas 3`.
+
+    What the padding holds is of no account: the model sets it to the mean colour.
+    """
     if view.flip:
         # First, since the resized width is rounded and the mirror has to be where it is for the boxes.
         image = cv2.flip(image, 1)
@@ -189,9 +188,9 @@ def transform_image(
     resized = cv2.resize(image, None, **factors, interpolation=cv2.INTER_LINEAR)
     height, width = view.size
     part = resized[view.top : view.top + height, view.left : view.left + width]
-    return cv2.copyMakeBorder(
-        part, 0, canvas[0] - height, 0, canvas[1] - width, cv2.BORDER_CONSTANT | cv2.BORDER_ISOLATED, value=pad_value
-    )
+    padded = np.zeros((*canvas, 3), np.uint8)
+    padded[:height, :width] = part
+    return padded
 
 
 def transform_boxes(boxes: np.ndarray, view: View, image_width: int) -> np.ndarray:

@@ -13,7 +13,6 @@ from maskx_jax.data import records, transforms
 from maskx_jax.data.transforms import Transform, View
 
 COLOURS = ((250, 20, 20), (20, 250, 20), (20, 20, 250))
-BLACK = (0, 0, 0)
 
 
 def scene(height=90, width=140):
@@ -100,7 +99,7 @@ VIEWS = {
 def test_pixels_boxes_frames_and_masks_move_together(name):
     view, canvas, record = VIEWS[name], (224, 352), scene()
     truth, counts = transforms.transform_objects(record, view, 5, 1.0)
-    image = transforms.transform_image(record.image, view, canvas, BLACK)
+    image = transforms.transform_image(record.image, view, canvas)
     assert image.shape == (*canvas, 3) and image.dtype == np.uint8
     assert counts == transforms.Counts(0, 0) and truth.valid.tolist() == [True] * 3 + [False] * 2
     assert truth.is_crowd.tolist() == [False, False, True, False, False]
@@ -115,7 +114,7 @@ def test_jitter_moves_all_together():
 
 
 def num_compared_with_jitter(seed):
-    transform = Transform(canvas=(160, 160), jitter_scales=(0.5, 2.0), num_slots=4, min_box_side=12, pad_value=BLACK)
+    transform = Transform(canvas=(160, 160), jitter_scales=(0.5, 2.0), num_slots=4, min_box_side=12)
     example, _ = transform(scene(), (160, 160), rng(seed))
     assert example.images.shape == (160, 160, 3)
     truth = example.ground_truth
@@ -139,14 +138,14 @@ def test_flipping_twice_is_the_identity():
     truth, _ = transforms.transform_objects(record, flip, 3, 1.0)
     flipped = dataclasses.replace(
         record,
-        image=transforms.transform_image(record.image, flip, record.size, BLACK),
+        image=transforms.transform_image(record.image, flip, record.size),
         boxes=truth.boxes,
         masks=truth.masks,
         mask_frames=truth.mask_frames,
     )
     assert not np.array_equal(flipped.masks, record.masks) and not np.array_equal(flipped.image, record.image)
     back, _ = transforms.transform_objects(flipped, flip, 3, 1.0)
-    assert np.array_equal(transforms.transform_image(flipped.image, flip, record.size, BLACK), record.image)
+    assert np.array_equal(transforms.transform_image(flipped.image, flip, record.size), record.image)
     assert np.array_equal(back.masks, record.masks)
     assert np.array_equal(back.boxes, record.boxes) and np.array_equal(back.mask_frames, record.mask_frames)
 
@@ -161,9 +160,7 @@ def test_the_rounded_size_does_not_bend_the_scale():
     ramp = np.repeat((np.arange(33, dtype=np.uint8) * 7)[:, None, None], 33, axis=1).repeat(3, axis=2)
     for flip in (False, True):
         image = ramp.transpose(1, 0, 2) if flip else ramp
-        resized = transforms.transform_image(
-            np.ascontiguousarray(image), View(1.45, flip, 0, 0, (48, 48)), (48, 48), BLACK
-        )
+        resized = transforms.transform_image(np.ascontiguousarray(image), View(1.45, flip, 0, 0, (48, 48)), (48, 48))
         values = resized[24, ::-1, 0] if flip else resized[:, 24, 0]
         # Flipped, the canvas is 47.85 wide and mirrored there: x' = 1.45 * (33 - x).
         centres = 33 - (np.arange(48) + 0.5)[::-1] / 1.45 if flip else (np.arange(48) + 0.5) / 1.45
@@ -246,12 +243,12 @@ def test_a_strip_is_never_resized_to_nothing(size, options):
     assert (example.images[height:] != 200).all() and (example.images[:, width:] != 200).all()
 
 
-def test_padding_has_its_value_and_is_at_the_bottom_and_the_right():
+def test_padding_is_zero_and_at_the_bottom_and_the_right():
     record = dataclasses.replace(scene(), image=np.full((90, 140, 3), 255, np.uint8))
-    example, _ = Transform(canvas=(100, 160), short_sides=(90,), pad_value=(1, 2, 3))(record, (100, 160), rng())
+    example, _ = Transform(canvas=(100, 160), short_sides=(90,))(record, (100, 160), rng())
     assert example.image_sizes.tolist() == [90, 140] and float(example.scales) == 1
     assert (example.images[:90, :140] == 255).all()
-    assert (example.images[90:] == (1, 2, 3)).all() and (example.images[:, 140:] == (1, 2, 3)).all()
+    assert not example.images[90:].any() and not example.images[:, 140:].any()
 
 
 def test_example_has_the_documented_types():

@@ -47,7 +47,7 @@ class CocoSource:
             self.categories = Categories.from_coco(json.loads(categories.read_bytes()))
         with _damage_named(index):
             arrays = _read_index(index, len(self.categories))
-        self.sizes = arrays["sizes"]
+        self.image_ids, self.sizes = arrays["image_ids"], arrays["sizes"]
         self.identity = identity_of(self.categories, len(self.sizes), *(arrays[name] for name in _INDEX_ARRAYS))
         ends = np.cumsum(arrays["num_objects"])[:-1]
         self.image_labels = np.split(arrays["labels"], ends)

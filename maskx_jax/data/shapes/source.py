@@ -76,12 +76,13 @@ class ShapesSource:
             tuple(range(1, len(self._looks) + 1)), tuple(f"{hue} {texture}" for hue, texture in self._looks)
         )
         self.sizes = np.random.default_rng((seed, 0)).integers(smallest, largest + 1, (num_images, 2))
+        self.image_ids = np.arange(1, num_images + 1)
 
     def __len__(self) -> int:
         return len(self.sizes)
 
     def __getitem__(self, index: int) -> records.Record:
-        """Render image `index`; its id is `index + 1`.
+        """Render image `index`.
 
         Raises:
           IndexError: there is no such image.
@@ -95,7 +96,7 @@ class ShapesSource:
         height, width = self.sizes[index].tolist()
         return records.Record(
             image=paint(scene, self._looks, np.random.default_rng((self.seed, 2, index))),
-            image_id=index + 1,
+            image_id=int(self.image_ids[index]),
             size=(height, width),
             boxes=frames.copy(),
             labels=np.array(scene.labels, np.int32),
@@ -126,15 +127,17 @@ class ShapesSource:
         """Return the annotations as a COCO instances dictionary; segmentations are compressed RLE."""
         images: list[dict] = []
         annotations: list[dict] = []
-        for index, (height, width) in enumerate(self.sizes.tolist()):
-            images.append({"id": index + 1, "height": height, "width": width, "file_name": f"{index + 1:012d}.png"})
+        for index, (image_id, (height, width)) in enumerate(
+            zip(self.image_ids.tolist(), self.sizes.tolist(), strict=True)
+        ):
+            images.append({"id": image_id, "height": height, "width": width, "file_name": f"{image_id:012d}.png"})
             scene = self._scene(index)
             for mask, label, is_crowd in zip(visible_masks(scene), scene.labels, scene.is_crowd, strict=True):
                 x1, y1, x2, y2 = boxes.tight(mask)
                 annotations.append(
                     {
                         "id": len(annotations) + 1,
-                        "image_id": index + 1,
+                        "image_id": image_id,
                         "category_id": self.categories.ids[label - 1],
                         "bbox": [float(x1), float(y1), float(x2 - x1), float(y2 - y1)],
                         "area": int(mask.sum()),

@@ -152,7 +152,7 @@ def test_record_i_is_image_i_of_the_json(whole, source):
     for index, image in enumerate(whole["images"]):
         record, entries = source[index], annotations_of(whole, index)
         assert record.image_id == image["id"] and record.size == (image["height"], image["width"])
-        assert tuple(source.sizes[index]) == record.size
+        assert tuple(source.sizes[index]) == record.size and source.image_ids[index] == record.image_id
         np.testing.assert_array_equal(decode(record), pixels_of(index))
         assert len(record.boxes) == len(entries)
         for k, entry in enumerate(entries):

@@ -72,8 +72,10 @@ def test_categories_are_all_combinations():
 
 
 def test_export_and_records_agree(source, exported):
+    assert list(exported) == source.image_ids.tolist()
     for index in range(len(source)):
         record, annotations = source[index], exported[index + 1]
+        assert record.image_id == source.image_ids[index]
         assert record.labels.tolist() == [a["category_id"] for a in annotations]
         assert record.is_crowd.tolist() == [a["iscrowd"] == 1 for a in annotations]
         claimed = np.zeros((128, 128), int)
