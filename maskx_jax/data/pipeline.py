@@ -1,31 +1,20 @@
-"""Batches from a source: which examples (schedule), how they are made (transform), and who makes them (loader).
+"""Batches from a source: which examples (schedule), how they are made (transform); `loaders` says who makes them."""
 
-There are two loaders with the same results to the bit: `tf_data`, and `threads`, which needs no TensorFlow.
-"""
-
-import collections
-import concurrent.futures
 import dataclasses
 import functools
-import itertools
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 
-import cv2
 import numpy as np
 from absl import logging
 
 from maskx_jax import errors
+from maskx_jax.data.loaders import load
 from maskx_jax.data.records import BrokenRecordError, Source, check_record
 from maskx_jax.data.roles import ROLES, class_roles, count_labels
 from maskx_jax.data.schedule import ORIENTATION_NAMES, Schedule, evaluation_order
 from maskx_jax.data.transforms import Counts, Transform, remove_masks
-from maskx_jax.structures import Batch, GroundTruth
-
-LOADERS = ("tf_data", "threads")
-
-# Example number n of this process -> a `Batch` without leading axis.
-MakeExample = Callable[[int], Batch]
+from maskx_jax.structures import Batch
 
 
 class _BrokenExample(RuntimeError):
@@ -109,7 +98,7 @@ def train_batches(
       start_step: the first step.
       process_index: which part of the global batch.
       process_count: in how many parts the global batch is cut.
-      loader: one of `LOADERS`.
+      loader: one of `loaders.LOADERS`.
       num_workers: examples made at the same time.
       prefetch: batches made ahead.
       max_broken_records: how many records this process may find that are damaged or hold what cannot be learned from (a
@@ -152,7 +141,7 @@ def train_batches(
             + "; ".join(statistics.broken.values())
         )
 
-    return _load(make_example, local_size, start_step, None, loader, num_workers, prefetch)
+    return load(loader, make_example, local_size, start_step, None, num_workers, prefetch)
 
 
 def evaluation_batches(
@@ -195,7 +184,7 @@ def evaluation_batches(
         )
         return dataclasses.replace(example, valid=np.array(valid[slot]))
 
-    return _load(make_example, local_size, 0, len(batches), loader, num_workers, prefetch)
+    return load(loader, make_example, local_size, 0, len(batches), num_workers, prefetch)
 
 
 def class_table(source: Source, allowed_masks: np.ndarray) -> str:
@@ -251,115 +240,3 @@ def _make_example(
     if statistics is not None:
         statistics.add(counts, record.image_id, transform.num_slots)
     return example
-
-
-def _load(
-    make_example: MakeExample,
-    local_size: int,
-    start_step: int,
-    stop_step: int | None,
-    loader: str,
-    num_workers: int,
-    prefetch: int,
-) -> Iterator[Batch]:
-    """Make the examples of the steps in order, several at a time, and put them together to batches."""
-    if loader not in LOADERS:
-        raise ValueError(f"loader is {loader!r}; expected one of {LOADERS}")
-    if num_workers < 1 or prefetch < 0:
-        raise ValueError(f"num_workers is {num_workers} and prefetch {prefetch}; expected at least 1 and 0")
-    # The workers are the parallelism; OpenCV's own threads would only compete with them.
-    cv2.setNumThreads(1)
-    load = _load_with_tf_data if loader == "tf_data" else _load_with_threads
-    return load(make_example, local_size, start_step, stop_step, num_workers, prefetch)
-
-
-def _load_with_threads(
-    make_example: MakeExample,
-    local_size: int,
-    start_step: int,
-    stop_step: int | None,
-    num_workers: int,
-    prefetch: int,
-) -> Iterator[Batch]:
-    steps = itertools.count(start_step) if stop_step is None else iter(range(start_step, stop_step))
-    executor = concurrent.futures.ThreadPoolExecutor(num_workers, thread_name_prefix="make_example")
-    pending: collections.deque[list[concurrent.futures.Future[Batch]]] = collections.deque()
-
-    def submit(num_steps: int) -> None:
-        for step in itertools.islice(steps, num_steps):
-            numbers = range(step * local_size, (step + 1) * local_size)
-            pending.append([executor.submit(make_example, number) for number in numbers])
-
-    try:
-        submit(1 + prefetch)
-        while pending:
-            examples = [_leaves(future.result()) for future in pending.popleft()]
-            submit(1)
-            yield _batch_of([np.stack(leaves) for leaves in zip(*examples, strict=True)])
-    finally:
-        executor.shutdown(wait=False, cancel_futures=True)
-
-
-def _load_with_tf_data(
-    make_example: MakeExample,
-    local_size: int,
-    start_step: int,
-    stop_step: int | None,
-    num_workers: int,
-    prefetch: int,
-) -> Iterator[Batch]:
-    import tensorflow as tf
-
-    if tf.config.get_visible_devices("GPU"):
-        # TensorFlow would otherwise take the accelerator's memory away from jax.
-        tf.config.set_visible_devices([], "GPU")
-
-    # TensorFlow turns exceptions into text of its own; they are kept here so that both loaders raise the same.
-    failures: dict[int, Exception] = {}
-
-    def leaves_of(number: np.ndarray) -> list[np.ndarray]:
-        try:
-            return _leaves(make_example(int(number)))
-        except Exception as error:
-            failures[int(number)] = error
-            raise
-
-    stop = np.iinfo(np.int64).max if stop_step is None else stop_step * local_size
-    options = tf.data.Options()
-    options.threading.private_threadpool_size = num_workers
-    options.deterministic = True
-    dataset = (
-        tf.data.Dataset.range(start_step * local_size, stop)
-        .map(lambda number: tf.numpy_function(leaves_of, [number], LEAF_TYPES, stateful=False), num_workers, True)
-        .batch(local_size, drop_remainder=True)
-        .prefetch(prefetch)
-        .with_options(options)
-    )
-    try:
-        for leaves in dataset.as_numpy_iterator():
-            yield _batch_of(leaves)
-    except tf.errors.OpError as error:
-        if failures:
-            raise failures[min(failures)] from error
-        raise
-
-
-BATCH_FIELDS = [field.name for field in dataclasses.fields(Batch) if field.name != "ground_truth"]
-GROUND_TRUTH_FIELDS = [field.name for field in dataclasses.fields(GroundTruth)]
-LEAF_TYPES = [
-    *(np.uint8, np.float32, np.int64, np.float32, np.bool_),
-    *(np.float32, np.int32, np.uint8, np.float32, np.bool_, np.bool_, np.bool_),
-]
-
-
-def _leaves(batch: Batch) -> list[np.ndarray]:
-    own = [getattr(batch, name) for name in BATCH_FIELDS]
-    return own + [getattr(batch.ground_truth, name) for name in GROUND_TRUTH_FIELDS]
-
-
-def _batch_of(leaves: Sequence[np.ndarray]) -> Batch:
-    own, ground_truth = leaves[: len(BATCH_FIELDS)], leaves[len(BATCH_FIELDS) :]
-    return Batch(
-        **dict(zip(BATCH_FIELDS, own, strict=True)),
-        ground_truth=GroundTruth(**dict(zip(GROUND_TRUTH_FIELDS, ground_truth, strict=True))),
-    )

@@ -9,7 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from maskx_jax.coco import mask_classes
-from maskx_jax.data import pipeline, sources
+from maskx_jax.data import loaders, sources
 from maskx_jax.data.transforms import Transform
 from maskx_jax.distributed import mesh as sharding
 from maskx_jax.evaluation import metrics as coco_metrics
@@ -39,7 +39,7 @@ _CHOICES: Mapping[str, Sequence[Any]] = {
     "model.weight_transfer.num_layers": (1, 2, 3),
     "model.weight_transfer.activation": tuple(weight_transfer.ACTIVATIONS),
     "data.source": sources.SOURCES,
-    "data.loader": pipeline.LOADERS,
+    "data.loader": tuple(loaders.LOADERS),
     "optimizer.name": ("sgd", "adamw"),
     "optimizer.schedule": ("step", "cosine"),
     "train.state_sharding": sharding.STATE_SHARDINGS,

@@ -9,8 +9,8 @@ import sys
 import numpy as np
 import pytest
 
-from maskx_jax.data import pipeline
-from maskx_jax.data.pipeline import LOADERS, Statistics, class_table, evaluation_batches, train_batches
+from maskx_jax.data import loaders
+from maskx_jax.data.pipeline import Statistics, class_table, evaluation_batches, train_batches
 from maskx_jax.data.records import BrokenRecordError, check_record
 from maskx_jax.data.schedule import Schedule
 from maskx_jax.data.shapes.source import ShapesSource
@@ -41,7 +41,7 @@ def take(iterator, count):
 
 
 def assert_same(first, second):
-    for mine, other in zip(pipeline._leaves(first), pipeline._leaves(second), strict=True):
+    for mine, other in zip(loaders.arrays_of(first), loaders.arrays_of(second), strict=True):
         assert mine.dtype == other.dtype
         np.testing.assert_array_equal(mine, other)
 
@@ -51,14 +51,14 @@ def reference(source, schedule):
     return take(train_batches(source, schedule, TRANSFORM, ALLOWED, loader="threads", num_workers=1, prefetch=0), 12)
 
 
-@pytest.mark.parametrize("loader", LOADERS)
+@pytest.mark.parametrize("loader", loaders.LOADERS)
 def test_loaders_agree_to_the_bit(loader, source, schedule, reference):
     made = take(train_batches(source, schedule, TRANSFORM, ALLOWED, loader=loader, num_workers=3, prefetch=2), 12)
     for mine, other in zip(made, reference, strict=True):
         assert_same(mine, other)
 
 
-@pytest.mark.parametrize("loader", LOADERS)
+@pytest.mark.parametrize("loader", loaders.LOADERS)
 def test_any_start_step_continues_the_same_run(loader, source, schedule, reference):
     made = take(train_batches(source, schedule, TRANSFORM, ALLOWED, start_step=7, loader=loader), 5)
     for mine, other in zip(made, reference[7:], strict=True):
@@ -72,8 +72,8 @@ def test_parts_of_the_processes_make_the_global_batch(source, schedule, referenc
     ]
     for step in range(6):
         assert parts[0][step].images.shape[0] == 2
-        leaves = zip(*(pipeline._leaves(part[step]) for part in parts), strict=True)
-        assert_same(pipeline._batch_of([np.concatenate(pair) for pair in leaves]), reference[step])
+        leaves = zip(*(loaders.arrays_of(part[step]) for part in parts), strict=True)
+        assert_same(loaders.batch_of([np.concatenate(pair) for pair in leaves]), reference[step])
 
 
 def test_batches_follow_the_schedule(source, schedule, reference):
@@ -100,7 +100,7 @@ def test_only_allowed_masks_arrive(reference):
     assert any(b.ground_truth.has_mask.any() for b in reference)
 
 
-@pytest.mark.parametrize("loader", LOADERS)
+@pytest.mark.parametrize("loader", loaders.LOADERS)
 def test_evaluation_covers_each_image_once(loader, source):
     batches = list(evaluation_batches(source, TRANSFORM, 4, loader=loader))
     ids = np.concatenate([batch.image_ids[batch.valid] for batch in batches])
@@ -108,8 +108,8 @@ def test_evaluation_covers_each_image_once(loader, source):
     assert sum((~batch.valid).sum() for batch in batches) == 4 * len(batches) - NUM_IMAGES
     parts = [list(evaluation_batches(source, TRANSFORM, 4, i, 2, loader=loader)) for i in range(2)]
     for whole, first, second in zip(batches, *parts, strict=True):
-        leaves = zip(pipeline._leaves(first), pipeline._leaves(second), strict=True)
-        assert_same(pipeline._batch_of([np.concatenate(pair) for pair in leaves]), whole)
+        leaves = zip(loaders.arrays_of(first), loaders.arrays_of(second), strict=True)
+        assert_same(loaders.batch_of([np.concatenate(pair) for pair in leaves]), whole)
 
 
 def test_evaluation_is_without_chance_and_keeps_all_masks(source):
@@ -155,7 +155,7 @@ def broken(source):
     return {13, alike[place + 1], alike[-1]}
 
 
-@pytest.mark.parametrize("loader", LOADERS)
+@pytest.mark.parametrize("loader", loaders.LOADERS)
 def test_another_example_of_the_orientation_stands_in_for_a_broken_record(loader, source, schedule, broken, reference):
     batches = train_batches(
         Broken(source, broken), schedule, TRANSFORM, ALLOWED, loader=loader, num_workers=3, max_broken_records=3
@@ -187,11 +187,11 @@ def test_examples_that_stand_in_are_the_same_for_any_number_of_processes(source,
         )
 
     for whole, *parts in zip(steps(0, 1), steps(0, 2), steps(1, 2), strict=True):
-        leaves = zip(*(pipeline._leaves(part) for part in parts), strict=True)
-        assert_same(pipeline._batch_of([np.concatenate(pair) for pair in leaves]), whole)
+        leaves = zip(*(loaders.arrays_of(part) for part in parts), strict=True)
+        assert_same(loaders.batch_of([np.concatenate(pair) for pair in leaves]), whole)
 
 
-@pytest.mark.parametrize("loader", LOADERS)
+@pytest.mark.parametrize("loader", loaders.LOADERS)
 def test_broken_records_are_counted_and_named_once(loader, source, schedule, broken, caplog):
     statistics = Statistics()
     batches = train_batches(
@@ -271,7 +271,7 @@ def test_a_record_of_other_shapes_is_broken(source, arrays):
         check_record(dataclasses.replace(source[0], **arrays), 6)
 
 
-@pytest.mark.parametrize("loader", LOADERS)
+@pytest.mark.parametrize("loader", loaders.LOADERS)
 @pytest.mark.parametrize(
     ("error", "said"),
     [
@@ -293,7 +293,7 @@ def test_what_fails_for_the_moment_is_no_broken_record(loader, source, schedule,
     assert statistics.broken == {}
 
 
-@pytest.mark.parametrize("loader", LOADERS)
+@pytest.mark.parametrize("loader", loaders.LOADERS)
 @pytest.mark.parametrize("limit", [0, 2])
 def test_more_broken_records_than_the_limit_stop_the_run_and_are_named(loader, limit, source, schedule, broken):
     batches = train_batches(
@@ -310,7 +310,7 @@ def test_more_broken_records_than_the_limit_stop_the_run_and_are_named(loader, l
     assert len(named) == message.count("; ") + 1 == limit + 1
 
 
-@pytest.mark.parametrize("loader", LOADERS)
+@pytest.mark.parametrize("loader", loaders.LOADERS)
 def test_a_run_stops_where_no_record_can_stand_in(loader, source, schedule):
     portrait = set(np.flatnonzero(source.sizes[:, 1] < source.sizes[:, 0]).tolist())
     batches = train_batches(
@@ -321,13 +321,13 @@ def test_a_run_stops_where_no_record_can_stand_in(loader, source, schedule):
             next(batches)
 
 
-@pytest.mark.parametrize("loader", LOADERS)
+@pytest.mark.parametrize("loader", loaders.LOADERS)
 def test_evaluation_stops_at_a_broken_record(loader, source):
     with pytest.raises(RuntimeError, match=r"^example 13, image id 14: image 14: its 6 bytes"):
         list(evaluation_batches(Broken(source, {13}), TRANSFORM, 4, loader=loader))
 
 
-@pytest.mark.parametrize("loader", LOADERS)
+@pytest.mark.parametrize("loader", loaders.LOADERS)
 def test_errors_of_workers_name_the_image(loader, source, schedule):
     batches = train_batches(Broken(source, {13}), schedule, TRANSFORM, ALLOWED, loader=loader)
     with pytest.raises(RuntimeError, match=r"example 13, image id 14: image 14: its 6 bytes"):
@@ -335,14 +335,14 @@ def test_errors_of_workers_name_the_image(loader, source, schedule):
             next(batches)
 
 
-@pytest.mark.parametrize("loader", LOADERS)
+@pytest.mark.parametrize("loader", loaders.LOADERS)
 def test_errors_of_the_source_name_the_example(loader, source):
     longer = Schedule(np.full((NUM_IMAGES + 1, 2), 64), NUM_IMAGES + 1, SEED)
     with pytest.raises(RuntimeError, match=f"example {NUM_IMAGES}: IndexError"):
         next(train_batches(source, longer, TRANSFORM, ALLOWED, loader=loader))
 
 
-@pytest.mark.parametrize("loader", LOADERS)
+@pytest.mark.parametrize("loader", loaders.LOADERS)
 def test_overflow_is_counted_and_logged_once(loader, source, schedule, caplog):
     statistics = Statistics()
     crowded = dataclasses.replace(TRANSFORM, num_slots=1)
