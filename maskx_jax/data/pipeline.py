@@ -3,14 +3,14 @@
 import dataclasses
 import functools
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from absl import logging
 
 from maskx_jax import errors
 from maskx_jax.data.loaders import load
-from maskx_jax.data.records import BrokenRecordError, Source, check_record
+from maskx_jax.data.records import BrokenRecordError, Record, Source, check_record
 from maskx_jax.data.roles import ROLES, class_roles, count_labels
 from maskx_jax.data.schedule import ORIENTATION_NAMES, Schedule, evaluation_order
 from maskx_jax.data.transforms import Counts, Transform, remove_masks
@@ -132,10 +132,17 @@ def train_batches(
         for index in schedule.candidates(orientation, int(indices[slot])):
             # Anew for each candidate: its choices do not depend on where the one before it failed.
             rng = np.random.default_rng((schedule.seed, 1, step, slot))
+
+            def augment(record: Record, rng: np.random.Generator = rng) -> tuple[Batch, Counts]:
+                return transform(remove_masks(record, allowed_masks), canvas, rng)
+
             try:
-                return _make_example(source, index, transform, canvas, rng, allowed_masks, statistics)
+                example, counts = _make_example(source, index, augment)
             except _BrokenExample as error:
                 statistics.add_broken(index, error, max_broken_records)
+                continue
+            statistics.add(counts, int(example.image_ids), transform.num_slots)
+            return example
         raise RuntimeError(
             f"step {step}: every {ORIENTATION_NAMES[orientation]} record is broken, none can stand in: "
             + "; ".join(statistics.broken.values())
@@ -156,9 +163,11 @@ def evaluation_batches(
 ) -> Iterator[Batch]:
     """Yield this process's part of the global batches of one pass; each image is valid exactly once over all processes.
 
+    The ground truth has no slots: detecting needs none, and scoring takes `Source.coco_ground_truth`.
+
     A broken record always stops the pass: a score without its image would be another score.
 
-    Args: as of `train_batches`; `transform` is used without its randomness, and all masks are kept.
+    Args: as of `train_batches`; `transform` is used without its randomness.
 
     Raises:
       ValueError: an argument is out of range, or the batch cannot be cut into equal parts.
@@ -167,21 +176,17 @@ def evaluation_batches(
     local_size = _local_size(batch_size, process_index, process_count)
     batches = evaluation_order(source.sizes, batch_size, transform.single_canvas)
     transform = transform.for_evaluation()
-    all_masks = np.ones(len(source.categories) + 1, bool)
 
     def make_example(number: int) -> Batch:
         step, slot = divmod(number, local_size)
         slot += process_index * local_size
         portrait, indices, valid = batches[step]
-        example = _make_example(
-            source,
-            int(indices[slot]),
-            transform,
-            transform.canvas_of(bool(portrait)),
-            np.random.default_rng(0),
-            all_masks,
-            None,
-        )
+        canvas = transform.canvas_of(bool(portrait))
+
+        def without_ground_truth(record: Record) -> tuple[Batch, Counts]:
+            return transform(record, canvas, np.random.default_rng(0), num_slots=0)
+
+        example, _ = _make_example(source, int(indices[slot]), without_ground_truth)
         return dataclasses.replace(example, valid=np.array(valid[slot]))
 
     return load(loader, make_example, local_size, 0, len(batches), num_workers, prefetch)
@@ -218,25 +223,22 @@ def _local_size(batch_size: int, process_index: int, process_count: int) -> int:
 
 
 def _make_example(
-    source: Source,
-    index: int,
-    transform: Transform,
-    canvas: tuple[int, int],
-    rng: np.random.Generator,
-    allowed_masks: np.ndarray,
-    statistics: Statistics | None,
-) -> Batch:
+    source: Source, index: int, transform: Callable[[Record], tuple[Batch, Counts]]
+) -> tuple[Batch, Counts]:
+    """Read and transform one record; what is wrong with it names the example and the image.
+
+    Raises:
+      _BrokenExample: of this record no example can be made.
+      RuntimeError: it cannot be made for the moment, or by a defect.
+    """
     name = f"example {index}"
     try:
         record = source[index]
         name = f"example {index}, image id {record.image_id}"
         check_record(record, len(source.categories))
-        example, counts = transform(remove_masks(record, allowed_masks), canvas, rng)
+        return transform(record)
     except BrokenRecordError as error:
         raise _BrokenExample(f"{name}: {error}") from error
     # Of the moment (no memory, a file system that does not answer) or a defect: another example must not stand in.
     except Exception as error:
         raise RuntimeError(f"{name}: {type(error).__name__}: {errors.one_line(error)}") from error
-    if statistics is not None:
-        statistics.add(counts, record.image_id, transform.num_slots)
-    return example

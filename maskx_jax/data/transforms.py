@@ -96,15 +96,24 @@ class Transform:
         """Return (height, width) of the canvas for an orientation."""
         return (self.canvas[1], self.canvas[0]) if portrait else (self.canvas[0], self.canvas[1])
 
-    def __call__(self, record: Record, canvas: tuple[int, int], rng: np.random.Generator) -> tuple[Batch, Counts]:
+    def __call__(
+        self, record: Record, canvas: tuple[int, int], rng: np.random.Generator, num_slots: int | None = None
+    ) -> tuple[Batch, Counts]:
         """Make one example: a `Batch` whose arrays lack the leading axis.
+
+        Args:
+          record: of the image.
+          canvas: height and width.
+          rng: makes the random choices.
+          num_slots: in place of the transform's own; 0 leaves the ground truth out.
 
         Raises:
           BrokenRecordError: the image cannot be decoded, or has another size than the record says.
         """
         image = decode(record)
         view = self.draw_view(record.size, canvas, rng)
-        ground_truth, counts = transform_objects(record, view, self.num_slots, self.min_box_side)
+        num_slots = self.num_slots if num_slots is None else num_slots
+        ground_truth, counts = transform_objects(record, view, num_slots, self.min_box_side)
         example = Batch(
             images=transform_image(image, view, canvas),
             image_sizes=np.array(view.size, np.float32),
