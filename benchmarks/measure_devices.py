@@ -32,8 +32,8 @@ from maskx_jax import errors
 from maskx_jax.distributed.mesh import STATE_SHARDINGS, make_mesh, split_batch, state_shardings
 from maskx_jax.models.build import initialize
 from maskx_jax.models.rcnn import detector as rcnn
-from maskx_jax.structures import STORED_MASK_SIDE, Batch, GroundTruth, PyTree
-from maskx_jax.training.optimizer import make_optimizer, merge_params, split_params
+from maskx_jax.structures import STORED_MASK_SIDE, Batch, GroundTruth, PyTree, merge
+from maskx_jax.training.optimizer import make_optimizer, split_params
 from maskx_jax.training.steps import make_state, make_train_step
 
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all")
@@ -83,12 +83,11 @@ def measure(num_devices: int, state_sharding: str, remat: str, options: argparse
         clip_norm=fields.clip_norm or None,
     )
     state = jax.eval_shape(
-        lambda: make_state(initialize(model, jax.random.key(0)), optimizer, fields.frozen, ema=bool(fields.ema_decay))
+        lambda key: make_state(initialize(model, key), optimizer, fields.untrained, ema=bool(fields.ema_decay)),
+        jax.random.key(0),
     )
     shardings = state_shardings(mesh, state, state_sharding)
-    train: Any = make_train_step(
-        model, optimizer, mesh, seed=0, state_shardings=shardings, frozen_patterns=fields.frozen
-    )
+    train: Any = make_train_step(model, optimizer, mesh, seed=0, state_shardings=shardings)
     state = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, shardings)
     batch = abstract_batch(mesh, options.canvas, config.data.transform.num_slots)
     start = time.perf_counter()
@@ -112,12 +111,12 @@ def num_residual_bytes(remat: str, options: argparse.Namespace) -> int:
     """Return the bytes of the residuals of one image's losses: all but the parameters and constants themselves."""
     config, model = _config_and_model(remat, options)
     variables = jax.eval_shape(lambda: initialize(model, jax.random.key(0)))
-    trained, rest = split_params(variables["params"], config.optimizer.frozen)
+    trained, rest = split_params(variables["params"], config.optimizer.untrained)
     batch = abstract_batch(make_mesh(jax.devices()[:1]), options.canvas, config.data.transform.num_slots)
 
     def backward(trained: PyTree, rest: PyTree, frozen: PyTree, batch: Batch) -> Any:
         def loss(trained: PyTree) -> Any:
-            variables = {"params": merge_params(trained, rest), "frozen": frozen}
+            variables = {"params": merge(trained, rest), "frozen": frozen}
             return model.apply(variables, batch, jax.random.key(0), method="losses")[0]
 
         return jax.vjp(jax.jit(loss), trained)[1]

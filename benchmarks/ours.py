@@ -16,8 +16,8 @@ from benchmarks.worker import Call, serve
 from maskx_jax.distributed.mesh import make_mesh
 from maskx_jax.models.build import initialize
 from maskx_jax.models.rcnn import detector as rcnn
-from maskx_jax.structures import STORED_MASK_SIDE, Batch, GroundTruth, PyTree
-from maskx_jax.training.optimizer import make_optimizer, merge_params, split_params
+from maskx_jax.structures import STORED_MASK_SIDE, Batch, GroundTruth, PyTree, merge
+from maskx_jax.training.optimizer import make_optimizer, split_params
 from maskx_jax.training.steps import make_detect_step, make_state, make_train_step
 from maskx_jax.weights.pretrained import open_weights, take_over
 
@@ -92,7 +92,7 @@ def _train_program(
     state = jax.device_put(make_state(jax.tree.map(jnp.asarray, variables), optimizer, models.FROZEN, ema=False))
     del variables
     batch = jax.device_put(make_batch(arrays))
-    step = make_train_step(model, optimizer, make_mesh(), seed=0, frozen_patterns=models.FROZEN)
+    step = make_train_step(model, optimizer, make_mesh(), seed=0)
     program, told = _compile(step, state, batch)
 
     def once() -> Any:
@@ -210,7 +210,7 @@ def _train_stage(
     optimizer = _optimizer()
 
     def losses(trained: Any, rest: Any, frozen: Any, batch: Batch) -> Any:
-        given = {"params": merge_params(trained, rest), "frozen": frozen}
+        given = {"params": merge(trained, rest), "frozen": frozen}
         return model.apply(given, batch, jax.random.key(0), method="losses")[0]
 
     def update(trained: Any, gradients: Any, state: Any) -> Any:

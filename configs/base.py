@@ -191,7 +191,7 @@ def get_config() -> ConfigDict:
             "warmup_steps": 500,
             "warmup_factor": 1 / 3,
             # Regular expressions over whole parameter paths: what matches one is not trained.
-            "frozen": ("backbone/stem(_norm)?/.*", "backbone/res2_.*"),
+            "untrained": ("backbone/stem(_norm)?/.*", "backbone/res2_.*"),
             # Decay of a running average of the parameters, used for evaluation; 0 keeps none. In the first steps it is
             # (1 + step) / (10 + step), where that is less.
             "ema_decay": 0.0,

@@ -34,7 +34,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
 
     def stage_wise(config: ConfigDict) -> None:
         # The detector is trained before (as configs/mask_rcnn.py:predictor=none); only the mask branch learns here.
-        config.optimizer.frozen = ("(backbone|fpn|rpn|box_head)/.*",)
+        config.optimizer.untrained = ("(backbone|fpn|rpn|box_head)/.*",)
         config.initialize.new = ("(mask_head|mask_weights)/.*",)
 
     return base.apply_variants(

@@ -176,7 +176,7 @@ def _change(row: Row) -> variants.Change:
         if row.predictor == "class_specific":
             config.data.mask_classes = "all"
         if row.stage_wise:
-            config.optimizer.frozen = ("(backbone|fpn|rpn|box_head)/.*",)
+            config.optimizer.untrained = ("(backbone|fpn|rpn|box_head)/.*",)
             config.initialize.new = ("(mask_head|mask_weights)/.*",)
             if is_tiny:
                 # Enough for two convolutions on features that stand still.

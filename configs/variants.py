@@ -48,7 +48,7 @@ def tiny(config: ConfigDict) -> None:
 def scratch(config: ConfigDict) -> None:
     """Train all layers from random values: nothing is frozen, GroupNorm in place of BatchNorm (Wu and He 2018)."""
     config.model.backbone.norm = "group"
-    config.optimizer.frozen = ()
+    config.optimizer.untrained = ()
 
 
 def shapes(config: ConfigDict) -> None:

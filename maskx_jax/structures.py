@@ -18,7 +18,7 @@ The same types hold NumPy arrays on the host and JAX arrays on the device.
 
 from typing import Any
 
-from flax import struct
+from flax import struct, traverse_util
 
 # Rows of 112 bits: a stored mask is a bitmap of its object's own box, see `GroundTruth.masks`.
 STORED_MASK_SIDE = 112
@@ -123,18 +123,40 @@ class Detections:
 
 @struct.dataclass
 class TrainState:
-    """All that a step changes, and the constants that go with it.
+    """All that a step changes, and what stays as it is beside it.
 
     Attributes:
       step: int32 scalar, number of steps done.
-      params: every parameter, trained or not.
-      frozen: the constants: folded BatchNorm, fixed class embeddings. No optimizer sees them.
-      opt_state: of the trained parameters only.
-      ema_params: running average of `params`, or None.
+      trained: the parameters that steps change.
+      untrained: the other parameters.
+      frozen: the constants: folded BatchNorm, fixed class embeddings.
+      opt_state: the optimizer's, of `trained`.
+      average: running average of `trained`, or None.
     """
 
     step: Array
-    params: PyTree
+    trained: PyTree
+    untrained: PyTree
     frozen: PyTree
     opt_state: PyTree
-    ema_params: PyTree | None
+    average: PyTree | None
+
+    @property
+    def params(self) -> PyTree:
+        """All parameters, as the last step left them."""
+        return merge(self.trained, self.untrained)
+
+    @property
+    def average_params(self) -> PyTree | None:
+        """All parameters, those that are trained averaged; None where no average is kept."""
+        return None if self.average is None else merge(self.average, self.untrained)
+
+    @property
+    def variables(self) -> PyTree:
+        """What the model is applied with to detect: the averaged parameters where an average is kept."""
+        return {"params": self.params if self.average is None else self.average_params, "frozen": self.frozen}
+
+
+def merge(first: PyTree, second: PyTree) -> PyTree:
+    """Return the nested dict with the leaves of both."""
+    return traverse_util.unflatten_dict(traverse_util.flatten_dict(first) | traverse_util.flatten_dict(second))

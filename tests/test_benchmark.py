@@ -56,7 +56,7 @@ CONFIGS = {
 def test_models_are_those_of_the_configs_with_the_conventions_of_torchvision(name):
     config = CONFIGS[name]
     if name != "tiny":
-        assert tuple(config.optimizer.frozen) == models.FROZEN
+        assert tuple(config.optimizer.untrained) == models.FROZEN
     config.model.roi_align_convention = config.model.rpn.anchor_convention = "torchvision"
     config.model.rpn.boundary_threshold = -1.0
     config.model.dtype = "bfloat16"

@@ -29,7 +29,7 @@ def test_every_row_traces_at_full_size(row):
     model = rcnn.build(80, **config.model.to_dict())
     batch = shapes_batch(1)
     variables = jax.eval_shape(lambda: initialize(model, jax.random.key(0)))
-    trained, _ = split_params(variables["params"], config.optimizer.frozen)
+    trained, _ = split_params(variables["params"], config.optimizer.untrained)
     total, losses = jax.eval_shape(lambda v: model.apply(v, batch, jax.random.key(0), method="losses"), variables)
     assert total.shape == () and "mask" in losses
     modules = set(trained)

@@ -168,7 +168,7 @@ def test_a_run_does_not_go_on_with_another_config_unless_told_to(run):
 def test_stage_wise_training_starts_from_another_run_and_changes_its_masks_alone(run, tmp_path):
     config = small_config(num_steps=1)
     config.initialize.path = str(run[0])
-    config.optimizer.frozen = ("(backbone|fpn|rpn|box_head)/.*",)
+    config.optimizer.untrained = ("(backbone|fpn|rpn|box_head)/.*",)
     loop.train(config, str(tmp_path))
     before, after = maskx_jax.load(run[0]).variables["params"], maskx_jax.load(tmp_path).variables["params"]
     for module in ("backbone", "fpn", "rpn", "box_head"):
@@ -187,7 +187,7 @@ def test_training_starts_from_a_file_of_weights_and_their_conventions(tmp_path):
     save_file(classifier, tmp_path / "resnet.safetensors")
     config.initialize.path = str(tmp_path / "resnet.safetensors")
     config.model.update(channel_order="bgr", pixel_mean=(1.0, 2.0, 3.0))
-    config.optimizer.frozen = ("backbone/.*",)
+    config.optimizer.untrained = ("backbone/.*",)
     loop.train(config, str(tmp_path / "run"))
     run = maskx_jax.load(tmp_path / "run")
     # What was trained on is what the run says of itself, and what it is loaded with.
@@ -198,7 +198,7 @@ def test_training_starts_from_a_file_of_weights_and_their_conventions(tmp_path):
     # The run goes on from its own checkpoint, whatever has become of the file and of the flag.
     (tmp_path / "resnet.safetensors").unlink()
     config = small_config(num_steps=2)
-    config.optimizer.update(schedule="step", frozen=("backbone/.*",))
+    config.optimizer.update(schedule="step", untrained=("backbone/.*",))
     loop.train(config, str(tmp_path / "run"))
     run = maskx_jax.load(tmp_path / "run")
     assert run.step == 2 and run.model.pixel_mean == (123.675, 116.28, 103.53)

@@ -310,12 +310,10 @@ def test_a_restart_that_is_refused_changes_nothing(run, monkeypatch):
 
 def test_what_stays_at_its_initial_values_for_good_is_warned_of(tmp_path, capsys):
     config = small()
-    config.optimizer.frozen = ("backbone/stem/.*", "backbone/res2_.*")
+    config.optimizer.untrained = ("backbone/stem/.*", "backbone/res2_.*")
     for warned in (True, False):
         loop.train(config, str(tmp_path))
-        said = (
-            "warning: frozen parameters that no weights were loaded for: backbone/res2_block0, backbone/stem (2 arrays)"
-        )
+        said = "warning: untrained parameters that no weights were loaded for: backbone/res2_block0, backbone/stem (2 "
         assert (said in capsys.readouterr().out) == warned
         # A run that goes on has weights of its own.
         config.train.num_steps += 1

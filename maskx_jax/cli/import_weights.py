@@ -52,7 +52,7 @@ def import_weights(config: ConfigDict, workdir: str) -> None:
     )
     # An imported run has no average of its parameters, and no optimizer that could go on.
     config.optimizer.ema_decay = 0.0
-    state = TrainState(jnp.zeros((), jnp.int32), variables["params"], variables["frozen"], {}, None)
+    state = TrainState(jnp.int32(0), variables["params"], {}, variables["frozen"], opt_state={}, average=None)
     existed = directory.exists()
     try:
         write_config(workdir, config)

@@ -23,6 +23,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
+from flax import traverse_util
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, LatestN
 
 from maskx_jax.distributed.processes import gather_objects
@@ -142,7 +143,7 @@ class Checkpoints:
             items = {"model": ocp.args.StandardRestore(model), "training": ocp.args.StandardRestore(training)}
             restored = self._manager.restore(step, args=ocp.args.Composite(**items))
             self._verify(description, _named(restored["model"], restored["training"]))
-        return dataclasses.replace(state, **restored["model"], **restored["training"])
+        return _with_parts(abstract, restored["model"], restored["training"])
 
     def restore_newest(self, state: TrainState, say: Callable[[str], None]) -> TrainState:
         """Return the newest state that is whole; damaged checkpoints are put aside, and said so.
@@ -421,11 +422,30 @@ def _check_arrays(stored: Mapping[str, Any], expected: Mapping[str, Any], where:
 
 
 def _model_part(state: TrainState) -> dict[str, PyTree]:
-    return {"params": state.params, "ema_params": state.ema_params, "frozen": state.frozen}
+    # Which of the parameters are trained is the run's business: what is loaded has them all.
+    return {"params": state.params, "ema_params": state.average_params, "frozen": state.frozen}
 
 
 def _training_part(state: TrainState) -> dict[str, PyTree]:
     return {"step": state.step, "opt_state": state.opt_state}
+
+
+def _with_parts(state: TrainState, model: dict[str, PyTree], training: dict[str, PyTree]) -> TrainState:
+    """Return the state with what a checkpoint holds of it: the inverse of `_model_part` and `_training_part`."""
+    return dataclasses.replace(
+        state,
+        trained=_leaves_of(state.trained, model["params"]),
+        untrained=_leaves_of(state.untrained, model["params"]),
+        frozen=model["frozen"],
+        average=None if state.average is None else _leaves_of(state.average, model["ema_params"]),
+        **training,
+    )
+
+
+def _leaves_of(part: PyTree, tree: PyTree) -> PyTree:
+    """Return the leaves of a nested dict that stand where those of a part of it do."""
+    flat = traverse_util.flatten_dict(tree)
+    return traverse_util.unflatten_dict({path: flat[path] for path in traverse_util.flatten_dict(part)})
 
 
 def _named(model: PyTree, training: PyTree) -> dict[str, Any]:

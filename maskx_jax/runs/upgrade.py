@@ -6,6 +6,7 @@ from typing import Any
 _RENAMED = {
     "data": {"mask_split": "mask_classes"},
     "evaluation": {"split": "mask_classes"},
+    "optimizer": {"frozen": "untrained"},
 }
 
 

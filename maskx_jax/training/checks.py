@@ -133,7 +133,7 @@ _LENGTHS: Mapping[str, int] = {
     "model.pixel_std": 3,
 }
 
-_PATTERNS = ("initialize.new", "initialize.unused", "optimizer.frozen")
+_PATTERNS = ("initialize.new", "initialize.unused", "optimizer.untrained")
 _FILES = ("embedding.path",)
 # Groups of classes that an evaluation may have; which of them it has, the data decide.
 _GROUPS = ("all", "A", "B", "mixed")

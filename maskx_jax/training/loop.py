@@ -115,14 +115,14 @@ def _train(config: ConfigDict, workdir: str, change_config: bool, restart: bool,
     init = jax.jit(lambda key: initialize(model, key))
     key = jax.random.key(config.seed)
     # Before anything is compiled: whether the patterns fit the parameters.
-    split_params(init.eval_shape(key)["params"], config.optimizer.frozen)
+    split_params(init.eval_shape(key)["params"], config.optimizer.untrained)
     variables = init(key)
     if not resumes:
         fresh, variables = variables, _with_weights(variables, config, weights, categories.names, say)
-        for line in pretrained.untrained_without_source(fresh, variables, config.optimizer.frozen):
+        for line in pretrained.untrained_without_source(fresh, variables, config.optimizer.untrained):
             say(f"warning: {line}")
     ema_decay = config.optimizer.ema_decay or None
-    state = make_state(variables, optimizer, config.optimizer.frozen, ema=ema_decay is not None)
+    state = make_state(variables, optimizer, config.optimizer.untrained, ema=ema_decay is not None)
     shardings = state_shardings(mesh, state, config.train.state_sharding)
     state = jax.device_put(state, shardings)
     train_step = make_train_step(
@@ -131,7 +131,6 @@ def _train(config: ConfigDict, workdir: str, change_config: bool, restart: bool,
         mesh,
         seed=config.seed,
         state_shardings=shardings,
-        frozen_patterns=config.optimizer.frozen,
         num_microbatches=config.optimizer.num_microbatches,
         ema_decay=ema_decay,
     )
@@ -158,15 +157,13 @@ def _train(config: ConfigDict, workdir: str, change_config: bool, restart: bool,
             # What evaluating meets, memory above all, must not cost the steps before.
             checkpoints.wait()
             step = int(state.step)
-            params = state.params if state.ema_params is None else state.ema_params
-            variables = {"params": params, "frozen": state.frozen}
 
             def before_batch(number: int) -> None:
                 watchdog.at("evaluation", number)
                 if interruption.poll():
                     leave()
 
-            results = evaluate.detect(detect_step, variables, eval_source, config, mesh, before_batch)
+            results = evaluate.detect(detect_step, state.variables, eval_source, config, mesh, before_batch)
             watchdog.at("scores", step)
             metrics = runs.from_first_process(lambda: evaluate.score(results, eval_source, config, groups=groups))
             flat = evaluate.flatten(metrics)

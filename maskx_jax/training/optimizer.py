@@ -81,29 +81,27 @@ def make_optimizer(
     return optax.chain(rule, faster_biases, optax.scale_by_learning_rate(learning_rate))
 
 
-def split_params(params: PyTree, frozen_patterns: Sequence[str]) -> tuple[PyTree, PyTree]:
-    """Split a parameter tree into the trained part and the rest, by regular expressions over paths.
+def split_params(params: PyTree, untrained: Sequence[str]) -> tuple[PyTree, PyTree]:
+    """Split a parameter tree into the trained part and the untrained one; `structures.merge` undoes it.
 
-    A path such as "backbone/res2_block0/conv1/kernel" is not trained if a pattern matches it from its start to its end.
+    Args:
+      params: nested dicts.
+      untrained: regular expressions; a parameter is not trained if one of them matches its whole path, such as
+        "backbone/res2_block0/conv1/kernel".
 
     Raises:
       ValueError: a pattern matches no parameter, or none is left to train.
     """
     flat = traverse_util.flatten_dict(params, sep="/")
-    for pattern in frozen_patterns:
+    for pattern in untrained:
         if not any(re.fullmatch(pattern, path) for path in flat):
             modules = sorted({path.split("/")[0] for path in flat})
-            raise ValueError(f"pattern {pattern!r} of optimizer.frozen matches no parameter; top modules: {modules}")
-    trained = {p: v for p, v in flat.items() if not any(re.fullmatch(pattern, p) for pattern in frozen_patterns)}
+            raise ValueError(f"pattern {pattern!r} of optimizer.untrained matches no parameter; top modules: {modules}")
+    trained = {path: v for path, v in flat.items() if not any(re.fullmatch(pattern, path) for pattern in untrained)}
     if not trained:
-        raise ValueError(f"the patterns {list(frozen_patterns)} of optimizer.frozen leave no parameter to train")
+        raise ValueError(f"the patterns {list(untrained)} of optimizer.untrained leave no parameter to train")
     rest = {path: value for path, value in flat.items() if path not in trained}
     return traverse_util.unflatten_dict(trained, sep="/"), traverse_util.unflatten_dict(rest, sep="/")
-
-
-def merge_params(trained: PyTree, rest: PyTree) -> PyTree:
-    """Undo `split_params`."""
-    return traverse_util.unflatten_dict(traverse_util.flatten_dict(trained) | traverse_util.flatten_dict(rest))
 
 
 def _map_with_path(function: Callable[[str, Any], Any], tree: PyTree) -> PyTree:

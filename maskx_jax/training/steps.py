@@ -11,26 +11,36 @@ from flax import linen as nn
 from jax.sharding import Mesh
 
 from maskx_jax.distributed.mesh import replicated, split_batch
-from maskx_jax.structures import Batch, Detections, PyTree, TrainState
-from maskx_jax.training.optimizer import merge_params, split_params
+from maskx_jax.structures import Batch, Detections, PyTree, TrainState, merge
+from maskx_jax.training.optimizer import split_params
 
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
 DetectStep = Callable[[PyTree, jax.Array, jax.Array], Detections]
 
 
 def make_state(
-    variables: PyTree, optimizer: optax.GradientTransformation, frozen_patterns: Sequence[str], ema: bool
+    variables: PyTree, optimizer: optax.GradientTransformation, untrained: Sequence[str], ema: bool
 ) -> TrainState:
-    """Return the state at step 0 for a model's initial (or imported) variables."""
-    params = variables["params"]
-    trained, _ = split_params(params, frozen_patterns)
+    """Return the state at step 0 for a model's initial (or imported) variables.
+
+    Args:
+      variables: of the model.
+      optimizer: of the trained parameters.
+      untrained: which parameters are not trained; see `optimizer.split_params`.
+      ema: whether the state keeps a running average.
+
+    Raises:
+      ValueError: as `optimizer.split_params`.
+    """
+    trained, rest = split_params(variables["params"], untrained)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
-        params=params,
+        trained=trained,
+        untrained=rest,
         frozen=variables.get("frozen", {}),
         opt_state=optimizer.init(trained),
         # A copy: the step donates its buffers, and one buffer cannot be donated twice.
-        ema_params=jax.tree.map(jnp.copy, params) if ema else None,
+        average=jax.tree.map(jnp.copy, trained) if ema else None,
     )
 
 
@@ -40,8 +50,7 @@ def make_train_step(
     mesh: Mesh,
     *,
     seed: int,
-    state_shardings: PyTree | None = None,
-    frozen_patterns: Sequence[str] = (),
+    state_shardings: TrainState | None = None,
     num_microbatches: int = 1,
     ema_decay: float | None = None,
 ) -> TrainStep:
@@ -56,9 +65,8 @@ def make_train_step(
       optimizer: of the trained parameters.
       mesh: the batch is split over it.
       seed: of the sampling.
-      state_shardings: where the state given and returned lies, see `training.sharding.state_shardings`; by default
+      state_shardings: where the state given and returned lies, see `distributed.mesh.state_shardings`; by default
         every device holds all of it.
-      frozen_patterns: see `training.optimizer.split_params`.
       num_microbatches: the batch is worked through in so many parts, with the losses and gradients of the whole: less
         memory for one more forward pass, since the gradient needs to know by what the sums of all parts are divided.
       ema_decay: of the running average of the parameters, or None. It is less in the first steps, (1 + step) /
@@ -68,14 +76,12 @@ def make_train_step(
     """
 
     everywhere = replicated(mesh)
-    if state_shardings is None:
-        state_shardings = gradient_shardings = everywhere
-    else:
-        gradient_shardings, _ = split_params(state_shardings.params, frozen_patterns)
+    layout: Any = everywhere if state_shardings is None else state_shardings
+    gradient_shardings = everywhere if state_shardings is None else state_shardings.trained
 
-    def loss(trained: PyTree, rest: PyTree, frozen: PyTree, batch: Batch, keys: jax.Array) -> Any:
+    def loss(trained: PyTree, state: TrainState, batch: Batch, keys: jax.Array) -> Any:
         # Left to itself XLA multiplies by split weights where they lie, and sends the features of all images around.
-        variables = _whole({"params": merge_params(trained, rest), "frozen": frozen}, mesh)
+        variables = _whole({"params": merge(trained, state.untrained), "frozen": state.frozen}, mesh)
 
         def means(part: tuple[Batch, jax.Array]) -> Any:
             return _apply(model, variables, mesh, *part, method="loss_means")
@@ -97,26 +103,25 @@ def make_train_step(
         batch_size = len(batch.images)
         check_microbatches(batch_size, mesh.size, num_microbatches)
         keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), state.step), batch_size)
-        trained, rest = split_params(state.params, frozen_patterns)
-        (total, losses), grads = gradient(trained, rest, state.frozen, batch, keys)
+        (total, losses), grads = gradient(state.trained, state, batch, keys)
         # A device keeps the gradients of what it updates: their sum over the devices can be a reduce-scatter.
         grads = jax.lax.with_sharding_constraint(grads, gradient_shardings)
-        updates, opt_state = optimizer.update(grads, state.opt_state, trained)
-        params = merge_params(optax.apply_updates(trained, updates), rest)
-        ema_params = state.ema_params
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.trained)
+        trained = optax.apply_updates(state.trained, updates)
+        average = state.average
         if ema_decay is not None:
             decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
-            ema_params = optax.incremental_update(params, ema_params, 1 - decay)
+            average = optax.incremental_update(trained, average, 1 - decay)
         metrics = losses | {"total": total, "gradient_norm": optax.tree.norm(grads)}
         new_state = dataclasses.replace(
-            state, step=state.step + 1, params=params, opt_state=opt_state, ema_params=ema_params
+            state, step=state.step + 1, trained=trained, opt_state=opt_state, average=average
         )
         return new_state, metrics
 
     return jax.jit(
         step,
-        in_shardings=(state_shardings, split_batch(mesh)),
-        out_shardings=(state_shardings, everywhere),
+        in_shardings=(layout, split_batch(mesh)),
+        out_shardings=(layout, everywhere),
         donate_argnums=0,
     )
 

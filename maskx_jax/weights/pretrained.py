@@ -348,14 +348,14 @@ def take_over(
     return traverse_util.unflatten_dict(own | loaded, sep="/")
 
 
-def untrained_without_source(fresh: PyTree, variables: PyTree, frozen_patterns: Sequence[str]) -> tuple[str, ...]:
+def untrained_without_source(fresh: PyTree, variables: PyTree, untrained: Sequence[str]) -> tuple[str, ...]:
     """Return a warning for everything that keeps its initial value for good, though no weights were loaded for it.
 
     Args:
       fresh: variables as they were initialised.
       variables: the same with what `take_over` and `with_class_embeddings` put in; an array that neither replaced is
         the same object in both.
-      frozen_patterns: regular expressions over whole parameter paths, see `optimizer.split_params`.
+      untrained: regular expressions over whole parameter paths, see `optimizer.split_params`.
 
     Returns:
       A line for the parameters that the patterns cover, one for BatchNorm's constants and one for class embeddings;
@@ -368,10 +368,10 @@ def untrained_without_source(fresh: PyTree, variables: PyTree, frozen_patterns: 
         if collection == "frozen":
             is_embedding = path == "mask_weights/embedding"
             kept["random class embeddings" if is_embedding else "constants of BatchNorm"].append(path)
-        elif any(re.fullmatch(pattern, path) for pattern in frozen_patterns):
-            kept["frozen parameters"].append(path)
+        elif any(re.fullmatch(pattern, path) for pattern in untrained):
+            kept["untrained parameters"].append(path)
     remedies = {
-        "frozen parameters": "--config.initialize.path, or --config.optimizer.frozen='()'",
+        "untrained parameters": "--config.initialize.path, or --config.optimizer.untrained='()'",
         "constants of BatchNorm": "--config.initialize.path, or --config.model.backbone.norm=group",
         "random class embeddings": "--config.embedding.path",
     }

@@ -25,10 +25,11 @@ def toy_state(step: int, devices=None) -> TrainState:
     params = {"fc": {"kernel": jnp.arange(6.0).reshape(2, 3) + step, "bias": jnp.full(3, step, jnp.float32)}}
     state = TrainState(
         step=jnp.int32(step),
-        params=params,
+        trained={"fc": {"kernel": params["fc"]["kernel"]}},
+        untrained={"fc": {"bias": params["fc"]["bias"]}},
         frozen={"norm": {"scale": jnp.full(2, 0.5)}},
         opt_state=OPTIMIZER.init(params),
-        ema_params=None,
+        average=None,
     )
     return jax.device_put(state, replicated(make_mesh(devices or jax.devices()[:1])))
 
@@ -66,7 +67,7 @@ def test_a_state_is_restored_split_or_whole_however_it_was_saved(tmp_path, saved
 
     def state(step, mode):
         params = {"fc": {"kernel": jnp.arange(48.0).reshape(3, 16) + step, "bias": jnp.full(3, step, jnp.float32)}}
-        whole = TrainState(jnp.int32(step), params, {}, OPTIMIZER.init(params), jax.tree.map(jnp.copy, params))
+        whole = TrainState(jnp.int32(step), params, {}, {}, OPTIMIZER.init(params), jax.tree.map(jnp.copy, params))
         return jax.device_put(whole, state_shardings(mesh, whole, mode, min_size=16))
 
     checkpoints = Checkpoints(tmp_path, writes=True)
@@ -74,7 +75,7 @@ def test_a_state_is_restored_split_or_whole_however_it_was_saved(tmp_path, saved
     restored = checkpoints.restore(state(0, wanted))
     checkpoints.close()
     jax.tree.map(np.testing.assert_array_equal, restored, state(1, wanted))
-    for kernel in (restored.params["fc"]["kernel"], restored.ema_params["fc"]["kernel"]):
+    for kernel in (restored.params["fc"]["kernel"], restored.average["fc"]["kernel"]):
         assert kernel.addressable_shards[0].data.shape == ((3, 2) if wanted == "fsdp" else (3, 16))
 
 
@@ -278,8 +279,8 @@ def test_what_a_killed_run_left_half_written_is_removed(saved):
 
 def test_a_checkpoint_of_another_model_is_refused_with_the_difference(saved):
     other = toy_state(0)
-    other.params["fc"]["kernel"] = jnp.zeros((2, 4))
-    other.params["fc"]["extra"] = jnp.zeros(1)
+    other.trained["fc"]["kernel"] = jnp.zeros((2, 4))
+    other.trained["fc"]["extra"] = jnp.zeros(1)
     checkpoints = Checkpoints(saved, writes=True)
     with pytest.raises(ValueError, match=r"another model, number of classes or optimizer") as caught:
         checkpoints.restore_newest(other, print)

@@ -28,6 +28,11 @@ def test_the_mask_classes_of_version_0_1_are_read(tmp_path, mask_classes, evalua
     assert (tmp_path / CONFIG_FILE).read_text() == text
 
 
+def test_the_untrained_parameters_of_version_0_1_are_read():
+    config = upgrade({"optimizer": {"name": "sgd", "frozen": ["backbone/.*"]}})
+    assert config == {"optimizer": {"name": "sgd", "untrained": ["backbone/.*"]}}
+
+
 def test_a_config_of_today_stays_as_it_is():
     config = maskx_rcnn.get_config().to_dict()
     assert upgrade(config) == config

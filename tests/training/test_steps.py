@@ -13,7 +13,8 @@ from configs import base
 from maskx_jax.distributed.mesh import global_batch, local_part, make_mesh, replicated, state_shardings
 from maskx_jax.models.build import initialize
 from maskx_jax.ops.losses import masked_mean
-from maskx_jax.training.optimizer import learning_rate_schedule, make_optimizer, merge_params, split_params
+from maskx_jax.structures import merge
+from maskx_jax.training.optimizer import learning_rate_schedule, make_optimizer, split_params
 from maskx_jax.training.steps import make_detect_step, make_state, make_train_step
 from tests.models.build import numpy_variables, shapes_batch, tiny_model
 
@@ -29,10 +30,10 @@ def run(devices, num_steps: int = 2, state_sharding: str = "replicated", **optio
     model = small_model()
     mesh = make_mesh(devices)
     optimizer = make_optimizer(optax.constant_schedule(0.01), **SGD)
-    frozen_patterns = options.pop("frozen_patterns", ())
-    state = make_state(numpy_variables(model), optimizer, frozen_patterns, ema=options.get("ema_decay") is not None)
+    untrained = options.pop("untrained", ())
+    state = make_state(numpy_variables(model), optimizer, untrained, ema=options.get("ema_decay") is not None)
     options["state_shardings"] = state_shardings(mesh, state, state_sharding, min_size=2**10)
-    step = make_train_step(model, optimizer, mesh, seed=0, frozen_patterns=frozen_patterns, **options)
+    step = make_train_step(model, optimizer, mesh, seed=0, **options)
     state = jax.device_put(state, options["state_shardings"])
     batch = global_batch(mesh, shapes_batch(8))
     compiled = step.lower(state, batch).compile()
@@ -122,7 +123,7 @@ def test_step_leaves_parameters_under_a_frozen_pattern_alone():
     patterns = ("(backbone|fpn|rpn|box_head)/.*",)
     model = small_model()
     before = numpy_variables(model)["params"]
-    state, _, _ = run(jax.devices()[:1], num_steps=1, frozen_patterns=patterns)
+    state, _, _ = run(jax.devices()[:1], num_steps=1, untrained=patterns)
     before, after = (traverse_util.flatten_dict(tree, sep="/") for tree in (before, state.params))
     for path, leaf in before.items():
         trained = path.startswith(("mask_head/", "mask_weights/"))
@@ -184,14 +185,14 @@ def test_average_of_the_parameters_follows_them_closely_at_first():
         averaged = toy_step(2, ema_decay=decay)[0]
         np.testing.assert_allclose(averaged.params["kernel"], second, rtol=1e-6)
         expected = late * (early * 1 + (1 - early) * first) + (1 - late) * second
-        np.testing.assert_allclose(averaged.ema_params["kernel"], expected, rtol=1e-5)
+        np.testing.assert_allclose(averaged.average["kernel"], expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("norm", ["frozen_batch", "group"])
 def test_the_stem_and_res2_are_frozen_by_default_with_their_norms(norm):
     model = tiny_model(backbone__norm=norm)
     shapes = jax.eval_shape(lambda: initialize(model, jax.random.key(0)))["params"]
-    trained, _ = split_params(shapes, base.get_config().optimizer.frozen)
+    trained, _ = split_params(shapes, base.get_config().optimizer.untrained)
     backbone = {name.split("_")[0] for name in trained["backbone"]}
     assert backbone == {"res3", "res4", "res5"}
 
@@ -272,7 +273,7 @@ def test_splitting_and_merging_parameters_are_inverse():
     params = numpy_variables(small_model())["params"]
     trained, rest = split_params(params, ("backbone/stem/.*", "backbone/res2_.*"))
     assert set(rest) == {"backbone"} and "stem" not in trained["backbone"]
-    jax.tree.map(np.testing.assert_array_equal, merge_params(trained, rest), params)
+    jax.tree.map(np.testing.assert_array_equal, merge(trained, rest), params)
 
 
 @pytest.mark.parametrize(

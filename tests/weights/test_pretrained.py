@@ -772,8 +772,8 @@ def test_what_stays_at_its_initial_value_for_good_is_warned_of():
     frozen = ("backbone/stem/.*", "backbone/res2_.*")
     source = "that no weights were loaded for"
     parameters = (
-        f"frozen parameters {source}: backbone/res2_block0, backbone/stem (3 arrays): "
-        "set --config.initialize.path, or --config.optimizer.frozen='()'"
+        f"untrained parameters {source}: backbone/res2_block0, backbone/stem (3 arrays): "
+        "set --config.initialize.path, or --config.optimizer.untrained='()'"
     )
     constants = (
         f"constants of BatchNorm {source}: backbone/stem_norm (1 arrays): "
@@ -791,7 +791,7 @@ def test_what_stays_at_its_initial_value_for_good_is_warned_of():
     partly = {**loaded, "params": {**loaded["params"], "backbone": {**fresh["params"]["backbone"]}}}
     partly["params"]["backbone"]["stem"] = loaded["params"]["backbone"]["stem"]
     assert untrained_without_source(fresh, partly, frozen)[0].startswith(
-        f"frozen parameters {source}: backbone/res2_block0 (2 arrays)"
+        f"untrained parameters {source}: backbone/res2_block0 (2 arrays)"
     )
     given = with_class_embeddings(loaded, np.ones(1))
     assert untrained_without_source(fresh, given, frozen) == ()
@@ -802,8 +802,8 @@ def test_weights_of_a_backbone_leave_nothing_frozen_without_source(tmp_path):
     shapes = shapes_of(config)
     arrays = backbone_of(torchvision_arrays(), r"backbone\.body\.", "")
     file = WeightFile(tmp_path / "model.pth", arrays)
-    frozen = config.optimizer.frozen
+    frozen = config.optimizer.untrained
     before = untrained_without_source(shapes, shapes, frozen)
-    assert [line.partition(" that")[0] for line in before] == ["frozen parameters", "constants of BatchNorm"]
+    assert [line.partition(" that")[0] for line in before] == ["untrained parameters", "constants of BatchNorm"]
     after = take_over(shapes, FileWeights(file, recognize(file)), config.model, CLASSES)
     assert untrained_without_source(shapes, after, frozen) == ()
