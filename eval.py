@@ -18,7 +18,13 @@ from maskx_jax.coco.categories import Categories, same_classes
 from maskx_jax.data.sources import open_source
 from maskx_jax.distributed import processes as distributed
 from maskx_jax.distributed.mesh import make_mesh, replicated
-from maskx_jax.evaluate import (
+from maskx_jax.evaluation import checks as coco_checks
+from maskx_jax.evaluation import metrics as coco_metrics
+from maskx_jax.evaluation import results as coco_results
+from maskx_jax.inference import make_detect_step
+from maskx_jax.runs import compilation
+from maskx_jax.runs import workdir as runs
+from maskx_jax.runs.evaluation import (
     detect,
     expected_metrics,
     kinds_of,
@@ -26,12 +32,6 @@ from maskx_jax.evaluate import (
     score_file,
     write_evaluation,
 )
-from maskx_jax.evaluation import checks as coco_checks
-from maskx_jax.evaluation import metrics as coco_metrics
-from maskx_jax.evaluation import results as coco_results
-from maskx_jax.runs import compilation
-from maskx_jax.runs import workdir as runs
-from maskx_jax.training.steps import make_detect_step
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Work directory of a run of train.py.")
 _STEP = flags.DEFINE_integer("step", None, "Step of the checkpoint; the latest by default.")

@@ -18,11 +18,12 @@ from flax import traverse_util
 from configs import maskx_rcnn
 from maskx_jax import errors
 from maskx_jax.distributed.mesh import make_mesh
+from maskx_jax.inference import make_detect_step
 from maskx_jax.models.build import initialize
 from maskx_jax.models.rcnn import detector as rcnn
 from maskx_jax.structures import STORED_MASK_SIDE, Batch, GroundTruth, PyTree
 from maskx_jax.training.optimizer import make_optimizer
-from maskx_jax.training.steps import make_detect_step, make_state, make_train_step
+from maskx_jax.training.steps import make_state, make_train_step
 
 # The parameters themselves and their momentum are arguments of the train step.
 _COPIES_IN_TRAINING = 2

@@ -14,11 +14,12 @@ import optax
 from benchmarks import cases, checks, models, nms_forms, roi_align_forms, trace
 from benchmarks.worker import Call, serve
 from maskx_jax.distributed.mesh import make_mesh
+from maskx_jax.inference import make_detect_step
 from maskx_jax.models.build import initialize
 from maskx_jax.models.rcnn import detector as rcnn
 from maskx_jax.structures import STORED_MASK_SIDE, Batch, GroundTruth, PyTree, merge
 from maskx_jax.training.optimizer import make_optimizer, split_params
-from maskx_jax.training.steps import make_detect_step, make_state, make_train_step
+from maskx_jax.training.steps import make_state, make_train_step
 from maskx_jax.weights.pretrained import open_weights, take_over
 
 _TRACED_STEPS = 3

@@ -13,14 +13,15 @@ from safetensors.numpy import load_file, save_file
 import maskx_jax
 from benchmarks.measure_devices import collectives
 from configs import mask_rcnn
-from maskx_jax import errors, evaluate
+from maskx_jax import errors
 from maskx_jax.cli import export_weights, import_weights
 from maskx_jax.data.sources import open_source
 from maskx_jax.distributed.mesh import make_mesh, replicated
+from maskx_jax.inference import make_detect_step
 from maskx_jax.models.rcnn import detector as rcnn
+from maskx_jax.runs import evaluation
 from maskx_jax.runs.loading import Loaded
 from maskx_jax.runs.workdir import write_config
-from maskx_jax.training.steps import make_detect_step
 from maskx_jax.weights.export import describe, to_torchvision
 from tests.models.build import numpy_variables
 from tools import launch
@@ -77,10 +78,10 @@ def test_an_imported_file_can_be_evaluated(run):
     mesh = make_mesh()
     step = make_detect_step(loaded.model, mesh)
     variables = jax.device_put(loaded.variables, replicated(mesh))
-    results = evaluate.detect(step, variables, source, loaded.config, mesh)
+    results = evaluation.detect(step, variables, source, loaded.config, mesh)
     images = {image["id"] for image in source.coco_ground_truth()["images"]}
     assert results and {result["image_id"] for result in results} <= images
-    assert evaluate.score(results, source, loaded.config)["segm"]["all"]["AP"] < 0.1
+    assert evaluation.score(results, source, loaded.config)["segm"]["all"]["AP"] < 0.1
 
 
 def test_what_was_imported_is_exported_again(run, file, tmp_path, capsys):

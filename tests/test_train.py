@@ -16,12 +16,12 @@ from safetensors.numpy import save_file
 
 import maskx_jax
 from configs import base, maskx_rcnn
-from maskx_jax import evaluate
 from maskx_jax.data.shapes.source import ShapesSource
 from maskx_jax.distributed.mesh import make_mesh, replicated
+from maskx_jax.inference import make_detect_step
 from maskx_jax.models.rcnn import detector as rcnn
+from maskx_jax.runs import evaluation
 from maskx_jax.training import loop
-from maskx_jax.training.steps import make_detect_step
 from tests.compilation import optimized
 from tests.golden.model_inputs import make_parameter, parameter_shapes
 from tests.models.build import tiny_config
@@ -90,7 +90,7 @@ def test_each_image_is_detected_once_whatever_the_batch_size(run):
     results = []
     for batch_size in (8, 16):
         config.evaluation.batch_size = batch_size
-        results.append(evaluate.detect(make_detect_step(model, mesh), variables, source, config, mesh))
+        results.append(evaluation.detect(make_detect_step(model, mesh), variables, source, config, mesh))
     assert {result["image_id"] for result in results[0]} == set(range(1, 11))
     for first, second in zip(*results, strict=True):
         assert (first["image_id"], first["category_id"]) == (second["image_id"], second["category_id"])

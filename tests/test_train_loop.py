@@ -203,7 +203,7 @@ def test_a_class_with_some_masks_is_scored_by_itself(tmp_path, monkeypatch):
 
 def test_a_best_metric_without_a_value_prevents_no_checkpoint(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        loop.evaluate,
+        loop.evaluation,
         "score",
         lambda *arguments, **options: {kind: {"all": {"AP": None}} for kind in ("bbox", "segm")},
     )
@@ -228,7 +228,7 @@ def test_the_best_checkpoint_outlives_restarts(tmp_path, monkeypatch):
         value = next(values)
         return {kind: {"all": {"AP": value}} for kind in ("bbox", "segm")}
 
-    monkeypatch.setattr(loop.evaluate, "score", score)
+    monkeypatch.setattr(loop.evaluation, "score", score)
     monkeypatch.setattr(loop, "format_table", lambda metrics: "")
     # A run that is killed after each step and started again.
     for num_steps in range(1, 5):
@@ -246,7 +246,7 @@ jax.config.update("jax_num_cpu_devices", 8)
 patch = pytest.MonkeyPatch()
 test_train_loop.replace_what_compiles(patch)
 scores, kills = iter(map(float, sys.argv[2].split(","))), sys.argv[3].split(",")
-patch.setattr(loop.evaluate, "score", lambda *_, **options: {"bbox": {"all": {"AP": next(scores)}}})
+patch.setattr(loop.evaluation, "score", lambda *_, **options: {"bbox": {"all": {"AP": next(scores)}}})
 patch.setattr(loop, "format_table", str)
 
 class Killing(loop.MetricLog):
@@ -276,7 +276,7 @@ def test_a_step_is_saved_before_it_is_scored_and_scored_once(tmp_path, monkeypat
         raise MemoryError
 
     with monkeypatch.context() as patched:
-        patched.setattr(loop.evaluate, "score", score)
+        patched.setattr(loop.evaluation, "score", score)
         with pytest.raises(MemoryError):
             loop.train(small(), str(tmp_path))
     assert steps(tmp_path) == [1] and evaluations(tmp_path) == []
@@ -361,13 +361,13 @@ def test_a_write_that_fails_is_told_with_the_step_that_is_safe(tmp_path, monkeyp
 
 
 def test_a_work_directory_that_is_deleted_is_told(tmp_path, monkeypatch):
-    score = loop.evaluate.score
+    score = loop.evaluation.score
 
     def delete(*arguments, **options):
         shutil.rmtree(tmp_path / "run")
         return score(*arguments, **options)
 
-    monkeypatch.setattr(loop.evaluate, "score", delete)
+    monkeypatch.setattr(loop.evaluation, "score", delete)
     with pytest.raises(
         OSError, match=r"step 2 could not be written to .*run/checkpoints: .* was deleted; .* may be lost"
     ):

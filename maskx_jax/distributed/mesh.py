@@ -62,6 +62,18 @@ def state_shardings(mesh: Mesh, state: PyTree, mode: str, min_size: int = 2**16)
     return jax.tree.map(sharding, state)
 
 
+def whole(arrays: PyTree, mesh: Mesh) -> PyTree:
+    """Return arrays, inside of a jitted function, as every device needs them to compute with all of them."""
+    return jax.lax.with_sharding_constraint(arrays, replicated(mesh))
+
+
+def apply_on(mesh: Mesh, model: Any, variables: PyTree, *arguments: Any, method: str) -> Any:
+    """Apply a method of a linen module to a batch that is split over the mesh, inside of a jitted function."""
+    # `ops.per_image` splits what XLA would not.
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        return model.apply(variables, *arguments, method=method)
+
+
 def global_batch(mesh: Mesh, batch: PyTree) -> PyTree:
     """Assemble global arrays from the slice of the batch that this process holds.
 

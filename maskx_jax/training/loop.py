@@ -9,7 +9,6 @@ import jax
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from maskx_jax import evaluate
 from maskx_jax.coco import mask_classes
 from maskx_jax.coco.categories import same_classes
 from maskx_jax.data import pipeline
@@ -20,16 +19,18 @@ from maskx_jax.distributed.interruption import InterruptedRun, Interruption
 from maskx_jax.distributed.mesh import global_batch, make_mesh, state_shardings
 from maskx_jax.distributed.watchdog import Watchdog
 from maskx_jax.evaluation.metrics import format_table
+from maskx_jax.inference import make_detect_step
 from maskx_jax.models.build import initialize
 from maskx_jax.models.rcnn import detector as rcnn
 from maskx_jax.runs import checkpoints as checkpointing
+from maskx_jax.runs import evaluation
 from maskx_jax.runs import workdir as runs
 from maskx_jax.runs.checkpoints import Checkpoints
 from maskx_jax.runs.logs import MetricLog, RecentLosses, describe_environment
 from maskx_jax.structures import PyTree
 from maskx_jax.training.checks import check_config, choose_best_metric
 from maskx_jax.training.optimizer import learning_rate_schedule, make_optimizer, num_parameters, split_params
-from maskx_jax.training.steps import make_detect_step, make_state, make_train_step
+from maskx_jax.training.steps import make_state, make_train_step
 from maskx_jax.weights import pretrained
 
 # Every evaluation measures it.
@@ -96,11 +97,11 @@ def _train(config: ConfigDict, workdir: str, change_config: bool, restart: bool,
     same_classes(eval_source.categories, categories, "the evaluation and the training data")
     allowed_masks = mask_classes.mask_labels(data.mask_classes, categories)
     say(f"{len(train_source)} training images\n{pipeline.class_table(train_source, allowed_masks)}")
-    groups = evaluate.trained_groups(train_source, config)
+    groups = evaluation.trained_groups(train_source, config)
     best_metric = None
     if config.train.eval_every > 0:
         best_metric = choose_best_metric(
-            config.train.best_metric, evaluate.measured_metrics(config, groups, eval_source)
+            config.train.best_metric, evaluation.measured_metrics(config, groups, eval_source)
         )
     transform = Transform(**data.transform)
     factors = repeat_factors(train_source.image_labels, len(categories), data.repeat_threshold, data.keep_empty_images)
@@ -163,10 +164,10 @@ def _train(config: ConfigDict, workdir: str, change_config: bool, restart: bool,
                 if interruption.poll():
                     leave()
 
-            results = evaluate.detect(detect_step, state.variables, eval_source, config, mesh, before_batch)
+            results = evaluation.detect(detect_step, state.variables, eval_source, config, mesh, before_batch)
             watchdog.at("scores", step)
-            metrics = runs.from_first_process(lambda: evaluate.score(results, eval_source, config, groups=groups))
-            flat = evaluate.flatten(metrics)
+            metrics = runs.from_first_process(lambda: evaluation.score(results, eval_source, config, groups=groups))
+            flat = evaluation.flatten(metrics)
             log.write(step, flat)
             if best_metric is not None and (value := flat.get(best_metric)) is not None:
                 scores[step] = value

@@ -1,4 +1,4 @@
-"""The jitted steps: one update of the parameters, and detection on one batch."""
+"""The jitted step: one update of the parameters."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -10,12 +10,11 @@ import optax
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from maskx_jax.distributed.mesh import replicated, split_batch
-from maskx_jax.structures import Batch, Detections, PyTree, TrainState, merge
+from maskx_jax.distributed.mesh import apply_on, replicated, split_batch, whole
+from maskx_jax.structures import Batch, PyTree, TrainState, merge
 from maskx_jax.training.optimizer import split_params
 
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
-DetectStep = Callable[[PyTree, jax.Array, jax.Array], Detections]
 
 
 def make_state(
@@ -81,10 +80,10 @@ def make_train_step(
 
     def loss(trained: PyTree, state: TrainState, batch: Batch, keys: jax.Array) -> Any:
         # Left to itself XLA multiplies by split weights where they lie, and sends the features of all images around.
-        variables = _whole({"params": merge(trained, state.untrained), "frozen": state.frozen}, mesh)
+        variables = whole({"params": merge(trained, state.untrained), "frozen": state.frozen}, mesh)
 
         def means(part: tuple[Batch, jax.Array]) -> Any:
-            return _apply(model, variables, mesh, *part, method="loss_means")
+            return apply_on(mesh, model, variables, *part, method="loss_means")
 
         if num_microbatches == 1:
             summed = means((batch, keys))
@@ -126,19 +125,6 @@ def make_train_step(
     )
 
 
-def make_detect_step(model: nn.Module, mesh: Mesh) -> DetectStep:
-    """Return the jitted (variables, images, image_sizes) -> Detections, each image on its own device.
-
-    The variables may lie on the mesh as they like: replicated, or split as a step with "fsdp" left them.
-    """
-
-    def detect(variables: PyTree, images: jax.Array, image_sizes: jax.Array) -> Any:
-        return _apply(model, _whole(variables, mesh), mesh, images, image_sizes, method="detect")
-
-    split = split_batch(mesh)
-    return jax.jit(detect, in_shardings=(None, split, split), out_shardings=split)
-
-
 def check_microbatches(batch_size: int, num_devices: int, num_microbatches: int) -> None:
     """Check that every device can work through its images in so many equal parts.
 
@@ -151,13 +137,3 @@ def check_microbatches(batch_size: int, num_devices: int, num_microbatches: int)
             f"got optimizer.num_microbatches {num_microbatches} for a batch of {batch_size} on {num_devices} devices; "
             f"expected a divisor of a device's {batch_size / num_devices:g} images"
         )
-
-
-def _whole(variables: PyTree, mesh: Mesh) -> PyTree:
-    return jax.lax.with_sharding_constraint(variables, replicated(mesh))
-
-
-def _apply(model: nn.Module, variables: PyTree, mesh: Mesh, *arguments: Any, method: str) -> Any:
-    # `ops.per_image` splits what XLA would not.
-    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-        return model.apply(variables, *arguments, method=method)

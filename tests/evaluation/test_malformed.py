@@ -8,8 +8,8 @@ import pytest
 from pycocotools import mask as authority
 
 from maskx_jax import errors
-from maskx_jax.evaluate import score_file
 from maskx_jax.evaluation import metrics as coco_metrics
+from maskx_jax.runs.evaluation import score_file
 
 DEEP = json.loads("[" * 400 + "]" * 400)
 

@@ -11,11 +11,12 @@ from flax import traverse_util
 
 from configs import base
 from maskx_jax.distributed.mesh import global_batch, local_part, make_mesh, replicated, state_shardings
+from maskx_jax.inference import make_detect_step
 from maskx_jax.models.build import initialize
 from maskx_jax.ops.losses import masked_mean
 from maskx_jax.structures import merge
 from maskx_jax.training.optimizer import learning_rate_schedule, make_optimizer, split_params
-from maskx_jax.training.steps import make_detect_step, make_state, make_train_step
+from maskx_jax.training.steps import make_state, make_train_step
 from tests.models.build import numpy_variables, shapes_batch, tiny_model
 
 SGD = {"name": "sgd", "momentum": 0.9, "weight_decay": 1e-4, "bias_learning_rate_factor": 2.0, "clip_norm": None}

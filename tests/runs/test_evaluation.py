@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from faster_coco_eval import mask as mask_coder
 
-from maskx_jax import evaluate
 from maskx_jax.data.shapes.source import ShapesSource
 from maskx_jax.distributed import processes as distributed
 from maskx_jax.distributed.mesh import make_mesh, replicated, split_batch
+from maskx_jax.inference import make_detect_step
+from maskx_jax.runs import evaluation
 from maskx_jax.structures import Detections
-from maskx_jax.training.steps import make_detect_step
 from tests.models.build import numpy_variables, tiny_config, tiny_model
 from tests.processes import finish, start
 
@@ -60,7 +60,7 @@ def detect_in_process(folder: str) -> None:
     assert mesh.size == 4
     model = tiny_model(**QUICK)
     variables = jax.device_put(numpy_variables(model), replicated(mesh))
-    results = evaluate.detect(make_detect_step(model, mesh), variables, Source(), small_config(4), mesh)
+    results = evaluation.detect(make_detect_step(model, mesh), variables, Source(), small_config(4), mesh)
     name = f"{jax.process_index()}_of_{jax.process_count()}.json"
     (pathlib.Path(folder) / name).write_text(json.dumps(results))
 
@@ -69,7 +69,10 @@ def detect_in_process(folder: str) -> None:
 def test_results_are_the_same_on_any_number_of_processes(tmp_path):
     texts = []
     for count in (1, 2, 4):
-        assert finish(start("-m", "tests.test_evaluate", tmp_path, processes=count, devices=4 // count)) == [0] * count
+        assert (
+            finish(start("-m", "tests.runs.test_evaluation", tmp_path, processes=count, devices=4 // count))
+            == [0] * count
+        )
         texts += [(tmp_path / f"{index}_of_{count}.json").read_text() for index in range(count)]
     results = json.loads(texts[0])
     assert [entry["image_id"] for entry in results] == sorted(entry["image_id"] for entry in results)
@@ -94,7 +97,7 @@ def one_box_step(mesh, probability=1.0):
 
 def test_each_image_keeps_its_own_detections():
     mesh, source = make_mesh(), Source()
-    results = evaluate.detect(one_box_step(mesh), {}, source, small_config(8), mesh)
+    results = evaluation.detect(one_box_step(mesh), {}, source, small_config(8), mesh)
     assert [entry["image_id"] for entry in results] == list(range(1, NUM_IMAGES + 1))
     brightness = [source[i].image.mean() / 255 for i in range(NUM_IMAGES)]
     np.testing.assert_allclose([entry["score"] for entry in results], brightness, rtol=1e-4)
@@ -104,7 +107,7 @@ def test_each_image_keeps_its_own_detections():
 def test_an_image_that_is_missing_or_doubled_is_named():
     mesh = make_mesh()
     with pytest.raises(RuntimeError, match=r"10 images.* 10 once: 1 missing, image ids \[4\]; 1 doubled, \[7\]"):
-        evaluate.detect(one_box_step(mesh), {}, Source(ids={4: 7}), small_config(8), mesh)
+        evaluation.detect(one_box_step(mesh), {}, Source(ids={4: 7}), small_config(8), mesh)
 
 
 def test_detections_are_written_before_they_are_scored(tmp_path, monkeypatch):
@@ -122,11 +125,11 @@ def test_detections_are_written_before_they_are_scored(tmp_path, monkeypatch):
         raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr(evaluate.coco_metrics, "evaluate", fail)
+        patch.setattr(evaluation.coco_metrics, "evaluate", fail)
         with pytest.raises(MemoryError):
-            evaluate.write_evaluation(results, source, config, tmp_path)
+            evaluation.write_evaluation(results, source, config, tmp_path)
     assert json.loads((tmp_path / "results.json").read_text()) == results
-    metrics = evaluate.write_evaluation(results, source, config, tmp_path)
+    metrics = evaluation.write_evaluation(results, source, config, tmp_path)
     assert json.loads((tmp_path / "metrics.json").read_text()) == metrics
     assert "AR20" in (tmp_path / "table.txt").read_text()
     assert (tmp_path / "pictures/1.png").read_bytes().startswith(b"\x89PNG")
@@ -142,9 +145,9 @@ def test_what_is_measured_is_known_in_advance(predictor, boundary, groups):
     config.data.mask_classes = "random(1, 2)"
     config.model.mask_predictor = predictor
     config.evaluation.boundary = boundary
-    metrics = evaluate.flatten(evaluate.score([], source, config, groups))
-    names = evaluate.scored_groups(source.categories, config) if groups is None else groups
-    assert evaluate.expected_metrics(config, names) == set(metrics)
+    metrics = evaluation.flatten(evaluation.score([], source, config, groups))
+    names = evaluation.scored_groups(source.categories, config) if groups is None else groups
+    assert evaluation.expected_metrics(config, names) == set(metrics)
     assert ("segm/B/AP" in metrics) == (predictor != "none" and groups != {})
 
 
@@ -152,13 +155,13 @@ def test_backend_and_grid_are_checked_before_anything_is_scored(monkeypatch):
     config = small_config(8)
     config.evaluation.backend = "cocotools"
     with pytest.raises(ValueError, match="unknown backend 'cocotools'; expected one of hotcoco, "):
-        evaluate.expected_metrics(config, ())
+        evaluation.expected_metrics(config, ())
     config.evaluation.update(backend="faster_coco_eval", paste_grid="whole")
     with pytest.raises(ValueError, match="unknown grid 'whole'; expected 'continuous' or 'integer'"):
-        evaluate.expected_metrics(config, ())
+        evaluation.expected_metrics(config, ())
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError, match="needs a package: pip install faster-coco-eval"):
-        evaluate.expected_metrics(config, ())
+        evaluation.expected_metrics(config, ())
 
 
 @pytest.mark.parametrize("grid, is_inside", [("continuous", True), ("integer", False)])
@@ -166,7 +169,7 @@ def test_masks_are_pasted_by_the_configs_convention(grid, is_inside):
     # At the threshold the two differ: see test_paste_masks.py.
     mesh, config = make_mesh(), small_config(8)
     config.evaluation.paste_grid = grid
-    results = evaluate.detect(one_box_step(mesh, 0.5), {}, Source(), config, mesh)
+    results = evaluation.detect(one_box_step(mesh, 0.5), {}, Source(), config, mesh)
     assert all((mask_coder.area(entry["segmentation"]) > 0) == is_inside for entry in results)
 
 
