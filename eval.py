@@ -84,14 +84,9 @@ def main(_: list[str]) -> None:
     # What these cannot do is known before anything is detected.
     expected_metrics(loaded.config, ())
     data = loaded.config.data
-    source = open_source(
-        data.source,
-        _DIRECTORY.value or data.directory,
-        _SPLIT.value or data.eval_split,
-        data.shapes,
-        training=False,
-        seed=loaded.config.seed,
-    )
+    data.directory = _DIRECTORY.value or data.directory
+    data.eval_split = _SPLIT.value or data.eval_split
+    source = open_source(data, training=False, seed=loaded.config.seed)
     trained = Categories.from_coco(loaded.categories)
     same_classes(source.categories, trained, "the dataset and the checkpoint")
     for title, results in others.items():

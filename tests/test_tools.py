@@ -53,7 +53,7 @@ def file(model, variables, tmp_path_factory):
     """Return a file of the tiny model as torchvision names its parameters, with six classes."""
     config = tiny_config()
     state = to_torchvision(variables, model, config.model)
-    categories = open_source("shapes", "", "val", config.data.shapes, training=False).categories.to_coco()
+    categories = open_source(config.data, training=False).categories.to_coco()
     path = tmp_path_factory.mktemp("file") / "model.safetensors"
     save_file(state, path, describe(config, categories).to_text())
     return path
@@ -73,8 +73,7 @@ def run(file, tmp_path_factory):
 def test_an_imported_file_can_be_evaluated(run):
     loaded = maskx_jax.load(run)
     assert loaded.step == 0 and len(loaded.categories) == NUM_CLASSES
-    data = loaded.config.data
-    source = open_source("shapes", "", "val", data.shapes, training=False, seed=0)
+    source = open_source(loaded.config.data, training=False)
     mesh = make_mesh()
     step = make_detect_step(loaded.model, mesh)
     variables = jax.device_put(loaded.variables, replicated(mesh))

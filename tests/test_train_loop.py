@@ -80,7 +80,7 @@ def replace_what_compiles(monkeypatch) -> None:
         )
         return jax.device_put(found, split_batch(images.sharding.mesh))
 
-    def open_source(source, directory, split, shapes, *, training, seed=0):
+    def open_source(data, *, training, seed=0):
         return Source(8, seed=int(training), image_size=64)
 
     monkeypatch.setattr(loop, "initialize", initialize)

@@ -36,14 +36,14 @@ def import_weights(config: ConfigDict, workdir: str) -> None:
       ValueError: no path is given, the directory is not empty, or the weights do not fit.
       OSError: something cannot be read or written.
     """
-    options, data = config.initialize, config.data
+    options = config.initialize
     if not options.path:
         raise ValueError("expected --config.initialize.path, the file of weights")
     directory = epath.Path(workdir)
     _check_new(directory)
     weights = pretrained.open_weights(options.path, options.preset, options.classes)
     pretrained.apply_conventions(config, weights.conventions, options.keep)
-    source = open_source(data.source, data.directory, data.eval_split, data.shapes, training=False, seed=config.seed)
+    source = open_source(config.data, training=False, seed=config.seed)
     categories = source.categories
     model = rcnn.build(len(categories), **config.model.to_dict())
     fresh = jax.jit(lambda key: initialize(model, key))(jax.random.key(config.seed))

@@ -1,39 +1,49 @@
-"""Opens the datasets that a config names."""
+"""Opens the datasets that a config names: a new kind of dataset is an entry in `SOURCES`."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from maskx_jax.data.records import Source
 from maskx_jax.data.shapes.source import ShapesSource
 
-SOURCES = ("prepared", "shapes")
+# Opens a dataset: from the section `data` of a config, whether it is the one to train on, and the seed of the run.
+Open = Callable[[Mapping[str, Any], bool, int], Source]
 
 
-def open_source(
-    source: str, directory: str, split: str, shapes: Mapping[str, Any], *, training: bool, seed: int = 0
-) -> Source:
-    """Open one split of a dataset.
+def open_source(data: Mapping[str, Any], *, training: bool, seed: int = 0) -> Source:
+    """Open the dataset that a config trains on, or the one that it evaluates on.
 
     Args:
-      source: "prepared" or "shapes".
-      directory: of a prepared dataset.
-      split: of a prepared dataset.
-      shapes: fields of `ShapesSource`, but with `num_train` and `num_eval` for the numbers of images.
-      training: which of the two synthetic sets; they share no image.
-      seed: of the synthetic sets.
+      data: the section `data` of a config; `data["source"]` is a name in `SOURCES`.
+      training: which of the two.
+      seed: of the run.
 
     Raises:
-      ValueError: the source is unknown, or a prepared one has no directory.
+      FileNotFoundError: a file of it is missing.
+      ValueError: the source is unknown, or a field of its section is out of range.
     """
-    if source == "shapes":
-        options = dict(shapes)
-        num_images = {True: options.pop("num_train"), False: options.pop("num_eval")}
-        return ShapesSource(num_images[training], seed=2 * seed + (0 if training else 1), **options)
-    if source == "prepared":
-        if not directory:
-            raise ValueError("data.directory is empty; expected the output of `python -m maskx_jax.cli.prepare`")
-        # Reads through TensorFlow Datasets, which training on shapes does not need.
-        from maskx_jax.data.coco.source import CocoSource
+    name = data["source"]
+    if name not in SOURCES:
+        raise ValueError(f"got data.source {name!r}; expected one of {tuple(SOURCES)}")
+    return SOURCES[name](data, training, seed)
 
-        return CocoSource(directory, split)
-    raise ValueError(f"got data.source {source!r}; expected one of {SOURCES}")
+
+def _open_prepared(data: Mapping[str, Any], training: bool, seed: int) -> Source:
+    """Open a split of a prepared dataset: `directory`, `train_split` and `eval_split` of the section."""
+    if not data["directory"]:
+        raise ValueError("data.directory is empty; expected the output of `python -m maskx_jax.cli.prepare`")
+    # Reads through TensorFlow Datasets, which the other sources do not need.
+    from maskx_jax.data.coco.source import CocoSource
+
+    return CocoSource(data["directory"], data["train_split"] if training else data["eval_split"])
+
+
+def _open_shapes(data: Mapping[str, Any], training: bool, seed: int) -> Source:
+    """Open a synthetic set: `shapes` of the section has the fields of `ShapesSource`, and a size for each set."""
+    options = dict(data["shapes"])
+    num_images = {True: options.pop("num_train"), False: options.pop("num_eval")}
+    # Seeds of their own, so that the two sets share no image.
+    return ShapesSource(num_images[training], seed=2 * seed + (0 if training else 1), **options)
+
+
+SOURCES: dict[str, Open] = {"prepared": _open_prepared, "shapes": _open_shapes}

@@ -38,7 +38,7 @@ _CHOICES: Mapping[str, Sequence[Any]] = {
     "model.weight_transfer.input": weight_transfer.INPUTS,
     "model.weight_transfer.num_layers": (1, 2, 3),
     "model.weight_transfer.activation": tuple(weight_transfer.ACTIVATIONS),
-    "data.source": sources.SOURCES,
+    "data.source": tuple(sources.SOURCES),
     "data.loader": tuple(loaders.LOADERS),
     "optimizer.name": ("sgd", "adamw"),
     "optimizer.schedule": ("step", "cosine"),

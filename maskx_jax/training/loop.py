@@ -85,12 +85,8 @@ def _train(config: ConfigDict, workdir: str, change_config: bool, restart: bool,
 
     # Data: which examples, in which order, and whose masks may be used.
     data = config.data
-    train_source = open_source(
-        data.source, data.directory, data.train_split, data.shapes, training=True, seed=config.seed
-    )
-    eval_source = open_source(
-        data.source, data.directory, data.eval_split, data.shapes, training=False, seed=config.seed
-    )
+    train_source = open_source(data, training=True, seed=config.seed)
+    eval_source = open_source(data, training=False, seed=config.seed)
     categories = train_source.categories
     if resumes and not change_config:
         runs.check_data_identity(workdir, train_source.identity)

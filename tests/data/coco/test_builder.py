@@ -12,6 +12,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from maskx_jax.coco.categories import Categories
+from maskx_jax.data import sources
 from maskx_jax.data.coco.builder import CocoRecords, prepare
 from maskx_jax.data.coco.images import UnreadableImageError
 from maskx_jax.data.coco.source import CocoSource
@@ -619,23 +620,35 @@ def test_nothing_but_a_prepared_dataset_is_overwritten(tmp_path):
 # Opening.
 
 
+def data_section(**fields):
+    return {"source": "prepared", "directory": "", "train_split": "train", "eval_split": "val", **fields}
+
+
 def test_open_source_opens_prepared_and_synthetic_sets(prepared):
-    opened = open_source("prepared", str(prepared[0]), "val", {}, training=False)
+    opened = open_source(data_section(directory=str(prepared[0])), training=False)
     assert isinstance(opened, CocoSource) and len(opened) == NUM_IMAGES
-    sets = [
-        open_source("shapes", "", "", {"num_train": 4, "num_eval": 2}, training=training) for training in (True, False)
-    ]
+    shapes = data_section(source="shapes", shapes={"num_train": 4, "num_eval": 2})
+    sets = [open_source(shapes, training=training) for training in (True, False)]
     assert [type(one) for one in sets] == [ShapesSource] * 2 and [len(one) for one in sets] == [4, 2]
     assert sets[0].seed != sets[1].seed
 
 
 def test_open_source_says_what_is_wrong(tmp_path):
     with pytest.raises(ValueError, match=r"data\.source 'coco'; expected one of \('prepared', 'shapes'\)"):
-        open_source("coco", str(tmp_path), "val", {}, training=True)
+        open_source(data_section(source="coco"), training=True)
     with pytest.raises(ValueError, match=r"data\.directory is empty; .*maskx_jax\.cli\.prepare"):
-        open_source("prepared", "", "val", {}, training=True)
+        open_source(data_section(), training=True)
     with pytest.raises(FileNotFoundError, match="expected a dataset made by prepare"):
-        open_source("prepared", str(tmp_path), "val", {}, training=True)
+        open_source(data_section(directory=str(tmp_path)), training=True)
+
+
+def test_a_new_source_is_one_entry(prepared, monkeypatch):
+    def open_first_image(data, training, seed):
+        return ShapesSource(1, seed, **data["mine"])
+
+    monkeypatch.setitem(sources.SOURCES, "mine", open_first_image)
+    opened = open_source({"source": "mine", "mine": {"image_size": 40}}, training=True, seed=3)
+    assert opened.sizes.tolist() == [[40, 40]] and opened.seed == 3
 
 
 def test_the_other_modules_do_not_import_tensorflow():
