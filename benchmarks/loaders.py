@@ -3,7 +3,8 @@
     python -m benchmarks.loaders --directory=DATA --split=val
 
 The loaders take turns, so that what else the machine does falls on both. A batch of 4 with two made ahead, flips by
-chance; nothing but making the batches is done.
+chance; nothing but making the batches is done. Then a pause before each batch leaves time to make it ahead: what is
+left of the wait for one that is ready.
 """
 
 import time
@@ -38,17 +39,29 @@ def main(arguments: list[str] | None = None) -> None:
     from maskx_jax.data.coco.source import CocoSource
 
     source = CocoSource(options.directory, options.split)
-    print("\n".join(measuring.table(("loader", "num_workers", "images/s", "CPU ms an image"), [])), flush=True)
+    print(
+        "\n".join(
+            measuring.table(("loader", "num_workers", "images/s", "CPU ms an image", "ms for a ready batch"), [])
+        ),
+        flush=True,
+    )
     for num_workers in map(int, options.workers.split(",")):
         running = {loader: _batches(source, loader, num_workers) for loader in LOADERS}
         rounds: dict[str, list[tuple[float, float]]] = {loader: [] for loader in LOADERS}
         for _ in range(options.rounds):
             for loader, batches in running.items():
                 rounds[loader].append(measure(batches, options.seconds))
+        waits = {loader: time_ready(batches) for loader, batches in running.items()}
         for loader, measured in rounds.items():
             rate, cpu = np.median(measured, axis=0)
             low, high = np.min(measured, axis=0)[0], np.max(measured, axis=0)[0]
-            row = (f"`{loader}`", str(num_workers), f"{rate:.1f} ({low:.1f} to {high:.1f})", f"{1000 * cpu:.1f}")
+            row = (
+                f"`{loader}`",
+                str(num_workers),
+                f"{rate:.1f} ({low:.1f} to {high:.1f})",
+                f"{1000 * cpu:.1f}",
+                f"{1000 * waits[loader]:.2f}",
+            )
             print(measuring.line(row), flush=True)
 
 
@@ -61,6 +74,17 @@ def measure(batches: Iterator[Batch], seconds: float) -> tuple[float, float]:
     while time.monotonic() < begin + seconds:
         count += len(next(batches).images)
     return count / (time.monotonic() - begin), (time.process_time() - cpu) / count
+
+
+def time_ready(batches: Iterator[Batch], pause: float = 0.5, count: int = 8) -> float:
+    """Return the median seconds that it takes to get a batch which has been made ahead."""
+    seconds = []
+    for _ in range(count):
+        time.sleep(pause)
+        begin = time.monotonic()
+        next(batches)
+        seconds.append(time.monotonic() - begin)
+    return float(np.median(seconds))
 
 
 def _batches(source: Source, loader: str, num_workers: int) -> Iterator[Batch]:

@@ -76,22 +76,29 @@ def _load_with_threads(
     prefetch: int,
 ) -> Iterator[Batch]:
     steps = itertools.count(start_step) if stop_step is None else iter(range(start_step, stop_step))
-    executor = concurrent.futures.ThreadPoolExecutor(num_workers, thread_name_prefix="make_example")
-    pending: collections.deque[list[concurrent.futures.Future[Batch]]] = collections.deque()
+    workers = concurrent.futures.ThreadPoolExecutor(num_workers, thread_name_prefix="make_example")
+    # One more puts the batches together, so that whoever asks for one finds it whole.
+    stacker = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="stack_examples")
+    pending: collections.deque[concurrent.futures.Future[Batch]] = collections.deque()
 
     def submit(num_steps: int) -> None:
         for step in itertools.islice(steps, num_steps):
             numbers = range(step * batch_size, (step + 1) * batch_size)
-            pending.append([executor.submit(make_example, number) for number in numbers])
+            pending.append(stacker.submit(stack, [workers.submit(make_example, number) for number in numbers]))
+
+    def stack(examples: list[concurrent.futures.Future[Batch]]) -> Batch:
+        arrays = zip(*(arrays_of(example.result()) for example in examples), strict=True)
+        return batch_of([np.stack(parts) for parts in arrays])
 
     try:
         submit(1 + prefetch)
         while pending:
-            examples = [arrays_of(future.result()) for future in pending.popleft()]
+            batch = pending.popleft().result()
             submit(1)
-            yield batch_of([np.stack(arrays) for arrays in zip(*examples, strict=True)])
+            yield batch
     finally:
-        executor.shutdown(wait=False, cancel_futures=True)
+        for executor in (workers, stacker):
+            executor.shutdown(wait=False, cancel_futures=True)
 
 
 def _load_with_tf_data(
