@@ -19,7 +19,7 @@ from maskx_jax.data.sources import open_source
 from maskx_jax.distributed import processes as distributed
 from maskx_jax.distributed.mesh import make_mesh, replicated
 from maskx_jax.evaluation import checks as coco_checks
-from maskx_jax.evaluation import metrics as coco_metrics
+from maskx_jax.evaluation import matching, scores
 from maskx_jax.evaluation import results as coco_results
 from maskx_jax.inference import make_detect_step
 from maskx_jax.runs import compilation
@@ -27,7 +27,6 @@ from maskx_jax.runs import workdir as runs
 from maskx_jax.runs.evaluation import (
     detect,
     expected_metrics,
-    kinds_of,
     report,
     score_file,
     write_evaluation,
@@ -49,14 +48,14 @@ _MAX_DETECTIONS = flags.DEFINE_integer(
 )
 _BOUNDARY = flags.DEFINE_bool("boundary", False, "Score the borders of masks too (Boundary AP).")
 _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join the other processes of a pod (docs/scaling.md).")
-_BACKEND = flags.DEFINE_enum("backend", "hotcoco", coco_metrics.BACKENDS, "With --results: who matches detections.")
+_BACKEND = flags.DEFINE_enum("backend", "hotcoco", matching.BACKENDS, "With --results: who matches detections.")
 
 
 def main(_: list[str]) -> None:
     """Score stored results, or evaluate a run."""
     logging.set_verbosity(logging.WARNING)
     if _RESULTS.value:
-        coco_metrics.check_backend(_BACKEND.value)
+        matching.check_backend(_BACKEND.value)
         if not _ANNOTATIONS.value:
             raise ValueError("--results needs --annotations")
         metrics = score_file(
@@ -91,7 +90,7 @@ def main(_: list[str]) -> None:
     same_classes(source.categories, trained, "the dataset and the checkpoint")
     for title, results in others.items():
         try:
-            coco_checks.check_results(results, source.coco_ground_truth(), kinds_of(results))
+            coco_checks.check_results(results, source.coco_ground_truth(), scores.kinds_of(results))
         except ValueError as error:
             raise ValueError(f"--compare={title}: {error}") from None
     groups = runs.read_groups(_WORKDIR.value, source.categories)

@@ -20,8 +20,8 @@ from maskx_jax.data.transforms import Transform, decode
 from maskx_jax.distributed.mesh import global_batch, local_part
 from maskx_jax.distributed.processes import gather_objects
 from maskx_jax.evaluation import checks as coco_checks
+from maskx_jax.evaluation import matching, paste_masks, scores
 from maskx_jax.evaluation import metrics as coco_metrics
-from maskx_jax.evaluation import paste_masks
 from maskx_jax.evaluation import results as coco_results
 from maskx_jax.evaluation.drawing import draw_comparison
 from maskx_jax.structures import Batch, Detections, PyTree
@@ -159,10 +159,10 @@ def score_file(
       OSError: a file cannot be read.
       ValueError: a file is malformed; one line that names it and the entry.
     """
-    coco_metrics.check_backend(backend)
+    matching.check_backend(backend)
     ground_truth = files.read_json(annotations_path)
     results = coco_results.read_results(results_path)
-    kinds = kinds_of(results)
+    kinds = scores.kinds_of(results)
     try:
         coco_checks.check_ground_truth(ground_truth, kinds)
     except ValueError as error:
@@ -170,20 +170,13 @@ def score_file(
     categories = Categories.from_coco(
         [{**category, "id": coco_checks.as_id(category["id"])} for category in ground_truth["categories"]]
     )
-    groups = mask_groups(categories, mask_classes.mask_labels(with_masks, categories))
+    groups = scores.mask_groups(categories, mask_classes.mask_labels(with_masks, categories))
     if boundary and "segm" in kinds:
         kinds = (*kinds, "boundary")
     try:
         return coco_metrics.evaluate(ground_truth, results, kinds, groups, backend, max_detections)
     except ValueError as error:
         raise ValueError(f"{results_path}: {error}") from None
-
-
-def kinds_of(results: Sequence[Any]) -> tuple[str, ...]:
-    """Return the kinds that results can be scored by: boxes and masks where any entry has them."""
-    fields = {"bbox": "bbox", "segm": "segmentation"}
-    kinds = [kind for kind, field in fields.items() if any(isinstance(r, dict) and field in r for r in results)]
-    return tuple(kinds) or ("bbox",)
 
 
 def expected_metrics(
@@ -200,7 +193,7 @@ def expected_metrics(
       ValueError: the backend, or the convention by which masks are pasted, is unknown.
       ModuleNotFoundError: the backend is not installed.
     """
-    coco_metrics.check_backend(config.evaluation.backend)
+    matching.check_backend(config.evaluation.backend)
     paste_masks.check_grid(config.evaluation.paste_grid)
     has_frequencies = ground_truth is not None and coco_metrics.has_frequencies(ground_truth)
     names = coco_metrics.metric_definitions(config.model.box_head.max_detections, has_frequencies)
@@ -219,7 +212,7 @@ def _kinds(config: ConfigDict) -> tuple[str, ...]:
 
 def scored_groups(categories: Categories, config: ConfigDict) -> dict[str, list[int]]:
     """Return the category ids of A and B as the config says, where both exist."""
-    return mask_groups(
+    return scores.mask_groups(
         categories, mask_classes.mask_labels(config.evaluation.mask_classes or config.data.mask_classes, categories)
     )
 
@@ -259,26 +252,6 @@ def measured_metrics(config: ConfigDict, groups: Mapping[str, Sequence[int]], so
     return set(filter(has_objects, expected_metrics(config, groups, source.coco_ground_truth())))
 
 
-def mask_groups(categories: Categories, allowed: np.ndarray) -> dict[str, list[int]]:
-    """Return the category ids of A (masks allowed in training) and B, where both exist."""
-    # No array of ids: they may have more than 64 bits.
-    members = list(zip(categories.ids, allowed[1:].tolist(), strict=True))
-    groups = {"A": [i for i, has_masks in members if has_masks], "B": [i for i, has_masks in members if not has_masks]}
-    return groups if groups["A"] and groups["B"] else {}
-
-
-def flatten(metrics: Mapping[str, Any]) -> dict[str, float | None]:
-    """Return the numbers of `coco_metrics.evaluate` under names such as "segm/A/AP", without those per class."""
-    flat = {
-        f"{kind}/{group}/{name}": value
-        for kind in ("bbox", "segm", "boundary")
-        for group, values in metrics.get(kind, {}).items()
-        for name, value in values.items()
-    }
-    means = metrics.get("harmonic_mean", {})
-    return flat | {f"{kind}/harmonic_mean": value for kind, value in means.items()}
-
-
 def write_evaluation(
     results: list[dict[str, Any]],
     source: Source,
@@ -307,11 +280,11 @@ def write_evaluation(
 
 def report(metrics: Mapping[str, Any], folder: pathlib.Path | None) -> None:
     """Print the table of metrics; write it and the metrics into a folder, if one is given."""
-    table = coco_metrics.format_table(metrics)
+    table = scores.format_table(metrics)
     print(f"AP in percent; A: classes with masks in training, B: without\n{table}")
     if folder is not None:
         files.write_json(folder / "metrics.json", metrics)
-        files.write_text(folder / "table.txt", f"{table}\n\n{coco_metrics.format_class_table(metrics)}\n")
+        files.write_text(folder / "table.txt", f"{table}\n\n{scores.format_class_table(metrics)}\n")
         print(f"wrote {folder}")
 
 

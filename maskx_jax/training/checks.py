@@ -12,6 +12,7 @@ from maskx_jax.coco import mask_classes
 from maskx_jax.data import loaders, sources
 from maskx_jax.data.transforms import Transform
 from maskx_jax.distributed import mesh as sharding
+from maskx_jax.evaluation import matching
 from maskx_jax.evaluation import metrics as coco_metrics
 from maskx_jax.models.rcnn import detector as rcnn
 from maskx_jax.models.rcnn import mask_head, weight_transfer
@@ -43,7 +44,7 @@ _CHOICES: Mapping[str, Sequence[Any]] = {
     "optimizer.name": ("sgd", "adamw"),
     "optimizer.schedule": ("step", "cosine"),
     "train.state_sharding": sharding.STATE_SHARDINGS,
-    "evaluation.backend": coco_metrics.BACKENDS,
+    "evaluation.backend": matching.BACKENDS,
 }
 
 # Smallest and largest value of a number, or of each number of a tuple.
@@ -179,7 +180,7 @@ def check_config(config: ConfigDict, num_devices: int = 1, num_processes: int = 
     _check_model(config)
     _check_canvas(config)
     _check_batches(config, num_devices, num_processes)
-    coco_metrics.check_backend(config.evaluation.backend)
+    matching.check_backend(config.evaluation.backend)
     _check_best_metric(config)
 
 

@@ -18,7 +18,7 @@ from maskx_jax.data.transforms import Transform
 from maskx_jax.distributed.interruption import InterruptedRun, Interruption
 from maskx_jax.distributed.mesh import global_batch, make_mesh, state_shardings
 from maskx_jax.distributed.watchdog import Watchdog
-from maskx_jax.evaluation.metrics import format_table
+from maskx_jax.evaluation.scores import flatten, format_table
 from maskx_jax.inference import make_detect_step
 from maskx_jax.models.build import initialize
 from maskx_jax.models.rcnn import detector as rcnn
@@ -163,7 +163,7 @@ def _train(config: ConfigDict, workdir: str, change_config: bool, restart: bool,
             results = evaluation.detect(detect_step, state.variables, eval_source, config, mesh, before_batch)
             watchdog.at("scores", step)
             metrics = runs.from_first_process(lambda: evaluation.score(results, eval_source, config, groups=groups))
-            flat = evaluation.flatten(metrics)
+            flat = flatten(metrics)
             log.write(step, flat)
             if best_metric is not None and (value := flat.get(best_metric)) is not None:
                 scores[step] = value

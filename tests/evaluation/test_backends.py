@@ -12,6 +12,7 @@ from pycocotools import mask as authority
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from maskx_jax.evaluation import matching, scores
 from maskx_jax.evaluation import metrics as coco_metrics
 
 HUGE = 2**63 - 8
@@ -172,7 +173,7 @@ def without_frequencies(values):
     return {name: value for name, value in values.items() if name not in ("APr", "APc", "APf")}
 
 
-@pytest.mark.parametrize("backend", coco_metrics.BACKENDS)
+@pytest.mark.parametrize("backend", matching.BACKENDS)
 @pytest.mark.parametrize("name", IDS)
 def test_ids_do_not_matter(name, backend):
     # Plain pycocotools on small ids is what every backend has to find on any.
@@ -188,7 +189,7 @@ def test_ids_do_not_matter(name, backend):
         assert 0.05 < expected["AP"] < 0.95
 
 
-@pytest.mark.parametrize("backend", coco_metrics.BACKENDS)
+@pytest.mark.parametrize("backend", matching.BACKENDS)
 @pytest.mark.parametrize("max_detections", [11, 100])
 def test_random_scenes(backend, max_detections):
     num_between = 0
@@ -229,7 +230,7 @@ def assert_as_lvis(ground_truth, results, backend):
     return metrics
 
 
-@pytest.mark.parametrize("backend", coco_metrics.BACKENDS)
+@pytest.mark.parametrize("backend", matching.BACKENDS)
 def test_lvis_rules_in_random_scenes(backend):
     plain = []
     for seed in range(30, 36):
@@ -268,7 +269,7 @@ def test_lvis_annotations(fixtures, backend):
                 }
             )
     metrics = assert_as_lvis(ground_truth, results, backend)
-    table = coco_metrics.format_table(metrics)
+    table = scores.format_table(metrics)
     assert table.startswith("LVIS: ") and "APr    APc    APf    AR1   AR10  AR300" in table
     assert metrics["num_areas_replaced"] == 0
 
@@ -285,7 +286,7 @@ def test_only_the_best_300_of_an_image_count_in_lvis():
         assert metrics["bbox"]["all"]["AR300"] == recall
 
 
-@pytest.mark.parametrize("backend", coco_metrics.BACKENDS)
+@pytest.mark.parametrize("backend", matching.BACKENDS)
 def test_two_hundred_perfect_detections_score_one_where_200_count(backend):
     boxes = [[4 * (i % 20), 4 * (i // 20), 3, 3] for i in range(200)]
     shared = {"image_id": 1, "category_id": 1}
@@ -298,7 +299,7 @@ def test_two_hundred_perfect_detections_score_one_where_200_count(backend):
     for most, score in ((100, 0.505), (200, 1.0)):
         metrics = coco_metrics.evaluate(ground_truth, results, ["bbox"], backend=backend, max_detections=most)
         assert metrics["bbox"]["all"]["AP"] == pytest.approx(score, abs=1e-3)
-        table = coco_metrics.format_table(metrics)
+        table = scores.format_table(metrics)
         assert ("detections an image count" in table) == (most != 100) and f"AR{most}" in table
 
 

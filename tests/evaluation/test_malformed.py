@@ -8,7 +8,7 @@ import pytest
 from pycocotools import mask as authority
 
 from maskx_jax import errors
-from maskx_jax.evaluation import metrics as coco_metrics
+from maskx_jax.evaluation import matching
 from maskx_jax.runs.evaluation import score_file
 
 DEEP = json.loads("[" * 400 + "]" * 400)
@@ -71,7 +71,7 @@ def score(folder, found, truth, backend="hotcoco"):
     return score_file(write(folder, "r.json", found), write(folder, "a.json", truth), backend=backend)
 
 
-@pytest.mark.parametrize("backend", coco_metrics.BACKENDS)
+@pytest.mark.parametrize("backend", matching.BACKENDS)
 def test_what_is_sound_is_scored(tmp_path, backend):
     metrics = score(tmp_path, results(), annotations(), backend)
     assert metrics["per_class"]["toothbrush"]["segm"] == metrics["per_class"]["toothbrush"]["bbox"]
@@ -220,7 +220,7 @@ def paths_of(content, path=()):
         yield from paths_of(value, (*path, key))
 
 
-@pytest.mark.parametrize("backend", coco_metrics.BACKENDS)
+@pytest.mark.parametrize("backend", matching.BACKENDS)
 def test_junk_anywhere_is_scored_or_refused(tmp_path, backend):
     random = np.random.default_rng(0)
     num_scored = 0

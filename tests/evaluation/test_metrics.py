@@ -10,6 +10,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from maskx_jax.evaluation import metrics as coco_metrics
+from maskx_jax.evaluation import scores
 
 BACKENDS = ["pycocotools", "faster_coco_eval", "hotcoco"]
 TWELVE = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
@@ -243,7 +244,7 @@ def test_an_area_that_cannot_be_right_is_replaced_and_counted(tiny, area, backen
         assert metrics[kind]["all"]["APm"] == pytest.approx(1, abs=1e-12)
         assert metrics[kind]["all"]["APs"] is metrics[kind]["all"]["APl"] is None
     assert metrics["num_areas_replaced"] == (area != 1600.5)
-    assert ("areas that cannot be right, replaced: 1" in coco_metrics.format_table(metrics)) == (area != 1600.5)
+    assert ("areas that cannot be right, replaced: 1" in scores.format_table(metrics)) == (area != 1600.5)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -319,14 +320,14 @@ def test_repeated_category_names_are_refused(tiny):
 def test_table(tiny):
     tiny["annotations"][1]["segmentation"] = []
     metrics = coco_metrics.evaluate(tiny, perfect(tiny)[:1], groups={"A": [3], "B": [5, 8]})
-    lines = coco_metrics.format_table(metrics).splitlines()
+    lines = scores.format_table(metrics).splitlines()
     assert lines[0].split() == TWELVE
     rows = [line.split() for line in lines]
     assert rows[1][:3] == ["box", "all", "50.0"] and rows[5][:3] == ["mask", "A", "100.0"]
     assert rows[6] == ["mask", "B", "0.0", "0.0", "0.0", "-", "0.0", "-", "0.0", "0.0", "0.0", "-", "0.0", "-"]
     assert lines[7] == "harmonic mean of AP of A and B: box 0.0, mask 0.0"
     assert lines[8] == "ground-truth objects without a mask, ignored for mask AP: 1"
-    rows = [line.split() for line in coco_metrics.format_class_table(metrics).splitlines()]
+    rows = [line.split() for line in scores.format_class_table(metrics).splitlines()]
     assert rows[1:] == [["dog", "A", "100.0", "100.0"], ["cat", "B", "0.0", "0.0"], ["cow", "B", "-", "-"]]
 
 
@@ -363,4 +364,4 @@ def test_boundary_ap_counts_the_smaller_of_mask_iou_and_border_iou(margin):
     for kind, overlap in overlaps.items():
         thresholds = np.arange(0.5, 0.96, 0.05)
         assert metrics[kind]["all"]["AP"] == pytest.approx((overlap >= thresholds - 1e-9).mean()), kind
-    assert "edge all" in coco_metrics.format_table(metrics)
+    assert "edge all" in scores.format_table(metrics)

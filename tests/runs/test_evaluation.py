@@ -15,6 +15,7 @@ from faster_coco_eval import mask as mask_coder
 from maskx_jax.data.shapes.source import ShapesSource
 from maskx_jax.distributed import processes as distributed
 from maskx_jax.distributed.mesh import make_mesh, replicated, split_batch
+from maskx_jax.evaluation.scores import flatten
 from maskx_jax.inference import make_detect_step
 from maskx_jax.runs import evaluation
 from maskx_jax.structures import Detections
@@ -145,7 +146,7 @@ def test_what_is_measured_is_known_in_advance(predictor, boundary, groups):
     config.data.mask_classes = "random(1, 2)"
     config.model.mask_predictor = predictor
     config.evaluation.boundary = boundary
-    metrics = evaluation.flatten(evaluation.score([], source, config, groups))
+    metrics = flatten(evaluation.score([], source, config, groups))
     names = evaluation.scored_groups(source.categories, config) if groups is None else groups
     assert evaluation.expected_metrics(config, names) == set(metrics)
     assert ("segm/B/AP" in metrics) == (predictor != "none" and groups != {})

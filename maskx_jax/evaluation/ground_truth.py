@@ -1,0 +1,134 @@
+"""A ground truth in numbers that every backend takes."""
+
+import collections
+from collections.abc import Mapping, Sequence
+
+from maskx_jax.coco import rle
+from maskx_jax.evaluation.checks import as_id, believed_area, image_sizes
+
+# Beyond any image: a region to ignore that holds every box.
+_EVERYWHERE = [-1e6, -1e6, 2e6, 2e6]
+
+
+class Data:
+    """A ground truth that was checked, in numbers that every backend takes."""
+
+    def __init__(self, ground_truth: Mapping, with_masks: bool) -> None:
+        sizes = image_sizes(ground_truth)
+        category_ids = sorted(as_id(category["id"]) for category in ground_truth["categories"])
+        # Results may give an id as 7 or as 7.0: equal keys.
+        self._image = {image_id: number for number, image_id in enumerate(sorted(sizes), start=1)}
+        self._category = {category_id: number for number, category_id in enumerate(category_ids, start=1)}
+        self._sizes = {self._image[image_id]: size for image_id, size in sizes.items()}
+        annotations = ground_truth["annotations"]
+        self._objects: list[dict] = [
+            {
+                "id": number,
+                "image_id": self._image[as_id(annotation["image_id"])],
+                "category_id": self._category[as_id(annotation["category_id"])],
+                "bbox": list(annotation["bbox"]),
+                "iscrowd": int(annotation.get("iscrowd") or annotation.get("ignore") or 0),
+            }
+            for number, annotation in enumerate(annotations, start=1)
+        ]
+        # Drawn once, for all kinds. A mask without a pixel is none.
+        self._masks: list[dict | None] = [None] * len(annotations)
+        if with_masks:
+            drawn = [
+                rle.of_segmentation(annotation.get("segmentation"), self._sizes[entry["image_id"]])
+                or self._full(entry["image_id"], 0)
+                for annotation, entry in zip(annotations, self._objects, strict=True)
+            ]
+            num_pixels = rle.areas(drawn, "ground truth, annotations")
+            self._masks = [mask if number else None for mask, number in zip(drawn, num_pixels, strict=True)]
+        else:
+            num_pixels = [0] * len(annotations)
+        self.num_without_mask = self._masks.count(None)
+        self.num_areas_replaced = 0
+        for annotation, entry, number in zip(annotations, self._objects, num_pixels, strict=True):
+            entry["area"], is_given = believed_area(annotation, number)
+            # A crowd is ignored at any size.
+            self.num_areas_replaced += not is_given and not entry["iscrowd"]
+        # Of LVIS, by image: the classes that were looked for, and those of which there may be more.
+        present = collections.defaultdict(set)
+        for entry in self._objects:
+            present[entry["image_id"]].add(entry["category_id"])
+        self._searched: dict[int, set[int]] = {}
+        self._inexhaustive: set[tuple[int, int]] = set()
+        for image_entry in ground_truth["images"]:
+            image = self._image[as_id(image_entry["id"])]
+            absent, more = (
+                {self._category[i] for i in map(as_id, image_entry.get(field, ())) if i in self._category}
+                for field in ("neg_category_ids", "not_exhaustive_category_ids")
+            )
+            self._searched[image] = present[image] | absent
+            self._inexhaustive |= {(image, category) for category in more}
+
+    def federated(self, results: Sequence[dict], max_detections: int) -> list[dict]:
+        """Return the results that LVIS scores: the best of each image, of classes that it was searched for."""
+        of_image = collections.defaultdict(list)
+        for result in results:
+            of_image[self._image[result["image_id"]]].append(result)
+        return [
+            result
+            for image, own in of_image.items()
+            for result in sorted(own, key=lambda entry: entry["score"], reverse=True)[:max_detections]
+            if self._category[result["category_id"]] in self._searched[image]
+        ]
+
+    def entries(self, results: Sequence[dict], kind: str, federated: bool) -> tuple[dict, dict]:
+        """Return ground truth and detections of one kind as COCO datasets, with only what an evaluator reads."""
+        images = [{"id": image, "height": size[0], "width": size[1]} for image, size in self._sizes.items()]
+        categories = [{"id": number, "name": str(number)} for number in self._category.values()]
+        objects = self._objects
+        if kind != "bbox":
+            objects = [
+                entry | ({"segmentation": mask} if mask is not None else self._without_mask(entry))
+                for entry, mask in zip(self._objects, self._masks, strict=True)
+            ]
+        field = "bbox" if kind == "bbox" else "segmentation"
+        shapes = [result[field] for result in results]
+        areas = [box[2] * box[3] for box in shapes] if kind == "bbox" else rle.areas(shapes)
+        detected = [
+            {
+                "id": number,
+                "image_id": self._image[result["image_id"]],
+                "category_id": self._category[result["category_id"]],
+                "score": result["score"],
+                "iscrowd": 0,
+                field: shape,
+                "area": area,
+            }
+            for number, (result, shape, area) in enumerate(zip(results, shapes, areas, strict=True), start=1)
+        ]
+        if federated:
+            objects = objects + self._regions_to_ignore(kind, len(objects))
+            # As lvis-api does. What has no area also lies in no region.
+            detected = [entry for entry in detected if entry["area"]]
+        shared = {"images": images, "categories": categories}
+        return {**shared, "annotations": objects}, {**shared, "annotations": detected}
+
+    def _without_mask(self, entry: dict) -> dict:
+        x, y, w, h = entry["bbox"]
+        polygon = [x, y, x, y + h, x + w, y + h, x + w, y]
+        return {"segmentation": rle.of_segmentation([polygon], self._sizes[entry["image_id"]]), "iscrowd": 1}
+
+    def _regions_to_ignore(self, kind: str, num_objects: int) -> list[dict]:
+        return [
+            {
+                "id": num_objects + number,
+                "image_id": image,
+                "category_id": category,
+                "bbox": _EVERYWHERE,
+                "area": 1.0,
+                "iscrowd": 1,
+                **({} if kind == "bbox" else {"segmentation": self._full(image)}),
+            }
+            for number, (image, category) in enumerate(sorted(self._inexhaustive), start=1)
+        ]
+
+    def _full(self, image: int, value: int = 1) -> dict:
+        """Return the mask with all of an image in it, or with nothing."""
+        height, width = self._sizes[image]
+        counts = [0, height * width] if value else [height * width]
+        return rle.of_segmentation({"size": [height, width], "counts": counts}, (height, width)) or {}

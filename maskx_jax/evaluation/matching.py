@@ -1,0 +1,106 @@
+"""The matching of detections with ground truth, by whom it is done."""
+
+import contextlib
+import dataclasses
+import importlib
+import importlib.util
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+# From the fastest to the slowest.
+BACKENDS = ("hotcoco", "faster_coco_eval", "pycocotools")
+
+
+def check_backend(backend: str) -> None:
+    """Check that a backend is known and installed.
+
+    Raises:
+      ValueError: it is unknown.
+      ModuleNotFoundError: its package is not installed.
+    """
+    if backend not in BACKENDS:
+        raise ValueError(f"unknown backend {backend!r}; expected one of {', '.join(BACKENDS)}")
+    if importlib.util.find_spec(backend) is None:
+        raise ModuleNotFoundError(f"backend {backend!r} needs a package: pip install {backend.replace('_', '-')}")
+
+
+class Metric(NamedTuple):
+    """A number that is a mean over a slice of one of the arrays; see `Scores.mean`."""
+
+    array: str
+    threshold: float | None  # None: mean over all IoU thresholds.
+    area: str
+    num_detections: int
+    frequency: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """What a backend accumulated.
+
+    Attributes:
+      arrays: "precision" and "recall".
+      thresholds: IoU thresholds.
+      areas: names of the ranges of area.
+      counts: numbers of detections.
+    """
+
+    arrays: Mapping[str, np.ndarray]
+    thresholds: np.ndarray
+    areas: Sequence[str]
+    counts: Sequence[int]
+
+    def mean(self, columns: Sequence[int], metric: Metric) -> float | None:
+        """Return a number over some classes, as `COCOeval.summarize` does; None without ground truth."""
+        values = self.arrays[metric.array]
+        values = values[..., columns, self.areas.index(metric.area), self.counts.index(metric.num_detections)]
+        if metric.threshold is not None:
+            values = values[np.isclose(self.thresholds, metric.threshold)]
+        # -1 stands for a class without ground truth.
+        values = values[values > -1]
+        return float(np.mean(values)) if len(values) else None
+
+
+def match(datasets: Sequence[dict], kind: str, backend: str, max_detections: int) -> Scores:
+    """Run an evaluator up to its precision and recall arrays."""
+    # pycocotools prints its progress.
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluator = _evaluator(datasets, kind, backend)
+        evaluator.params.maxDets = detection_counts(max_detections)
+        evaluator.evaluate()
+        evaluator.accumulate()
+    params = evaluator.params
+    accumulated = evaluator.eval
+    arrays = {name: np.asarray(accumulated[name]) for name in ("precision", "recall")}
+    if not all(np.isfinite(array).all() for array in arrays.values()):
+        raise FloatingPointError(f"{backend} found a {kind} precision or recall that is not finite")
+    return Scores(arrays, np.asarray(params.iouThrs), list(params.areaRngLbl), list(params.maxDets))
+
+
+def _evaluator(datasets: Sequence[dict], kind: str, backend: str) -> Any:
+    """Return a backend's evaluator of ground truth and detections; all have pycocotools' interface."""
+    if backend == "hotcoco":
+        hotcoco = importlib.import_module(backend)
+        truth, detected = map(hotcoco.COCO, datasets)
+        return hotcoco.COCOeval(truth, detected, kind)
+    coco, evaluator_class = {
+        "faster_coco_eval": ("faster_coco_eval", "faster_coco_eval.COCOeval_faster"),
+        "pycocotools": ("pycocotools.coco", "pycocotools.cocoeval.COCOeval"),
+    }[backend]
+    package, _, name = evaluator_class.rpartition(".")
+    sources = []
+    for dataset in datasets:
+        source = importlib.import_module(coco).COCO()
+        # Its own copies: pycocotools writes into the entries.
+        source.dataset = {key: [dict(entry) for entry in entries] for key, entries in dataset.items()}
+        source.createIndex()
+        sources.append(source)
+    return getattr(importlib.import_module(package), name)(*sources, iouType=kind)
+
+
+def detection_counts(max_detections: int) -> list[int]:
+    """Return the numbers of detections an image that recall is reported at: 1, 10 and all that count."""
+    return sorted({number for number in (1, 10) if number < max_detections} | {max_detections})
