@@ -12,8 +12,8 @@ import numpy as np
 from flax import traverse_util
 
 from benchmarks import cases, models, nms_forms, roi_align_forms
-from maskx_jax.models.build import initialize
-from maskx_jax.models.rcnn import detector as rcnn
+from maskx_jax.models.build import build, initialize
+from maskx_jax.models.rcnn.detector import RCNN
 from maskx_jax.structures import Batch, Detections, PyTree
 
 # Sums of float32 in another order differ by some 1e-6 in an operation, and by more after a network of them.
@@ -103,16 +103,16 @@ def of_model(name: str, batch: Batch, sizes: np.ndarray) -> list[Reference]:
     Faster products are the accelerator's own choice, on a GPU TensorFloat-32 with 10 bits; bfloat16 has 7.
     """
 
-    def build(dtype: str) -> rcnn.RCNN:
+    def make(dtype: str) -> RCNN:
         fields = models.fields(name, dtype)
         # Untrained, it is sure of nothing.
-        fields["box_head"]["score_threshold"] = 0.0
-        return rcnn.build(cases.NUM_CLASSES, **fields)
+        fields["rcnn"]["box_head"]["score_threshold"] = 0.0
+        return build(fields, cases.NUM_CLASSES)
 
-    model = build("float32")
+    model = make("float32")
     variables = make_variables(jax.eval_shape(lambda: initialize(model, jax.random.key(0))))
 
-    def losses(model: rcnn.RCNN, variables: Any, batch: Any) -> Any:
+    def losses(model: RCNN, variables: Any, batch: Any) -> Any:
         return model.apply(variables, batch, jax.random.key(0), method="losses")
 
     def gradients(variables: Any, batch: Any) -> Any:
@@ -131,7 +131,7 @@ def of_model(name: str, batch: Batch, sizes: np.ndarray) -> list[Reference]:
 
         return jax.tree.map(without_empty_slots, found)
 
-    faster, bfloat16 = functools.partial(losses, model), functools.partial(losses, build("bfloat16"))
+    faster, bfloat16 = functools.partial(losses, model), functools.partial(losses, make("bfloat16"))
     return [
         Reference(
             gradients,

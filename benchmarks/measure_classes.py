@@ -19,8 +19,7 @@ from configs import maskx_rcnn
 from maskx_jax import errors
 from maskx_jax.distributed.mesh import make_mesh
 from maskx_jax.inference import make_detect_step
-from maskx_jax.models.build import initialize
-from maskx_jax.models.rcnn import detector as rcnn
+from maskx_jax.models.build import build, initialize
 from maskx_jax.structures import STORED_MASK_SIDE, Batch, GroundTruth, PyTree
 from maskx_jax.training.optimizer import make_optimizer
 from maskx_jax.training.steps import make_state, make_train_step
@@ -66,7 +65,7 @@ def main() -> None:
 def measure(num_classes: int, options: Any) -> dict[str, tuple[int, int, int, float]]:
     """Return (parameters, bytes of arguments, bytes of temporaries, median seconds) of each step."""
     config = maskx_rcnn.get_config(f"backbone={options.backbone},mlp=light")
-    model = rcnn.build(num_classes, **config.model.to_dict())
+    model = build(config.model, num_classes)
     shapes = jax.eval_shape(lambda: initialize(model, jax.random.key(0)))
     rng = np.random.default_rng(0)
     flat = traverse_util.flatten_dict(shapes)

@@ -30,8 +30,7 @@ from ml_collections import ConfigDict
 from configs import maskx_rcnn
 from maskx_jax import errors
 from maskx_jax.distributed.mesh import STATE_SHARDINGS, make_mesh, split_batch, state_shardings
-from maskx_jax.models.build import initialize
-from maskx_jax.models.rcnn import detector as rcnn
+from maskx_jax.models.build import build, initialize
 from maskx_jax.structures import STORED_MASK_SIDE, Batch, GroundTruth, PyTree, merge
 from maskx_jax.training.optimizer import make_optimizer, split_params
 from maskx_jax.training.steps import make_state, make_train_step
@@ -159,7 +158,7 @@ def abstract_batch(mesh: Mesh, canvas: str, num_slots: int) -> Batch:
 def _config_and_model(remat: str, options: argparse.Namespace) -> tuple[ConfigDict, nn.Module]:
     config = maskx_rcnn.get_config(f"backbone={options.backbone},mlp={options.mlp}")
     config.model.backbone.remat = remat == "yes"
-    return config, rcnn.build(options.classes, **config.model.to_dict())
+    return config, build(config.model, options.classes)
 
 
 def collectives(hlo: str) -> dict[str, tuple[int, int]]:

@@ -1,48 +1,56 @@
-"""The models that are timed, as fields of their modules: the configs need ml_collections, which a GPU may lack."""
+"""The models that are timed, as `config.model`: the configs need ml_collections, which a GPU may lack."""
 
 import copy
 from typing import Any
 
 # What the weights of both sides, torchvision's by name, were made for.
 _TORCHVISION: dict[str, Any] = {
-    "backbone": {"stage_sizes": (3, 4, 6, 3), "stride_in_1x1": False},
-    "fpn": {"channels": 256},
-    # torchvision keeps as many candidates as there are, and takes anchors beyond the border.
-    "rpn": {"anchor_convention": "torchvision", "boundary_threshold": -1.0},
-    "box_head": {"resolution": 7},
-    "mask_head": {"channels": 256, "num_convs": 4, "resolution": 14},
-    "mask_predictor": "class_specific",
-    "weight_transfer": {},
-    "channel_order": "rgb",
-    "roi_align_convention": "torchvision",
+    "family": "rcnn",
+    "max_detections": 100,
+    "pixels": {"channel_order": "rgb"},
+    "backbone": {"kind": "resnet", "stage_sizes": (3, 4, 6, 3), "stride_in_1x1": False},
+    "rcnn": {
+        "fpn": {"channels": 256},
+        # torchvision keeps as many candidates as there are, and takes anchors beyond the border.
+        "rpn": {"anchor_convention": "torchvision", "boundary_threshold": -1.0},
+        "roi_align": {"convention": "torchvision"},
+        "box_head": {"resolution": 7},
+        "mask_head": {"channels": 256, "num_convs": 4, "resolution": 14},
+        "mask_predictor": "class_specific",
+        "weight_transfer": {},
+    },
 }
 _TINY: dict[str, Any] = {
-    "backbone": {"stage_sizes": (1, 1, 1, 1), "width": 16, "norm": "group"},
-    "fpn": {"channels": 64},
-    "rpn": {
-        "channels": 64,
-        "anchor_convention": "torchvision",
-        "anchor_sizes": (24.0, 40.0, 64.0, 96.0, 128.0),
-        "boundary_threshold": -1.0,
-        "num_samples": 128,
-        "pre_nms_top_k": (200, 200),
-        "post_nms_top_k": (100, 100),
+    "family": "rcnn",
+    "max_detections": 20,
+    "pixels": {"channel_order": "rgb"},
+    "backbone": {"kind": "resnet", "stage_sizes": (1, 1, 1, 1), "width": 16, "norm": "group"},
+    "rcnn": {
+        "fpn": {"channels": 64},
+        "rpn": {
+            "channels": 64,
+            "anchor_convention": "torchvision",
+            "anchor_sizes": (24.0, 40.0, 64.0, 96.0, 128.0),
+            "boundary_threshold": -1.0,
+            "num_samples": 128,
+            "pre_nms_top_k": (200, 200),
+            "post_nms_top_k": (100, 100),
+        },
+        "roi_align": {"convention": "torchvision"},
+        "box_head": {"hidden": 256, "num_samples": 64, "pre_nms_top_k": 200},
+        "mask_head": {"channels": 64, "num_convs": 2, "num_samples": 8, "mlp": "light", "mlp_channels": 2},
+        "mask_predictor": "transfer",
+        "weight_transfer": {},
     },
-    "box_head": {"hidden": 256, "num_samples": 64, "pre_nms_top_k": 200, "max_detections": 20},
-    "mask_head": {"channels": 64, "num_convs": 2, "num_samples": 8, "mlp": "light", "mlp_channels": 2},
-    "mask_predictor": "transfer",
-    "weight_transfer": {},
-    "channel_order": "rgb",
-    "roi_align_convention": "torchvision",
 }
 # Regular expressions over the parameters that are not trained, as torchvision does with pretrained weights.
 FROZEN = ("backbone/stem(_norm)?/.*", "backbone/res2_.*")
 
 
 def fields(name: str, dtype: str = "float32") -> dict[str, Any]:
-    """Return what `rcnn.build` takes: of "mask_rcnn", "maskx_light", "maskx_paper" (R-50-FPN) or "tiny"."""
+    """Return what `models.build.build` takes: of "mask_rcnn", "maskx_light", "maskx_paper" (R-50-FPN) or "tiny"."""
     model = copy.deepcopy(_TINY if name == "tiny" else _TORCHVISION)
     if name.startswith("maskx_"):
-        model["mask_predictor"] = "transfer"
-        model["mask_head"]["mlp"] = name.removeprefix("maskx_")
+        model["rcnn"]["mask_predictor"] = "transfer"
+        model["rcnn"]["mask_head"]["mlp"] = name.removeprefix("maskx_")
     return model | {"dtype": dtype}

@@ -15,8 +15,9 @@ from benchmarks import cases, checks, models, nms_forms, roi_align_forms, trace
 from benchmarks.worker import Call, serve
 from maskx_jax.distributed.mesh import make_mesh
 from maskx_jax.inference import make_detect_step
+from maskx_jax.models import build as make
 from maskx_jax.models.build import initialize
-from maskx_jax.models.rcnn import detector as rcnn
+from maskx_jax.models.rcnn.detector import RCNN
 from maskx_jax.structures import STORED_MASK_SIDE, Batch, GroundTruth, PyTree, merge
 from maskx_jax.training.optimizer import make_optimizer, split_params
 from maskx_jax.training.steps import make_state, make_train_step
@@ -61,11 +62,11 @@ def _compile(function: Any, *arguments: Any) -> tuple[Callable[..., Any], dict[s
     return program, told
 
 
-def _model(folder: pathlib.Path, case: cases.Case) -> tuple[rcnn.RCNN, PyTree]:
+def _model(folder: pathlib.Path, case: cases.Case) -> tuple[RCNN, PyTree]:
     """Return the model with the parameters that the peer has too; what it has not is small and random."""
     fields = models.fields(case.model, case.dtype)
     names = [f"class {i + 1}" for i in range(cases.NUM_CLASSES)]
-    model = rcnn.build(len(names), **fields)
+    model = make.build(fields, len(names))
     shapes = jax.eval_shape(lambda: initialize(model, jax.random.key(0)))
     variables = checks.make_variables(shapes)
     if case.model == "tiny":
@@ -80,14 +81,14 @@ def _say_nothing(text: str) -> None:
 
 
 def _train(
-    model: rcnn.RCNN, variables: PyTree, arrays: Mapping[str, np.ndarray], case: cases.Case
+    model: RCNN, variables: PyTree, arrays: Mapping[str, np.ndarray], case: cases.Case
 ) -> tuple[Call, dict[str, Any]]:
     once, told, _ = _train_program(model, variables, arrays)
     return once, told
 
 
 def _train_program(
-    model: rcnn.RCNN, variables: PyTree, arrays: Mapping[str, np.ndarray]
+    model: RCNN, variables: PyTree, arrays: Mapping[str, np.ndarray]
 ) -> tuple[Call, dict[str, Any], Any]:
     optimizer = _optimizer()
     state = jax.device_put(make_state(jax.tree.map(jnp.asarray, variables), optimizer, models.FROZEN, ema=False))
@@ -105,7 +106,7 @@ def _train_program(
 
 
 def _trace(
-    model: rcnn.RCNN, variables: PyTree, arrays: Mapping[str, np.ndarray], case: cases.Case
+    model: RCNN, variables: PyTree, arrays: Mapping[str, np.ndarray], case: cases.Case
 ) -> tuple[Call, dict[str, Any]]:
     """Return a train step, and what takes its time."""
     once, told, program = _train_program(model, variables, arrays)
@@ -125,7 +126,7 @@ def _optimizer() -> optax.GradientTransformation:
 
 
 def _detect(
-    model: rcnn.RCNN, variables: PyTree, arrays: Mapping[str, np.ndarray], case: cases.Case
+    model: RCNN, variables: PyTree, arrays: Mapping[str, np.ndarray], case: cases.Case
 ) -> tuple[Call, dict[str, Any]]:
     paste = _paste_all(case.canvas)
     network, told = _network(model, variables, arrays, case)
@@ -143,7 +144,7 @@ def _detect(
 
 
 def _network(
-    model: rcnn.RCNN, variables: PyTree, arrays: Mapping[str, np.ndarray], case: cases.Case
+    model: RCNN, variables: PyTree, arrays: Mapping[str, np.ndarray], case: cases.Case
 ) -> tuple[Call, dict[str, Any]]:
     arguments = jax.device_put((variables, arrays["images"], _sizes(case)))
     program, told = _compile(make_detect_step(model, make_mesh()), *arguments)
@@ -151,7 +152,7 @@ def _network(
 
 
 def _stage(
-    model: rcnn.RCNN, variables: PyTree, arrays: Mapping[str, np.ndarray], case: cases.Case
+    model: RCNN, variables: PyTree, arrays: Mapping[str, np.ndarray], case: cases.Case
 ) -> tuple[Call, dict[str, Any]]:
     """Return one part of detection, on what the parts before it make of the images, or of a train step."""
     stage = cases.STAGES[case.size]
@@ -203,7 +204,7 @@ def _stage(
 
 
 def _train_stage(
-    model: rcnn.RCNN, variables: PyTree, arrays: Mapping[str, np.ndarray], case: cases.Case
+    model: RCNN, variables: PyTree, arrays: Mapping[str, np.ndarray], case: cases.Case
 ) -> tuple[Call, dict[str, Any]]:
     """Return one part of a train step."""
     trained, rest = split_params(variables["params"], models.FROZEN)

@@ -1,7 +1,7 @@
-"""Every field of a run, once, with the values of Mask R-CNN R-50-FPN on COCO; other configs are differences from it.
+"""What the configs of all families share: every field once, with the values for R-50 on COCO at 16 images a step.
 
-A field is set on the command line by its path: --config.optimizer.learning_rate=0.01. The sections of `model` are the
-fields of the module of that name, where they are explained.
+A field is set on the command line by its path: --config.optimizer.learning_rate=0.01. A family of detectors adds its
+section of `model`: see configs/families/.
 """
 
 import difflib
@@ -49,86 +49,39 @@ def get_config() -> ConfigDict:
             "unused": (),
             # Names of a file's classes in the order of its rows, where it has none and they are not COCO's.
             "classes": (),
-            # Fields that keep their value here although the weights come with another ("model.pixel_mean").
+            # Fields that keep their value here although the weights come with another ("model.pixels.mean").
             "keep": (),
         }
     )
 
     config.model = ConfigDict(
         {
-            # "none" (boxes alone), "class_specific", "class_agnostic" or "transfer" (Mask^X R-CNN).
-            "mask_predictor": "class_specific",
+            # A name in `maskx_jax.models.build.FAMILIES`. The section of that name is the family's own: the files in
+            # configs/families/ write it.
+            "family": config_dict.placeholder(str),
+            # Of the computation: "float32" or "bfloat16". Parameters, losses and boxes are float32 always.
+            "dtype": "float32",
+            # Detections an image, over all classes.
+            "max_detections": 100,
+            # What the backbone's weights were trained on: "rgb" or "bgr" (Caffe's), in 0..255.
+            "pixels": {
+                "mean": (123.675, 116.28, 103.53),
+                "std": (58.395, 57.12, 57.375),
+                "channel_order": "rgb",
+            },
+            # A name in `maskx_jax.models.build.BACKBONES`, with the fields of that module.
             "backbone": {
+                "kind": "resnet",
                 "stage_sizes": (3, 4, 6, 3),
                 "width": 64,
                 "norm": "frozen_batch",
                 "stride_in_1x1": False,
                 "remat": False,
             },
-            "fpn": {"channels": 256},
-            "rpn": {
-                "channels": 256,
-                "anchor_sizes": (32.0, 64.0, 128.0, 256.0, 512.0),
-                "aspect_ratios": (0.5, 1.0, 2.0),
-                # Exact: torchvision's anchors are rounded, and 36 pixels off in P6's last row.
-                "anchor_convention": "detectron2",
-                "boundary_threshold": 0.0,
-                "foreground_threshold": 0.7,
-                "background_threshold": 0.3,
-                "crowd_threshold": 0.7,
-                "num_samples": 256,
-                "foreground_fraction": 0.5,
-                "pre_nms_top_k": (2000, 1000),
-                "post_nms_top_k": (1000, 1000),
-                "smooth_l1_beta": 1 / 9,
-                "nms_threshold": 0.7,
-            },
-            "box_head": {
-                "hidden": 1024,
-                "resolution": 7,
-                "num_samples": 512,
-                "foreground_fraction": 0.25,
-                "foreground_threshold": 0.5,
-                "crowd_threshold": 0.7,
-                "box_weights": (10.0, 10.0, 5.0, 5.0),
-                "smooth_l1_beta": 1.0,
-                "score_threshold": 0.05,
-                "nms_threshold": 0.5,
-                "pre_nms_top_k": 2000,
-                "max_detections": 100,
-            },
-            "mask_head": {
-                "channels": 256,
-                "num_convs": 4,
-                "body": "plain",
-                "resolution": 14,
-                "mlp": "none",
-                "mlp_channels": 8,
-                "train_on": "proposals",
-                "num_samples": 128,
-                "targets": "sampled",
-            },
-            "weight_transfer": {
-                "input": "cls+box",
-                "num_layers": 2,
-                "activation": "leaky_relu",
-                "stop_gradient": True,
-                "embedding_size": 300,
-            },
-            "pixel_mean": (123.675, 116.28, 103.53),
-            "pixel_std": (58.395, 57.12, 57.375),
-            "channel_order": "rgb",
-            # "detectron2" is aligned: half a feature pixel up and left of "torchvision". A detector's file brings its
-            # own convention, anchors and number of points.
-            "roi_align_convention": "detectron2",
-            # Points along each side of a bin. 0 is adaptive, as in detectron2: it takes about four times as long.
-            "roi_align_sampling_ratio": 2,
-            # Of the computation: "float32" or "bfloat16". Parameters, losses and boxes are float32 always.
-            "dtype": "float32",
         }
     )
-    # Fixed class vectors for weight_transfer.input = "embedding": an .npz with `names` and a table; without a path they
-    # are random.
+    # Fixed class vectors for model.rcnn.weight_transfer.input = "embedding": an .npz with `names` and a table; without
+    # a path they are random.
     config.embedding = ConfigDict({"path": "", "table": "glove"})
 
     config.data = ConfigDict(

@@ -10,6 +10,7 @@ start (weights, scratch), dtype (float32, bfloat16).
 from ml_collections import ConfigDict
 
 from configs import base, variants
+from configs.families import rcnn
 
 
 def get_config(argument: str | None = None) -> ConfigDict:
@@ -17,12 +18,12 @@ def get_config(argument: str | None = None) -> ConfigDict:
 
     def predictor(name: str) -> variants.Change:
         def change(config: ConfigDict) -> None:
-            config.model.mask_predictor = name
+            config.model.rcnn.mask_predictor = name
 
         return change
 
     return base.apply_variants(
-        base.get_config(),
+        rcnn.get_config(),
         argument,
         {
             "backbone": variants.BACKBONE,

@@ -9,26 +9,27 @@ without masks for R-50-FPN (masks=voc; not verified by a run here).
 Variants: mlp (paper, light, none), training (end_to_end, stage_wise), backbone (r50, r101, tiny),
 batch (1, 2, 4, ... 128), data (prepared, shapes), schedule (1x, 2x), jitter (none, short_sides),
 masks (voc, nonvoc, all, annotated), start (weights, scratch), dtype (float32, bfloat16). The fields of T are set as
---config.model.weight_transfer.input=cls and so on.
+--config.model.rcnn.weight_transfer.input=cls and so on.
 """
 
 from ml_collections import ConfigDict
 
 from configs import base, variants
+from configs.families import rcnn
 
 
 def get_config(argument: str | None = None) -> ConfigDict:
     """Return the config of a variant."""
-    config = base.get_config()
-    config.model.mask_predictor = "transfer"
-    config.model.mask_head.mlp = "paper"
+    config = rcnn.get_config()
+    config.model.rcnn.mask_predictor = "transfer"
+    config.model.rcnn.mask_head.mlp = "paper"
     config.data.mask_classes = "voc"
     # What the method is for: masks of classes that had none.
     config.train.best_metric = ("segm/B/AP", "segm/all/AP", "bbox/all/AP")
 
     def mlp(name: str) -> variants.Change:
         def change(config: ConfigDict) -> None:
-            config.model.mask_head.mlp = name
+            config.model.rcnn.mask_head.mlp = name
 
         return change
 

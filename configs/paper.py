@@ -19,6 +19,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from configs import base, variants
+from configs.families import rcnn
 
 DETECTOR = "detector"
 
@@ -126,13 +127,13 @@ def same_experiment(row: str, size: str) -> str:
 
 def get_config(argument: str | None = None) -> ConfigDict:
     """Return the config of a row."""
-    config = base.get_config()
+    config = rcnn.get_config()
     config.data.mask_classes = "voc"
     config.evaluation.mask_classes = "voc"
     config.train.best_metric = ("segm/B/AP", "segm/all/AP", "bbox/all/AP")
 
     def detector(config: ConfigDict) -> None:
-        config.model.mask_predictor = "none"
+        config.model.rcnn.mask_predictor = "none"
 
     rows = {name: _change(row) for name, row in ROWS.items()} | {DETECTOR: detector}
     sizes = {"full": lambda config: None, "tiny": tiny}
@@ -149,7 +150,7 @@ def tiny(config: ConfigDict) -> None:
     config.data.mask_classes = config.evaluation.mask_classes = "random(1,50)"
     config.train.update(num_steps=1600, eval_every=1600, checkpoint_every=400)
     # A category there is a colour and a texture: box regression knows neither.
-    config.model.weight_transfer.input = "cls"
+    config.model.rcnn.weight_transfer.input = "cls"
 
 
 def _masks(name: str) -> variants.Change:
@@ -161,8 +162,8 @@ def _masks(name: str) -> variants.Change:
 
 def _change(row: Row) -> variants.Change:
     def change(config: ConfigDict) -> None:
-        model = config.model
-        is_tiny = model.backbone.norm == "group"
+        model = config.model.rcnn
+        is_tiny = config.model.backbone.norm == "group"
         if row.backbone == "r101" and not is_tiny:
             variants.resnet101(config)
         model.mask_predictor = row.predictor

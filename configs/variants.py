@@ -26,8 +26,9 @@ def tiny(config: ConfigDict) -> None:
     model, data, optimizer = config.model, config.data, config.optimizer
     scratch(config)
     model.backbone.update(stage_sizes=(1, 1, 1, 1), width=16)
-    model.fpn.channels = 64
-    model.rpn.update(
+    model.max_detections = 20
+    model.rcnn.fpn.channels = 64
+    model.rcnn.rpn.update(
         channels=64,
         anchor_sizes=(24.0, 40.0, 64.0, 96.0, 128.0),
         boundary_threshold=-1.0,
@@ -35,8 +36,8 @@ def tiny(config: ConfigDict) -> None:
         pre_nms_top_k=(200, 200),
         post_nms_top_k=(100, 100),
     )
-    model.box_head.update(hidden=256, num_samples=64, pre_nms_top_k=200, max_detections=20)
-    model.mask_head.update(channels=64, num_convs=2, num_samples=8, mlp_channels=2)
+    model.rcnn.box_head.update(hidden=256, num_samples=64, pre_nms_top_k=200)
+    model.rcnn.mask_head.update(channels=64, num_convs=2, num_samples=8, mlp_channels=2)
     data.transform.update(canvas=(128, 128), short_sides=(128,), max_long_side=128, num_slots=16)
     data.update(num_workers=2, loader="threads")
     optimizer.update(name="adamw", learning_rate=1e-3, bias_learning_rate_factor=1.0, clip_norm=10.0)

@@ -13,7 +13,6 @@ import pytest
 from benchmarks import __main__ as benchmark
 from benchmarks import cases, checks, gpu_day, host, measuring, models, nms_forms, ours, roi_align_forms, trace
 from configs import mask_rcnn, maskx_rcnn
-from maskx_jax.models.rcnn import detector as rcnn
 from maskx_jax.ops.nms import nms
 from maskx_jax.ops.roi_align import roi_align
 from tests.golden.model_inputs import make_parameter, parameter_shapes
@@ -57,10 +56,10 @@ def test_models_are_those_of_the_configs_with_the_conventions_of_torchvision(nam
     config = CONFIGS[name]
     if name != "tiny":
         assert tuple(config.optimizer.untrained) == models.FROZEN
-    config.model.roi_align_convention = config.model.rpn.anchor_convention = "torchvision"
-    config.model.rpn.boundary_threshold = -1.0
+    config.model.rcnn.roi_align.convention = config.model.rcnn.rpn.anchor_convention = "torchvision"
+    config.model.rcnn.rpn.boundary_threshold = -1.0
     config.model.dtype = "bfloat16"
-    assert rcnn.build(90, **models.fields(name, "bfloat16")) == rcnn.build(90, **config.model.to_dict())
+    assert build(models.fields(name, "bfloat16"), 90) == build(config.model, 90)
 
 
 @pytest.mark.parametrize("name", ["mask_rcnn", "maskx_light"])

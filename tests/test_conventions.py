@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import base, mask_rcnn
+from configs import mask_rcnn
 from maskx_jax.coco.categories import COCO_IDS
 from maskx_jax.evaluation.paste_masks import paste_mask
 from maskx_jax.models.backbones.resnet import ResNet
@@ -97,15 +97,15 @@ def test_the_box_loss_has_the_beta_of_its_code_base(beta, expected):
 
 
 def test_the_box_losses_have_detectrons_betas_where_the_config_says_nothing():
-    model = base.get_config().model
+    model = mask_rcnn.get_config().model.rcnn
     assert (model.rpn.smooth_l1_beta, model.box_head.smooth_l1_beta) == (1 / 9, 1.0)
     assert (RPN().smooth_l1_beta, BoxHead(1).smooth_l1_beta) == (1 / 9, 1.0)
 
 
 def test_anchors_are_exact_and_roi_align_is_aligned_where_the_config_says_nothing():
-    model = base.get_config().model
+    model = mask_rcnn.get_config().model.rcnn
     assert model.rpn.anchor_convention == RPN().anchor_convention == "detectron2"
-    assert model.roi_align_convention == "detectron2" and model.roi_align_sampling_ratio == 2
+    assert model.roi_align.convention == "detectron2" and model.roi_align.sampling_ratio == 2
 
 
 @pytest.mark.parametrize(("grid", "first", "columns"), [("continuous", 4, 8), ("integer", 3, 10)])
@@ -135,7 +135,7 @@ def pixels_seen(**fields):
 def test_pixels_are_rgb_with_mean_and_deviation_or_bgr_with_the_mean_alone():
     def conventions(preset):
         fields = LAYOUTS[preset].backbone_conventions
-        return {name: fields[name] for name in ("channel_order", "pixel_mean", "pixel_std")}
+        return {f"pixels__{name}": fields[f"pixels.{name}"] for name in ("channel_order", "mean", "std")}
 
     rgb = pixels_seen(**conventions("torchvision_classifier"))
     np.testing.assert_allclose(

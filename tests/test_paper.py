@@ -8,8 +8,7 @@ import jax
 import pytest
 
 from configs import paper
-from maskx_jax.models.build import initialize
-from maskx_jax.models.rcnn import detector as rcnn
+from maskx_jax.models.build import build, initialize
 from maskx_jax.training.optimizer import split_params
 from tests.models.build import shapes_batch
 from tools import sweep
@@ -26,7 +25,7 @@ USUAL = ("1a/random", "2/r101_maskx", "beyond/transfer_gt_boxes_deep")
 @pytest.mark.parametrize("row", [pytest.param(row, marks=[] if row in USUAL else pytest.mark.long) for row in DISTINCT])
 def test_every_row_traces_at_full_size(row):
     config = paper.get_config(f"row={row}")
-    model = rcnn.build(80, **config.model.to_dict())
+    model = build(config.model, 80)
     batch = shapes_batch(1)
     variables = jax.eval_shape(lambda: initialize(model, jax.random.key(0)))
     trained, _ = split_params(variables["params"], config.optimizer.untrained)
@@ -38,7 +37,7 @@ def test_every_row_traces_at_full_size(row):
 
 def test_rows_are_what_their_names_say():
     def model(row, *more):
-        return paper.get_config(",".join([f"row={row}", *more])).model
+        return paper.get_config(",".join([f"row={row}", *more])).model.rcnn
 
     assert model("1a/box").weight_transfer.input == "box"
     transfer = model("1b/3_layer_relu").weight_transfer
@@ -47,7 +46,7 @@ def test_rows_are_what_their_names_say():
     assert model("1c/class_agnostic_mlp", "size=tiny").mask_head.mlp == "light"
     assert not model("1d/end_to_end_transfer_flowing").weight_transfer.stop_gradient
     assert model("1d/end_to_end_transfer").weight_transfer.stop_gradient
-    assert model("2/r101_maskx").backbone.stage_sizes == (3, 4, 23, 3)
+    assert paper.get_config("row=2/r101_maskx").model.backbone.stage_sizes == (3, 4, 23, 3)
     assert model("beyond/transfer_gt_boxes_deep").mask_head.train_on == "gt_boxes"
     assert model("beyond/transfer_gt_boxes_deep").mask_head.body == "residual"
     assert model("detector").mask_predictor == "none"

@@ -18,7 +18,6 @@ from maskx_jax.cli import export_weights, import_weights
 from maskx_jax.data.sources import open_source
 from maskx_jax.distributed.mesh import make_mesh, replicated
 from maskx_jax.inference import make_detect_step
-from maskx_jax.models.rcnn import detector as rcnn
 from maskx_jax.runs import evaluation
 from maskx_jax.runs.loading import Loaded
 from maskx_jax.runs.workdir import write_config
@@ -33,14 +32,14 @@ def tiny_config():
     config = mask_rcnn.get_config("backbone=tiny,data=shapes")
     # As torchvision's detectors are: others cannot be exported.
     config.model.backbone.norm = "frozen_batch"
-    config.model.rpn.anchor_convention = config.model.roi_align_convention = "torchvision"
+    config.model.rcnn.rpn.anchor_convention = config.model.rcnn.roi_align.convention = "torchvision"
     config.data.shapes.update(num_train=2, num_eval=8, num_hues=3, num_textures=2)
     return config
 
 
 @pytest.fixture(scope="module")
 def model():
-    return rcnn.build(NUM_CLASSES, **tiny_config().model.to_dict())
+    return build(tiny_config().model, NUM_CLASSES)
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +150,7 @@ PREDICTOR = "roi_heads.box_predictor.cls_score.bias"
         (None, {"preset": "caffe"}, "got preset 'caffe'"),
         (None, {"preset": "torchvision_coco"}, "epsilon is 1e-05; with preset torchvision_coco 0"),
         (None, {"preset": "detectron"}, "does not fit the model: "),
-        (None, {"keep": ("pixel_mean",)}, "got ['pixel_mean'] in initialize.keep"),
+        (None, {"keep": ("pixels.mean",)}, "got ['pixels.mean'] in initialize.keep"),
         (None, {"new": ("rpm/.*",)}, "pattern 'rpm/.*' of the new parameters matches none"),
         (None, {"new": ("(",)}, "pattern '(' in initialize is no regular expression"),
         (None, {"unused": ("*",)}, "pattern '*' in initialize is no regular expression"),
@@ -237,7 +236,7 @@ def test_an_import_leaves_a_place_as_it_was(file, variables, run, tmp_path, monk
         (lambda here: (here / "model.safetensors").mkdir(), {}, "exists; expected a new file"),
         ("read-only", {}, "may not be written to"),
         ("no space", {}, "No space left on device"),
-        ("mlp", {}, "torchvision's Mask R-CNN cannot express model.mask_head.mlp = 'light'"),
+        ("mlp", {}, "torchvision's Mask R-CNN cannot express model.rcnn.mask_head.mlp = 'light'"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -254,8 +253,8 @@ def test_an_export_that_cannot_be_done_is_answered_by_one_line(
         monkeypatch.setattr(pathlib.Path, "write_bytes", no_space)
     elif make == "mlp":
         config = tiny_config()
-        config.model.mask_head.mlp = "light"
-        model = rcnn.build(NUM_CLASSES, **config.model.to_dict())
+        config.model.rcnn.mask_head.mlp = "light"
+        model = build(config.model, NUM_CLASSES)
         loaded = Loaded(config, model, {}, [], 0)
         monkeypatch.setattr(maskx_jax, "load", lambda *_: loaded)
     before = sorted(here.rglob("*"))

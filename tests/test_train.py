@@ -15,11 +15,11 @@ import pytest
 from safetensors.numpy import save_file
 
 import maskx_jax
-from configs import base, maskx_rcnn
+from configs import maskx_rcnn
+from configs.families import rcnn
 from maskx_jax.data.shapes.source import ShapesSource
 from maskx_jax.distributed.mesh import make_mesh, replicated
 from maskx_jax.inference import make_detect_step
-from maskx_jax.models.rcnn import detector as rcnn
 from maskx_jax.runs import evaluation
 from maskx_jax.training import loop
 from tests.compilation import optimized
@@ -82,8 +82,8 @@ def test_each_image_is_detected_once_whatever_the_batch_size(run):
     loaded = maskx_jax.load(run[0])
     config = loaded.config
     # So that this short training finds something.
-    config.model.box_head.score_threshold = 0.0
-    model = rcnn.build(6, **config.model.to_dict())
+    config.model.rcnn.box_head.score_threshold = 0.0
+    model = build(config.model, 6)
     mesh = make_mesh()
     variables = jax.device_put(loaded.variables, replicated(mesh))
     source = ShapesSource(10, seed=1, num_hues=3, num_textures=2)
@@ -186,13 +186,13 @@ def test_training_starts_from_a_file_of_weights_and_their_conventions(tmp_path):
     classifier = {n.removeprefix("backbone.body."): a for n, a in arrays.items() if n.startswith("backbone.body.")}
     save_file(classifier, tmp_path / "resnet.safetensors")
     config.initialize.path = str(tmp_path / "resnet.safetensors")
-    config.model.update(channel_order="bgr", pixel_mean=(1.0, 2.0, 3.0))
+    config.model.pixels.update(channel_order="bgr", mean=(1.0, 2.0, 3.0))
     config.optimizer.untrained = ("backbone/.*",)
     loop.train(config, str(tmp_path / "run"))
     run = maskx_jax.load(tmp_path / "run")
     # What was trained on is what the run says of itself, and what it is loaded with.
-    assert run.model.channel_order == "rgb" and run.config.model.backbone.norm == "frozen_batch"
-    assert run.model.pixel_mean == (123.675, 116.28, 103.53)
+    assert run.model.pixels.channel_order == "rgb" and run.config.model.backbone.norm == "frozen_batch"
+    assert run.model.pixels.mean == (123.675, 116.28, 103.53)
     kernel = run.variables["params"]["backbone"]["stem"]["kernel"]
     np.testing.assert_array_equal(kernel, classifier["conv1.weight"].transpose(2, 3, 1, 0))
     # The run goes on from its own checkpoint, whatever has become of the file and of the flag.
@@ -201,7 +201,7 @@ def test_training_starts_from_a_file_of_weights_and_their_conventions(tmp_path):
     config.optimizer.update(schedule="step", untrained=("backbone/.*",))
     loop.train(config, str(tmp_path / "run"))
     run = maskx_jax.load(tmp_path / "run")
-    assert run.step == 2 and run.model.pixel_mean == (123.675, 116.28, 103.53)
+    assert run.step == 2 and run.model.pixels.mean == (123.675, 116.28, 103.53)
     assert run.config.model.backbone.norm == "frozen_batch"
     # Missing parts are named before anything of the run is written.
     config.initialize.path = str(tmp_path / "resnet.safetensors")
@@ -263,7 +263,7 @@ def test_programs_run_through_their_flags_and_stored_results_score_the_same(tmp_
         "--config.train.num_steps=2",
         "--config.train.eval_every=0",
         # So that this short training finds something.
-        "--config.model.box_head.score_threshold=0.0",
+        "--config.model.rcnn.box_head.score_threshold=0.0",
         "--config.evaluation.num_pictures=1",
         f"--workdir={tmp_path}",
     )
@@ -340,4 +340,4 @@ def test_variants_change_what_they_say_and_leave_the_rest():
     # Batch 8, half the rate, twice the steps (SPEC 2.6).
     assert (config.train.batch_size, config.optimizer.learning_rate, config.train.num_steps) == (8, 0.01, 180_000)
     assert config.optimizer.decay_steps == (120_000, 160_000)
-    assert config.model.rpn.to_dict() == base.get_config().model.rpn.to_dict()
+    assert config.model.rcnn.rpn.to_dict() == rcnn.get_config().model.rcnn.rpn.to_dict()

@@ -39,7 +39,7 @@ model = {model}(
     bbox_reg_weights={box_head.box_weights},
     box_score_thresh={box_head.score_threshold},
     box_nms_thresh={box_head.nms_threshold},
-    box_detections_per_img={box_head.max_detections},
+    box_detections_per_img={max_detections},
 )
 model.load_state_dict(load_file("{output}"))
 model.eval()"""
@@ -89,20 +89,22 @@ def _check_new(output: pathlib.Path) -> None:
 def recipe(run: Loaded, output: str) -> str:
     """Return the lines that load an exported file in PyTorch."""
     model: ConfigDict = run.config.model
+    rcnn = model.rcnn
     transform = run.config.data.transform
     return _RECIPE.format(
-        model="FasterRCNN" if model.mask_predictor == "none" else "MaskRCNN",
+        model="FasterRCNN" if rcnn.mask_predictor == "none" else "MaskRCNN",
         stage_sizes=list(model.backbone.stage_sizes),
         num_classes=len(run.categories) + 1,
         first=run.categories[0]["name"],
-        anchor_sizes=tuple((size,) for size in model.rpn.anchor_sizes),
-        ratios=(tuple(model.rpn.aspect_ratios),) * len(model.rpn.anchor_sizes),
-        mean=[round(value / 255, 6) for value in model.pixel_mean],
-        std=[round(value / 255, 6) for value in model.pixel_std],
+        anchor_sizes=tuple((size,) for size in rcnn.rpn.anchor_sizes),
+        ratios=(tuple(rcnn.rpn.aspect_ratios),) * len(rcnn.rpn.anchor_sizes),
+        mean=[round(value / 255, 6) for value in model.pixels.mean],
+        std=[round(value / 255, 6) for value in model.pixels.std],
         min_size=max(transform.short_sides),
         max_size=transform.max_long_side,
-        rpn=model.rpn,
-        box_head=model.box_head,
+        rpn=rcnn.rpn,
+        box_head=rcnn.box_head,
+        max_detections=model.max_detections,
         output=output,
     )
 

@@ -19,8 +19,7 @@ from ml_collections import ConfigDict
 from maskx_jax import errors
 from maskx_jax.cli.flags import command_line, define_config, parse
 from maskx_jax.data.sources import open_source
-from maskx_jax.models.build import initialize
-from maskx_jax.models.rcnn import detector as rcnn
+from maskx_jax.models.build import build, initialize
 from maskx_jax.runs.checkpoints import Checkpoints
 from maskx_jax.runs.workdir import write_config
 from maskx_jax.structures import TrainState
@@ -45,7 +44,7 @@ def import_weights(config: ConfigDict, workdir: str) -> None:
     pretrained.apply_conventions(config, weights.conventions, options.keep)
     source = open_source(config.data, training=False, seed=config.seed)
     categories = source.categories
-    model = rcnn.build(len(categories), **config.model.to_dict())
+    model = build(config.model, len(categories))
     fresh = jax.jit(lambda key: initialize(model, key))(jax.random.key(config.seed))
     variables = pretrained.take_over(
         fresh, weights, config.model, categories.names, new=options.new, unused=options.unused

@@ -24,6 +24,7 @@ from maskx_jax.evaluation import matching, paste_masks, scores
 from maskx_jax.evaluation import metrics as coco_metrics
 from maskx_jax.evaluation import results as coco_results
 from maskx_jax.evaluation.drawing import draw_comparison
+from maskx_jax.models.build import produces
 from maskx_jax.structures import Batch, Detections, PyTree
 
 DetectStep = Callable[[PyTree, jax.Array, jax.Array], Detections]
@@ -132,7 +133,7 @@ def score(
         _kinds(config),
         scored_groups(source.categories, config) if groups is None else groups,
         config.evaluation.backend,
-        config.model.box_head.max_detections,
+        config.model.max_detections,
     )
 
 
@@ -196,7 +197,7 @@ def expected_metrics(
     matching.check_backend(config.evaluation.backend)
     paste_masks.check_grid(config.evaluation.paste_grid)
     has_frequencies = ground_truth is not None and coco_metrics.has_frequencies(ground_truth)
-    names = coco_metrics.metric_definitions(config.model.box_head.max_detections, has_frequencies)
+    names = coco_metrics.metric_definitions(config.model.max_detections, has_frequencies)
     kinds = _kinds(config)
     expected = {f"{kind}/{group}/{name}" for kind in kinds for group in ("all", *groups) for name in names}
     if {"A", "B"} <= set(groups):
@@ -205,7 +206,7 @@ def expected_metrics(
 
 
 def _kinds(config: ConfigDict) -> tuple[str, ...]:
-    if config.model.mask_predictor == "none":
+    if "masks" not in produces(config.model):
         return ("bbox",)
     return ("bbox", "segm", "boundary") if config.evaluation.boundary else ("bbox", "segm")
 

@@ -8,8 +8,7 @@ import jax
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-from maskx_jax.models.build import initialize
-from maskx_jax.models.rcnn import detector as rcnn
+from maskx_jax.models.build import build, initialize
 from maskx_jax.runs.checkpoints import Checkpoints
 from maskx_jax.runs.workdir import read_config
 from maskx_jax.structures import PyTree
@@ -51,8 +50,8 @@ def load(workdir: str | pathlib.Path, step: int | None = None) -> Loaded:
         step = checkpoints.existing_step(step)
         num_classes = len(checkpoints.categories(step))
         try:
-            model = rcnn.build(num_classes, **config.model.to_dict())
-        except TypeError as error:
+            model = build(config.model, num_classes)
+        except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{workdir}: its config.json does not fit this version's models: {error}") from error
         variables = jax.eval_shape(lambda: initialize(model, jax.random.key(0)))
         # Placed explicitly: the run may have had other devices than this machine.

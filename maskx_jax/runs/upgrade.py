@@ -1,24 +1,64 @@
-"""The config of a run that an earlier version has begun, in the fields of this one."""
+"""What an earlier version has written, in the fields of this one."""
 
+import copy
+from collections.abc import Mapping
 from typing import Any
 
-# Fields that were renamed, section by section.
-_RENAMED = {
-    "data": {"mask_split": "mask_classes"},
-    "evaluation": {"split": "mask_classes"},
-    "optimizer": {"frozen": "untrained"},
+# Where the fields and sections of 0.1 are now, those within a section before the section.
+_MOVED = {
+    "data.mask_split": "data.mask_classes",
+    "evaluation.split": "evaluation.mask_classes",
+    "optimizer.frozen": "optimizer.untrained",
+    "model.channel_order": "model.pixels.channel_order",
+    "model.pixel_mean": "model.pixels.mean",
+    "model.pixel_std": "model.pixels.std",
+    "model.roi_align_convention": "model.rcnn.roi_align.convention",
+    "model.roi_align_sampling_ratio": "model.rcnn.roi_align.sampling_ratio",
+    "model.box_head.max_detections": "model.max_detections",
+    **{
+        f"model.{name}": f"model.rcnn.{name}"
+        for name in ("mask_predictor", "fpn", "rpn", "box_head", "mask_head", "weight_transfer")
+    },
 }
 
 
-def upgrade(config: dict[str, Any]) -> dict[str, Any]:
-    """Return the config of a run with every renamed field under its name of today; nothing else changes.
+def upgrade(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the config of a run with every field under its name of today; nothing else changes.
 
     Args:
       config: as read from a config.json, of any version and perhaps damaged. It is not changed.
     """
-    config = dict(config)
-    for section, names in _RENAMED.items():
-        fields = config.get(section)
-        if isinstance(fields, dict):
-            config[section] = {names.get(name, name): value for name, value in fields.items()}
-    return config
+    upgraded = copy.deepcopy(dict(config))
+    model = upgraded.get("model")
+    for old, new in _MOVED.items():
+        _move(upgraded, old, new)
+    if isinstance(model, dict) and "family" not in model and isinstance(model.get("rcnn"), dict):
+        # 0.1 had one family and one backbone, and a run older than a section was made with its defaults.
+        model["family"] = "rcnn"
+        model.setdefault("pixels", {})
+        model["rcnn"].setdefault("roi_align", {})
+        if isinstance(model.get("backbone"), dict):
+            model["backbone"].setdefault("kind", "resnet")
+    return upgraded
+
+
+def upgrade_name(field: str) -> str:
+    """Return the dotted name that a field has today."""
+    for old, new in _MOVED.items():
+        if field == old or field.startswith(f"{old}."):
+            return new + field.removeprefix(old)
+    return field
+
+
+def _move(config: dict[str, Any], old: str, new: str) -> None:
+    *sections, name = old.split(".")
+    source: Any = config
+    for section in sections:
+        source = source.get(section) if isinstance(source, dict) else None
+    if not isinstance(source, dict) or name not in source:
+        return
+    *sections, new_name = new.split(".")
+    target: Any = config
+    for section in sections:
+        target = target.setdefault(section, {})
+    target[new_name] = source.pop(name)

@@ -39,13 +39,15 @@ HARMLESS = (
 )
 
 
-# What loading and evaluating a run read of its config, besides the fields of each module of the model.
+# What loading and evaluating a run read of its config; what a family reads of its section is checked where it is built.
 _READ = {
     "seed": int,
-    "model.mask_predictor": str,
-    **dict.fromkeys(
-        [f"model.{name}" for name in ("backbone", "fpn", "rpn", "box_head", "mask_head", "weight_transfer")], Mapping
-    ),
+    "model.family": str,
+    "model.dtype": str,
+    "model.max_detections": int,
+    "model.pixels": Mapping,
+    "model.backbone": Mapping,
+    "model.backbone.kind": str,
     "optimizer.ema_decay": float,
     **dict.fromkeys([f"data.{name}" for name in ("source", "directory", "eval_split", "loader")], str),
     "data.mask_classes": object,

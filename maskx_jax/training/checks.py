@@ -3,7 +3,7 @@
 import math
 import pathlib
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -14,126 +14,53 @@ from maskx_jax.data.transforms import Transform
 from maskx_jax.distributed import mesh as sharding
 from maskx_jax.evaluation import matching
 from maskx_jax.evaluation import metrics as coco_metrics
-from maskx_jax.models.rcnn import detector as rcnn
-from maskx_jax.models.rcnn import mask_head, weight_transfer
-from maskx_jax.ops import anchors, roi_align
+from maskx_jax.limits import Check, number, one_of
+from maskx_jax.models.build import build, limits
 from maskx_jax.weights.layouts import LAYOUTS, field_of
 
-# A canvas has sides of a multiple of the stride of res5.
-_STRIDE = 32
-# P2 to P6.
-_NUM_LEVELS = 5
-
-_CHOICES: Mapping[str, Sequence[Any]] = {
-    "initialize.preset": ("auto", *LAYOUTS),
-    "model.mask_predictor": rcnn.MASK_PREDICTORS,
-    "model.dtype": ("float32", "bfloat16"),
-    "model.channel_order": ("rgb", "bgr"),
-    "model.roi_align_convention": roi_align.CONVENTIONS,
-    "model.backbone.norm": ("frozen_batch", "group"),
-    "model.rpn.anchor_convention": anchors.CONVENTIONS,
-    "model.mask_head.body": mask_head.BODIES,
-    "model.mask_head.mlp": mask_head.MLP_BRANCHES,
-    "model.mask_head.train_on": mask_head.REGIONS,
-    "model.mask_head.targets": tuple(mask_head.TARGETS),
-    "model.weight_transfer.input": weight_transfer.INPUTS,
-    "model.weight_transfer.num_layers": (1, 2, 3),
-    "model.weight_transfer.activation": tuple(weight_transfer.ACTIVATIONS),
-    "data.source": tuple(sources.SOURCES),
-    "data.loader": tuple(loaders.LOADERS),
-    "optimizer.name": ("sgd", "adamw"),
-    "optimizer.schedule": ("step", "cosine"),
-    "train.state_sharding": sharding.STATE_SHARDINGS,
-    "evaluation.backend": matching.BACKENDS,
+# What fields may be besides those of the model, which knows its own (`models.build.limits`).
+_LIMITS: Mapping[str, Check] = {
+    "seed": number(0, 2**31 - 1),
+    "distributed.start_timeout": number(1),
+    "distributed.peer_timeout": number(1),
+    "watchdog.sign_every": number(0.001),
+    "watchdog.report_after": number(0.001),
+    "watchdog.leave_after": number(0),
+    "initialize.preset": one_of("auto", *LAYOUTS),
+    "data.source": one_of(*sources.SOURCES),
+    "data.transform.max_long_side": number(1),
+    "data.transform.min_box_side": number(0),
+    "data.repeat_threshold": number(0, 1),
+    "data.loader": one_of(*loaders.LOADERS),
+    "data.num_workers": number(1),
+    "data.prefetch": number(0),
+    "data.max_broken_records": number(0),
+    "optimizer.name": one_of("sgd", "adamw"),
+    "optimizer.learning_rate": number(0),
+    "optimizer.momentum": number(0, 1),
+    "optimizer.weight_decay": number(0),
+    "optimizer.bias_learning_rate_factor": number(0),
+    "optimizer.clip_norm": number(0),
+    "optimizer.schedule": one_of("step", "cosine"),
+    "optimizer.decay_steps": number(0),
+    "optimizer.decay_factor": number(0),
+    "optimizer.warmup_steps": number(0),
+    "optimizer.warmup_factor": number(0),
+    "optimizer.ema_decay": number(0, 1),
+    "optimizer.num_microbatches": number(1),
+    "train.batch_size": number(1),
+    "train.num_steps": number(1),
+    "train.state_sharding": one_of(*sharding.STATE_SHARDINGS),
+    "train.log_every": number(1),
+    "train.checkpoint_every": number(1),
+    "train.eval_every": number(0),
+    "train.keep_checkpoints": number(1),
+    "evaluation.batch_size": number(1),
+    "evaluation.mask_threshold": number(0, 1),
+    "evaluation.backend": one_of(*matching.BACKENDS),
+    "evaluation.num_pictures": number(0),
+    "evaluation.picture_score_threshold": number(0, 1),
 }
-
-# Smallest and largest value of a number, or of each number of a tuple.
-_MOST = math.inf
-_RANGES: Mapping[str, tuple[float, float]] = {
-    "seed": (0, 2**31 - 1),
-    "distributed.start_timeout": (1, _MOST),
-    "distributed.peer_timeout": (1, _MOST),
-    "watchdog.sign_every": (0.001, _MOST),
-    "watchdog.report_after": (0.001, _MOST),
-    "watchdog.leave_after": (0, _MOST),
-    "model.backbone.stage_sizes": (1, _MOST),
-    "model.backbone.width": (1, _MOST),
-    "model.fpn.channels": (1, _MOST),
-    "model.pixel_std": (1e-6, _MOST),
-    "model.roi_align_sampling_ratio": (0, 8),
-    "model.rpn.channels": (1, _MOST),
-    "model.rpn.anchor_sizes": (1e-6, _MOST),
-    "model.rpn.aspect_ratios": (1e-6, _MOST),
-    "model.rpn.num_samples": (1, _MOST),
-    "model.rpn.pre_nms_top_k": (1, _MOST),
-    "model.rpn.post_nms_top_k": (1, _MOST),
-    **{
-        f"model.{module}.{name}": (0, 1)
-        for module, names in {
-            "rpn": (
-                *("foreground_threshold", "background_threshold", "crowd_threshold"),
-                *("foreground_fraction", "nms_threshold"),
-            ),
-            "box_head": (
-                *("foreground_threshold", "crowd_threshold", "foreground_fraction"),
-                *("score_threshold", "nms_threshold"),
-            ),
-        }.items()
-        for name in names
-    },
-    "model.rpn.smooth_l1_beta": (0, _MOST),
-    "model.box_head.smooth_l1_beta": (0, _MOST),
-    "model.box_head.hidden": (1, _MOST),
-    "model.box_head.resolution": (1, _MOST),
-    "model.box_head.num_samples": (1, _MOST),
-    "model.box_head.box_weights": (1e-6, _MOST),
-    "model.box_head.pre_nms_top_k": (1, _MOST),
-    "model.box_head.max_detections": (1, _MOST),
-    "model.mask_head.channels": (1, _MOST),
-    "model.mask_head.num_convs": (1, _MOST),
-    "model.mask_head.resolution": (1, _MOST),
-    "model.mask_head.mlp_channels": (1, _MOST),
-    "model.mask_head.num_samples": (1, _MOST),
-    "model.weight_transfer.embedding_size": (1, _MOST),
-    "data.transform.max_long_side": (1, _MOST),
-    "data.transform.min_box_side": (0, _MOST),
-    "data.repeat_threshold": (0, 1),
-    "data.num_workers": (1, _MOST),
-    "data.prefetch": (0, _MOST),
-    "data.max_broken_records": (0, _MOST),
-    "optimizer.learning_rate": (0, _MOST),
-    "optimizer.momentum": (0, 1),
-    "optimizer.weight_decay": (0, _MOST),
-    "optimizer.bias_learning_rate_factor": (0, _MOST),
-    "optimizer.clip_norm": (0, _MOST),
-    "optimizer.decay_steps": (0, _MOST),
-    "optimizer.decay_factor": (0, _MOST),
-    "optimizer.warmup_steps": (0, _MOST),
-    "optimizer.warmup_factor": (0, _MOST),
-    "optimizer.ema_decay": (0, 1),
-    "optimizer.num_microbatches": (1, _MOST),
-    "train.batch_size": (1, _MOST),
-    "train.num_steps": (1, _MOST),
-    "train.log_every": (1, _MOST),
-    "train.checkpoint_every": (1, _MOST),
-    "train.eval_every": (0, _MOST),
-    "train.keep_checkpoints": (1, _MOST),
-    "evaluation.batch_size": (1, _MOST),
-    "evaluation.mask_threshold": (0, 1),
-    "evaluation.num_pictures": (0, _MOST),
-    "evaluation.picture_score_threshold": (0, 1),
-}
-
-_LENGTHS: Mapping[str, int] = {
-    "model.backbone.stage_sizes": _NUM_LEVELS - 1,
-    "model.rpn.anchor_sizes": _NUM_LEVELS,
-    "model.rpn.pre_nms_top_k": 2,
-    "model.rpn.post_nms_top_k": 2,
-    "model.box_head.box_weights": 4,
-    "model.pixel_mean": 3,
-    "model.pixel_std": 3,
-}
-
 _PATTERNS = ("initialize.new", "initialize.unused", "optimizer.untrained")
 _FILES = ("embedding.path",)
 # Groups of classes that an evaluation may have; which of them it has, the data decide.
@@ -154,17 +81,8 @@ def check_config(config: ConfigDict, num_devices: int = 1, num_processes: int = 
     for name, value in _leaves(config.to_dict()):
         if isinstance(value, float) and not math.isfinite(value):
             raise _error(name, value, "a finite number")
-    for name, choices in _CHOICES.items():
-        if (value := field_of(config, name)) not in choices:
-            raise _error(name, value, f"one of {', '.join(map(str, choices))}")
-    for name, (least, most) in _RANGES.items():
-        value = field_of(config, name)
-        numbers = value if isinstance(value, Sequence) else (value,)
-        if not all(isinstance(number, int | float) and least <= number <= most for number in numbers):
-            raise _error(name, value, f"{least:g} or more" if most == _MOST else f"{least:g} to {most:g}")
-    for name, length in _LENGTHS.items():
-        if len(field_of(config, name)) != length:
-            raise _error(name, field_of(config, name), f"{length} values")
+    _check_fields(config)
+    model = _of_model(build, config.model, 1)
     for name in _PATTERNS:
         for pattern in field_of(config, name):
             try:
@@ -177,11 +95,10 @@ def check_config(config: ConfigDict, num_devices: int = 1, num_processes: int = 
     _check_mask_classes("data.mask_classes", config.data.mask_classes)
     if config.evaluation.mask_classes:
         _check_mask_classes("evaluation.mask_classes", config.evaluation.mask_classes)
-    _check_model(config)
-    _check_canvas(config)
+    _check_canvas(config, model.multiple)
     _check_batches(config, num_devices, num_processes)
     matching.check_backend(config.evaluation.backend)
-    _check_best_metric(config)
+    _check_best_metric(config, _kinds(model.produces, config.evaluation.boundary))
 
 
 def choose_best_metric(preferences: Sequence[str], measured: Collection[str]) -> str | None:
@@ -200,22 +117,29 @@ def choose_best_metric(preferences: Sequence[str], measured: Collection[str]) ->
     return None
 
 
-def _check_model(config: ConfigDict) -> None:
-    head = config.model.mask_head
-    if head.body == "residual" and head.num_convs % 2 == 0:
-        raise _error("model.mask_head.num_convs", head.num_convs, "an odd number: one convolution and then pairs")
-    if not config.model.rpn.aspect_ratios:
-        raise _error("model.rpn.aspect_ratios", config.model.rpn.aspect_ratios, "one or more")
+def _check_fields(config: ConfigDict) -> None:
+    model = {f"model.{field}": check for field, check in _of_model(limits, config.model).items()}
+    for name, check in {**_LIMITS, **model}.items():
+        value = field_of(config, name)
+        if expected := check(value):
+            raise _error(name, value, expected)
 
 
-def _check_canvas(config: ConfigDict) -> None:
+def _of_model(function: Callable[..., Any], *arguments: Any) -> Any:
+    try:
+        return function(*arguments)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"config.model.{error}") from error
+
+
+def _check_canvas(config: ConfigDict, multiple: int) -> None:
     try:
         Transform(**config.data.transform)
     except (TypeError, ValueError) as error:
         raise ValueError(f"config.data.transform: {error}") from error
     canvas = config.data.transform.canvas
-    if any(side % _STRIDE for side in canvas):
-        raise _error("data.transform.canvas", canvas, f"multiples of {_STRIDE}")
+    if any(side % multiple for side in canvas):
+        raise _error("data.transform.canvas", canvas, f"multiples of {multiple}")
 
 
 def _check_batches(config: ConfigDict, num_devices: int, num_processes: int) -> None:
@@ -240,18 +164,18 @@ def _check_mask_classes(name: str, chosen: Any) -> None:
         raise ValueError(f"config.{name}: {error}") from error
 
 
-def _kinds(config: ConfigDict) -> tuple[str, ...]:
-    if config.model.mask_predictor == "none":
+def _kinds(produces: Collection[str], boundary: bool) -> tuple[str, ...]:
+    if "masks" not in produces:
         return ("bbox",)
-    return ("bbox", "segm", "boundary") if config.evaluation.boundary else ("bbox", "segm")
+    return ("bbox", "segm", "boundary") if boundary else ("bbox", "segm")
 
 
-def _check_best_metric(config: ConfigDict) -> None:
+def _check_best_metric(config: ConfigDict, kinds: Collection[str]) -> None:
     # Which of the two the ground truth decides.
     numbers = {
         name: None
         for has_frequencies in (False, True)
-        for name in coco_metrics.metric_definitions(config.model.box_head.max_detections, has_frequencies)
+        for name in coco_metrics.metric_definitions(config.model.max_detections, has_frequencies)
     }
     preferences = config.train.best_metric
     for name in preferences:
@@ -264,10 +188,8 @@ def _check_best_metric(config: ConfigDict) -> None:
                 name,
                 "<kind>/<group>/<number>: bbox, segm or boundary; all, A, B or mixed; " + ", ".join(numbers),
             )
-    if preferences and not any(name.partition("/")[0] in _kinds(config) for name in preferences):
-        raise _error(
-            "train.best_metric", tuple(preferences), f"one of what is measured here: {', '.join(_kinds(config))}"
-        )
+    if preferences and not any(name.partition("/")[0] in kinds for name in preferences):
+        raise _error("train.best_metric", tuple(preferences), f"one of what is measured here: {', '.join(kinds)}")
 
 
 def _leaves(mapping: Mapping[str, Any], prefix: str = "") -> Any:

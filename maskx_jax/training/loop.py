@@ -20,8 +20,7 @@ from maskx_jax.distributed.mesh import global_batch, make_mesh, state_shardings
 from maskx_jax.distributed.watchdog import Watchdog
 from maskx_jax.evaluation.scores import flatten, format_table
 from maskx_jax.inference import make_detect_step
-from maskx_jax.models.build import initialize
-from maskx_jax.models.rcnn import detector as rcnn
+from maskx_jax.models.build import build, initialize
 from maskx_jax.runs import checkpoints as checkpointing
 from maskx_jax.runs import evaluation
 from maskx_jax.runs import workdir as runs
@@ -107,7 +106,7 @@ def _train(config: ConfigDict, workdir: str, change_config: bool, restart: bool,
 
     # Model, optimizer and state, laid out on the devices.
     mesh = make_mesh()
-    model = rcnn.build(len(categories), **config.model.to_dict())
+    model = build(config.model, len(categories))
     learning_rate, optimizer = _make_optimizer(config)
     init = jax.jit(lambda key: initialize(model, key))
     key = jax.random.key(config.seed)

@@ -58,7 +58,10 @@ def to_theirs(path: str, array: np.ndarray, model: Mapping[str, Any]) -> np.ndar
 
 def _flattened_side(module: str, model: Mapping[str, Any]) -> int | None:
     """Return the side of the maps that a layer sees flattened, or None."""
-    sides = {"box_head/fc6": model["box_head"]["resolution"], "mask_head/mlp": 2 * model["mask_head"]["resolution"]}
+    sides = {
+        "box_head/fc6": model["rcnn"]["box_head"]["resolution"],
+        "mask_head/mlp": 2 * model["rcnn"]["mask_head"]["resolution"],
+    }
     return sides.get(module)
 
 

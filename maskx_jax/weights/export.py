@@ -17,14 +17,16 @@ from maskx_jax.weights.pretrained import conventions_of
 _LAYOUT = LAYOUTS["torchvision_detector"]
 # What torchvision's implementation has no argument for.
 _REQUIRED = {
-    **{field: value for field, value in _LAYOUT.backbone_conventions.items() if not field.startswith("pixel_")},
-    "rpn.anchor_convention": "torchvision",
-    "roi_align_convention": "torchvision",
-    "roi_align_sampling_ratio": 2,
-    "box_head.resolution": 7,
-    "mask_head.resolution": 14,
-    "mask_head.body": "plain",
-    "mask_head.mlp": "none",
+    **{
+        name: value for name, value in _LAYOUT.backbone_conventions.items() if name not in ("pixels.mean", "pixels.std")
+    },
+    "rcnn.rpn.anchor_convention": "torchvision",
+    "rcnn.roi_align.convention": "torchvision",
+    "rcnn.roi_align.sampling_ratio": 2,
+    "rcnn.box_head.resolution": 7,
+    "rcnn.mask_head.resolution": 14,
+    "rcnn.mask_head.body": "plain",
+    "rcnn.mask_head.mlp": "none",
 }
 
 
@@ -48,7 +50,7 @@ def to_torchvision(variables: PyTree, model: RCNN, fields: Mapping[str, Any]) ->
     lacking = []
     for field, required in _REQUIRED.items():
         value = field_of(fields, field)
-        if value != required and not (field.startswith("mask_head") and model.mask_head is None):
+        if value != required and not (field.startswith("rcnn.mask_head.") and model.mask_head is None):
             lacking.append(f"{field} = {value!r} (expected {required!r})")
     if lacking:
         raise ValueError(f"torchvision's Mask R-CNN cannot express model.{', model.'.join(lacking)}")

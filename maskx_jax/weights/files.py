@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 import ml_dtypes
 import numpy as np
 
+from maskx_jax.runs.upgrade import upgrade_name
 from maskx_jax.weights.array_pickle import ArrayUnpickler, build
 
 # The legacy PyTorch format is five pickles (this number, the protocol, the machine, the object, the storages' keys) and
@@ -68,7 +69,8 @@ class Metadata:
                 and (found.epsilon is None or (isinstance(found.epsilon, float) and 0 <= found.epsilon < 1))
             )
             conventions = {
-                field: tuple(value) if isinstance(value, list) else value for field, value in found.conventions.items()
+                upgrade_name(field): tuple(value) if isinstance(value, list) else value
+                for field, value in found.conventions.items()
             }
         except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
             raise ValueError("damaged metadata: categories, epsilon or conventions cannot be read") from error

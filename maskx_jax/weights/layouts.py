@@ -16,21 +16,25 @@ from maskx_jax.weights.files import WeightFile
 
 _RGB = {
     "backbone.norm": "frozen_batch",
-    "channel_order": "rgb",
-    "pixel_mean": (123.675, 116.28, 103.53),
-    "pixel_std": (58.395, 57.12, 57.375),
+    "pixels.channel_order": "rgb",
+    "pixels.mean": (123.675, 116.28, 103.53),
+    "pixels.std": (58.395, 57.12, 57.375),
 }
 _STRIDE_IN_3X3 = {"backbone.stride_in_1x1": False}
 _STRIDE_IN_1X1 = {"backbone.stride_in_1x1": True}
-_BGR = {"backbone.norm": "frozen_batch", "channel_order": "bgr", "pixel_std": (1.0, 1.0, 1.0)}
-_ANCHORS = {"rpn.anchor_sizes": (32.0, 64.0, 128.0, 256.0, 512.0), "rpn.aspect_ratios": (0.5, 1.0, 2.0)}
-_HEADS = _ANCHORS | {"box_head.box_weights": (10.0, 10.0, 5.0, 5.0)}
+_BGR = {"backbone.norm": "frozen_batch", "pixels.channel_order": "bgr", "pixels.std": (1.0, 1.0, 1.0)}
+_ANCHORS = {"rcnn.rpn.anchor_sizes": (32.0, 64.0, 128.0, 256.0, 512.0), "rcnn.rpn.aspect_ratios": (0.5, 1.0, 2.0)}
+_HEADS = _ANCHORS | {"rcnn.box_head.box_weights": (10.0, 10.0, 5.0, 5.0)}
 
 
 def _conventions_of(parent: str) -> dict[str, Any]:
     # detectron2's default is adaptive; torchvision's detectors and Detectron's configs with FPN say 2.
     ratio = 0 if parent == "detectron2" else 2
-    places = {"rpn.anchor_convention": parent, "roi_align_convention": parent, "roi_align_sampling_ratio": ratio}
+    places = {
+        "rcnn.rpn.anchor_convention": parent,
+        "rcnn.roi_align.convention": parent,
+        "rcnn.roi_align.sampling_ratio": ratio,
+    }
     return _HEADS | places
 
 
@@ -96,7 +100,7 @@ def _torchvision_detector(model: Mapping[str, Any], names: Collection[str]) -> d
     for i in range(4):
         modules[f"fpn/lateral{i + 2}"] = f"backbone.fpn.inner_blocks.{i}" + ("" if is_old else ".0")
         modules[f"fpn/output{i + 2}"] = f"backbone.fpn.layer_blocks.{i}" + ("" if is_old else ".0")
-    for i in range(model["mask_head"]["num_convs"]):
+    for i in range(model["rcnn"]["mask_head"]["num_convs"]):
         modules[f"mask_head/conv{i + 1}"] = f"roi_heads.mask_head.{f'mask_fcn{i + 1}' if is_old else f'{i}.0'}"
     return modules | {
         "rpn/conv": "rpn.head.conv" + ("" if is_old else ".0.0"),
@@ -122,7 +126,7 @@ def _detectron2(model: Mapping[str, Any], names: Collection[str]) -> dict[str, s
     for level in (2, 3, 4, 5):
         modules[f"fpn/lateral{level}"] = f"backbone.fpn_lateral{level}"
         modules[f"fpn/output{level}"] = f"backbone.fpn_output{level}"
-    for i in range(1, model["mask_head"]["num_convs"] + 1):
+    for i in range(1, model["rcnn"]["mask_head"]["num_convs"] + 1):
         modules[f"mask_head/conv{i}"] = f"roi_heads.mask_head.mask_fcn{i}"
     return modules | {
         "rpn/conv": "proposal_generator.rpn_head.conv",
@@ -150,9 +154,9 @@ def _detectron(model: Mapping[str, Any], names: Collection[str]) -> dict[str, st
         lateral = "" if stage == 5 else "_lateral"
         modules[f"fpn/lateral{stage}"] = f"fpn_inner_res{stage}_{size - 1}_sum{lateral}"
         modules[f"fpn/output{stage}"] = f"fpn_res{stage}_{size - 1}_sum"
-    for i in range(1, model["mask_head"]["num_convs"] + 1):
+    for i in range(1, model["rcnn"]["mask_head"]["num_convs"] + 1):
         modules[f"mask_head/conv{i}"] = f"_[mask]_fcn{i}"
-    num_layers = model["weight_transfer"]["num_layers"]
+    num_layers = model["rcnn"]["weight_transfer"]["num_layers"]
     for i in range(1, num_layers):
         modules[f"mask_weights/fc{i}"] = f"bbox2mask_mlp_l{i}"
     return modules | {
@@ -190,7 +194,7 @@ _DETECTRON2 = Layout(
     modules=_detectron2,
     background="last",
     paste_grid="continuous",
-    backbone_conventions=_BGR | _STRIDE_IN_1X1 | {"pixel_mean": (103.53, 116.28, 123.675)},
+    backbone_conventions=_BGR | _STRIDE_IN_1X1 | {"pixels.mean": (103.53, 116.28, 123.675)},
     detector_conventions=_conventions_of("detectron2"),
     ignored=(
         r".*\.num_batches_tracked",
@@ -227,7 +231,7 @@ LAYOUTS = {
             suffixes=("_w", "_b"),
             norm_suffixes=("_bn_s", "_bn_b"),
             background="first",
-            backbone_conventions=_BGR | _STRIDE_IN_1X1 | {"pixel_mean": (102.9801, 115.9465, 122.7717)},
+            backbone_conventions=_BGR | _STRIDE_IN_1X1 | {"pixels.mean": (102.9801, 115.9465, 122.7717)},
             detector_conventions=_conventions_of("detectron"),
             # Detectron's stem has no bias, though ImageNet files carry one.
             ignored=(r".*_momentum", r"(fc1000|pred)_[wb]", r"conv1_b"),
@@ -247,16 +251,16 @@ def check_evidence(file: WeightFile, layout: Layout) -> None:
         raise ValueError(
             f"{file.path}: BatchNorm's epsilon is {epsilon:g}; with preset {layout.name} {layout.epsilon:g}"
         )
-    for field in ("pixel_mean", "pixel_std"):
+    for field, convention in (("pixel_mean", "pixels.mean"), ("pixel_std", "pixels.std")):
         if field in file.arrays:
-            stored, expected = np.ravel(file.arrays[field]), layout.backbone_conventions[field]
+            stored, expected = np.ravel(file.arrays[field]), layout.backbone_conventions[convention]
             if stored.shape != (3,) or not np.allclose(stored, expected, atol=1e-2):
                 raise ValueError(f"{file.path}: {field} is {stored.tolist()}; with preset {layout.name} {expected}")
-    for i, size in enumerate(layout.detector_conventions.get("rpn.anchor_sizes", ())):
+    for i, size in enumerate(layout.detector_conventions.get("rcnn.rpn.anchor_sizes", ())):
         name = f"proposal_generator.anchor_generator.cell_anchors.{i}"
-        ratios = layout.detector_conventions["rpn.aspect_ratios"]
+        ratios = layout.detector_conventions["rcnn.rpn.aspect_ratios"]
         if name in file.arrays:
-            expected = cell_anchors(size, ratios, 4 * 2**i, layout.detector_conventions["rpn.anchor_convention"])
+            expected = cell_anchors(size, ratios, 4 * 2**i, layout.detector_conventions["rcnn.rpn.anchor_convention"])
             stored = file.arrays[name]
             if stored.shape != expected.shape or not np.allclose(stored, expected, atol=0.1):
                 raise ValueError(

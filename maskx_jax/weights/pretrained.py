@@ -4,7 +4,7 @@ In short, for a config and the names of the classes:
 
     weights = open_weights("maskrcnn_resnet50_fpn_coco.pth")
     apply_conventions(config, weights.conventions)
-    model = rcnn.build(len(names), **config.model.to_dict())
+    model = build(config.model, len(names))
     variables = take_over(initialize(model, key), weights, config.model, names)
 """
 
@@ -454,7 +454,7 @@ def with_class_embeddings(variables: PyTree, embeddings: np.ndarray) -> PyTree:
     frozen = variables.get("frozen", {})
     current = frozen.get("mask_weights", {}).get("embedding")
     if current is None:
-        raise ValueError("the model has no class embedding: set model.weight_transfer.input to 'embedding'")
+        raise ValueError("the model has no class embedding: set model.rcnn.weight_transfer.input to 'embedding'")
     if current.shape != embeddings.shape:
         raise ValueError(f"got embeddings of shape {embeddings.shape}; the model expects {current.shape}")
     mask_weights = {**frozen["mask_weights"], "embedding": embeddings}

@@ -11,10 +11,14 @@ def get_config() -> ConfigDict:
     config.data.shapes.update(num_train=32, num_eval=6, image_size=64, num_hues=3, num_textures=2, max_objects=2)
     config.data.transform.update(canvas=(64, 64), short_sides=(64,), max_long_side=64, num_slots=4)
     config.model.backbone.width = 8
-    config.model.fpn.channels = config.model.rpn.channels = 16
-    config.model.rpn.update(num_samples=32, pre_nms_top_k=(50, 50), post_nms_top_k=(20, 20))
-    config.model.box_head.update(hidden=32, num_samples=16, max_detections=5)
-    config.model.mask_head.update(channels=16, num_convs=1, num_samples=4)
+    config.model.max_detections = 5
+    config.model.rcnn.fpn.channels = config.model.rcnn.rpn.channels = 16
+    config.model.rcnn.rpn.update(num_samples=32, pre_nms_top_k=(50, 50), post_nms_top_k=(20, 20))
+    config.model.rcnn.box_head.update(
+        hidden=32,
+        num_samples=16,
+    )
+    config.model.rcnn.mask_head.update(channels=16, num_convs=1, num_samples=4)
     config.optimizer.schedule = "step"
     config.train.update(batch_size=4, num_steps=8, log_every=1, checkpoint_every=2, eval_every=4, keep_checkpoints=3)
     config.evaluation.update(batch_size=4, num_pictures=0)

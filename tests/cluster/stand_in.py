@@ -15,6 +15,9 @@ class StandIn(nn.Module):
 
     num_classes: int
 
+    produces = frozenset({"boxes", "masks"})
+    multiple = 32
+
     def setup(self) -> None:
         self.conv = nn.Conv(8, (16, 16), (16, 16))
         self.out = nn.Dense(NUM_DETECTIONS * (4 + self.num_classes))

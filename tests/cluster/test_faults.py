@@ -21,7 +21,7 @@ import tests.processes
 from maskx_jax.distributed.interruption import EXIT_INTERRUPTED
 from maskx_jax.distributed.watchdog import EXIT_LOST
 from maskx_jax.errors import EXIT_SIGINT
-from maskx_jax.models.rcnn import detector as rcnn
+from maskx_jax.models import build
 from tests.cluster.stand_in import StandIn
 
 pytestmark = pytest.mark.slow
@@ -95,7 +95,7 @@ def assert_same_weights(first, second, tolerance: float = 0.0) -> None:
 @pytest.fixture
 def stand_in(monkeypatch):
     """Let `maskx_jax.load` build the model of the quick runs."""
-    monkeypatch.setattr(rcnn, "build", lambda num_classes, **_: StandIn(num_classes))
+    monkeypatch.setitem(build.FAMILIES, "rcnn", build.Part(lambda num_classes, **_: StandIn(num_classes)))
 
 
 @pytest.fixture(scope="module")

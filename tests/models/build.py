@@ -13,18 +13,18 @@ from ml_collections import ConfigDict
 from configs import maskx_rcnn
 from maskx_jax.data.shapes.source import ShapesSource
 from maskx_jax.data.transforms import Transform
-from maskx_jax.models.build import initialize
-from maskx_jax.models.rcnn import detector as rcnn
+from maskx_jax.models.build import build, initialize
+from maskx_jax.models.rcnn.detector import RCNN
 from maskx_jax.structures import Batch, PyTree
 
 NUM_CLASSES = 6
 
 
 def set_fields(config: ConfigDict, **model: Any) -> None:
-    """Change some fields of `config.model`, given as section__field."""
+    """Change some fields of `config.model` or of its family's section, given as section__field."""
     for path, value in model.items():
-        section = config.model
         *parents, field = path.split("__")
+        section = config.model if path.split("__")[0] in config.model else config.model[config.model.family]
         for parent in parents:
             section = section[parent]
         section[field] = value
@@ -38,12 +38,12 @@ def tiny_config(argument: str = "backbone=tiny,data=shapes,mlp=light", **model: 
     return config
 
 
-def tiny_model(num_classes: int = NUM_CLASSES, **model: Any) -> rcnn.RCNN:
-    return rcnn.build(num_classes, **tiny_config(**model).model.to_dict())
+def tiny_model(num_classes: int = NUM_CLASSES, **model: Any) -> RCNN:
+    return build(tiny_config(**model).model, num_classes)
 
 
 @functools.lru_cache(maxsize=4)
-def numpy_variables(model: rcnn.RCNN, scale: float = 1.0) -> PyTree:
+def numpy_variables(model: RCNN, scale: float = 1.0) -> PyTree:
     """Make variables from their shapes, each a function of its path: much faster than the real initialisers.
 
     The same arrays are given to all who ask: they are read-only.

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from safetensors.numpy import save_file
 
 from configs import mask_rcnn
-from maskx_jax.models.build import initialize
-from maskx_jax.models.rcnn import detector as rcnn
+from maskx_jax.models.build import build, initialize
+from maskx_jax.models.rcnn.detector import RCNN
 from maskx_jax.structures import PyTree
 from maskx_jax.weights.pretrained import apply_conventions, open_weights, take_over
 from tests.golden import model_inputs as inputs
@@ -19,7 +19,7 @@ from tests.models.build import set_fields
 
 
 class Imported(NamedTuple):
-    model: rcnn.RCNN
+    model: RCNN
     variables: PyTree
     fields: dict[str, Any]
 
@@ -33,8 +33,8 @@ def imported_model(**changes: Any) -> Imported:
     """
     config = mask_rcnn.get_config("backbone=r50")
     # torchvision's training differs from Detectron's here; random weights make more candidates than trained ones.
-    config.model.rpn.boundary_threshold = -1.0
-    config.model.box_head.update(smooth_l1_beta=1 / 9, pre_nms_top_k=4000)
+    config.model.rcnn.rpn.boundary_threshold = -1.0
+    config.model.rcnn.box_head.update(smooth_l1_beta=1 / 9, pre_nms_top_k=4000)
     set_fields(config, **changes)
     names = [f"class {i + 1}" for i in range(inputs.NUM_CLASSES)]
     with tempfile.TemporaryDirectory() as folder:
@@ -42,7 +42,7 @@ def imported_model(**changes: Any) -> Imported:
         save_file(inputs.make_parameters(), path)
         weights = open_weights(path, "torchvision_detector", names)
         apply_conventions(config, weights.conventions)
-        model = rcnn.build(len(names), **config.model.to_dict())
+        model = build(config.model, len(names))
         shapes = jax.eval_shape(lambda: initialize(model, jax.random.key(0)))
         variables = take_over(shapes, weights, config.model, names)
     return Imported(model, variables, config.model.to_dict())

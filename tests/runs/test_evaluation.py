@@ -30,7 +30,7 @@ QUICK = {
     "rpn__pre_nms_top_k": (20, 20),
     "rpn__post_nms_top_k": (10, 10),
     "box_head__pre_nms_top_k": 20,
-    "box_head__max_detections": 4,
+    "max_detections": 4,
     "box_head__score_threshold": 0.0,
 }
 
@@ -144,7 +144,7 @@ def test_detections_are_written_before_they_are_scored(tmp_path, monkeypatch):
 def test_what_is_measured_is_known_in_advance(predictor, boundary, groups):
     source, config = Source(), small_config(8)
     config.data.mask_classes = "random(1, 2)"
-    config.model.mask_predictor = predictor
+    config.model.rcnn.mask_predictor = predictor
     config.evaluation.boundary = boundary
     metrics = flatten(evaluation.score([], source, config, groups))
     names = evaluation.scored_groups(source.categories, config) if groups is None else groups

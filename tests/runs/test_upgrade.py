@@ -5,16 +5,59 @@ import json
 import pytest
 
 from configs import maskx_rcnn
-from maskx_jax.runs.upgrade import upgrade
+from maskx_jax.runs.upgrade import upgrade, upgrade_name
 from maskx_jax.runs.workdir import CONFIG_FILE, read_config
 
 
-def config_of_0_1(mask_classes, evaluation):
-    """Return the config.json of a run of version 0.1 as far as it is named otherwise today."""
+def config_of_0_1(mask_classes="voc", evaluation=""):
+    """Return the config.json of a run of version 0.1."""
     config = maskx_rcnn.get_config().to_dict()
     del config["data"]["mask_classes"], config["evaluation"]["mask_classes"]
     config["data"]["mask_split"], config["evaluation"]["split"] = mask_classes, evaluation
+    config["optimizer"]["frozen"] = config["optimizer"].pop("untrained")
+    model = config["model"]
+    pixels, rcnn = model.pop("pixels"), model.pop("rcnn")
+    roi_align = rcnn.pop("roi_align")
+    del model["family"], model["backbone"]["kind"], rcnn["rpn"]["min_size"]
+    rcnn["box_head"]["max_detections"] = model.pop("max_detections")
+    config["model"] = {
+        **model,
+        **rcnn,
+        "channel_order": pixels["channel_order"],
+        "pixel_mean": pixels["mean"],
+        "pixel_std": pixels["std"],
+        "roi_align_convention": roi_align["convention"],
+        "roi_align_sampling_ratio": roi_align["sampling_ratio"],
+    }
     return config
+
+
+def test_the_model_of_version_0_1_is_read():
+    old = config_of_0_1()
+    upgraded, today = upgrade(old), maskx_rcnn.get_config().to_dict()
+    del today["model"]["rcnn"]["rpn"]["min_size"]
+    assert upgraded == today
+    assert old == config_of_0_1()
+    assert upgrade(upgraded) == today
+
+
+def test_a_model_older_than_a_section_has_the_defaults_of_its_time():
+    old = config_of_0_1()
+    del old["model"]["roi_align_convention"], old["model"]["roi_align_sampling_ratio"]
+    assert upgrade(old)["model"]["rcnn"]["roi_align"] == {}
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("model.channel_order", "model.pixels.channel_order"),
+        ("model.rpn.anchor_convention", "model.rcnn.rpn.anchor_convention"),
+        ("model.backbone.norm", "model.backbone.norm"),
+        ("model.rcnn.rpn.anchor_convention", "model.rcnn.rpn.anchor_convention"),
+    ],
+)
+def test_a_field_is_found_by_its_earlier_name(old, new):
+    assert upgrade_name(old) == new
 
 
 @pytest.mark.parametrize("mask_classes, evaluation", [("nonvoc", ""), ("random(1,4)", "voc"), (["cat", "dog"], "")])
@@ -39,4 +82,5 @@ def test_a_config_of_today_stays_as_it_is():
 
 
 def test_what_is_no_config_is_left_to_be_refused():
-    assert upgrade({"data": 1}) == {"data": 1}
+    for config in ({"data": 1}, {"model": []}, {"model": {"rpn": 3}, "data": None}):
+        upgrade(config)

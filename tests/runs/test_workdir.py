@@ -27,11 +27,11 @@ def test_changes_that_decide_on_the_result_are_named():
     begun, config = tiny_config(), tiny_config()
     config.seed = 5
     config.optimizer.learning_rate = 0.5
-    config.model.box_head.hidden = 99
+    config.model.rcnn.box_head.hidden = 99
     with pytest.raises(ValueError, match=r"begun with another config") as caught:
         runs.check_resumable(begun, config)
     message = str(caught.value)
-    assert "seed: 0 -> 5" in message and "model.box_head.hidden: 256 -> 99" in message
+    assert "seed: 0 -> 5" in message and "model.rcnn.box_head.hidden: 256 -> 99" in message
     assert "optimizer.learning_rate: 0.001 -> 0.5" in message and "--change_config" in message
 
 
@@ -111,11 +111,11 @@ def without(*names):
         (b"[1]", "holds a list; expected the config of a run"),
         (b"3", "holds a int; expected"),
         (b"{}", "found no seed; expected the config of a run"),
-        (without("model"), r"found no model\.mask_predictor"),
-        (without("model.rpn"), r"found no model\.rpn"),
+        (without("model"), r"found no model\.family"),
+        (without("model.backbone"), r"found no model\.backbone"),
         (without("evaluation.backend"), r"found no evaluation\.backend"),
         (b'{"seed": "x"}', r"seed is 'x'; expected int"),
-        (b'{"seed": 0, "model": []}', r"found no model\.mask_predictor"),
+        (b'{"seed": 0, "model": []}', r"found no model\.family"),
     ],
 )
 def test_what_is_no_config_is_named(tmp_path, content, message):

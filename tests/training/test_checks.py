@@ -6,7 +6,8 @@ import re
 
 import pytest
 
-from configs import base, demo, mask_rcnn, maskx_rcnn, paper, variants
+from configs import demo, mask_rcnn, maskx_rcnn, paper, variants
+from configs.families import rcnn
 from maskx_jax.training.checks import check_config, choose_best_metric
 from tests.models.build import tiny_config
 from tests.processes import ROOT
@@ -34,31 +35,33 @@ def changed(**fields):
         ("initialize__preset", "torchvison", "one of auto, torchvision_detector"),
         ("initialize__new", ("box_head/(",), "regular expressions (missing )"),
         ("embedding__path", "/no/such/file.npz", "an existing file"),
-        ("model__mask_predictor", "transfr", "one of none, class_specific"),
+        ("model__family", "yolo", "one of rcnn"),
+        ("model__backbone__kind", "vit", "one of resnet"),
+        ("model__rcnn__mask_predictor", "transfr", "one of none, class_specific"),
         ("model__dtype", "float16", "one of float32, bfloat16"),
-        ("model__channel_order", "rbg", "one of rgb, bgr"),
-        ("model__pixel_std", (1.0, 0.0, 1.0), "1e-06 or more"),
-        ("model__pixel_mean", (1.0, 2.0), "3 values"),
-        ("model__roi_align_convention", "torch", "one of torchvision"),
+        ("model__pixels__channel_order", "rbg", "one of rgb, bgr"),
+        ("model__pixels__std", (1.0, 0.0, 1.0), "1e-06 or more"),
+        ("model__pixels__mean", (1.0, 2.0), "3 values"),
+        ("model__rcnn__roi_align__convention", "torch", "one of torchvision"),
         ("model__backbone__norm", "batch", "one of frozen_batch, group"),
         ("model__backbone__stage_sizes", (1, 1, 1), "4 values"),
         ("model__backbone__stage_sizes", (1, 1, 0, 1), "1 or more"),
-        ("model__rpn__anchor_sizes", (32.0, 64.0), "5 values"),
-        ("model__rpn__aspect_ratios", (), "one or more"),
-        ("model__rpn__anchor_convention", "caffe", "one of torchvision"),
-        ("model__rpn__nms_threshold", 1.5, "0 to 1"),
-        ("model__rpn__pre_nms_top_k", (0, 100), "1 or more"),
-        ("model__box_head__max_detections", 0, "1 or more"),
-        ("model__box_head__num_samples", -3, "1 or more"),
-        ("model__box_head__box_weights", (1.0, 1.0), "4 values"),
-        ("model__mask_head__mlp", "heavy", "one of none, paper, light"),
-        ("model__mask_head__train_on", "boxes", "one of proposals, gt_boxes"),
-        ("model__mask_head__body", "deep", "one of plain, residual"),
-        ("model__mask_head__targets", "drawn", "one of sampled, averaged"),
-        ("model__roi_align_sampling_ratio", -1, "0 to 8"),
-        ("model__weight_transfer__input", "seg", "one of cls"),
-        ("model__weight_transfer__activation", "gelu", "one of leaky_relu"),
-        ("model__weight_transfer__num_layers", 4, "one of 1, 2, 3"),
+        ("model__rcnn__rpn__anchor_sizes", (32.0, 64.0), "5 values"),
+        ("model__rcnn__rpn__aspect_ratios", (), "one or more"),
+        ("model__rcnn__rpn__anchor_convention", "caffe", "one of torchvision"),
+        ("model__rcnn__rpn__nms_threshold", 1.5, "0 to 1"),
+        ("model__rcnn__rpn__pre_nms_top_k", (0, 100), "1 or more"),
+        ("model__max_detections", 0, "1 or more"),
+        ("model__rcnn__box_head__num_samples", -3, "1 or more"),
+        ("model__rcnn__box_head__box_weights", (1.0, 1.0), "4 values"),
+        ("model__rcnn__mask_head__mlp", "heavy", "one of none, paper, light"),
+        ("model__rcnn__mask_head__train_on", "boxes", "one of proposals, gt_boxes"),
+        ("model__rcnn__mask_head__body", "deep", "one of plain, residual"),
+        ("model__rcnn__mask_head__targets", "drawn", "one of sampled, averaged"),
+        ("model__rcnn__roi_align__sampling_ratio", -1, "0 to 8"),
+        ("model__rcnn__weight_transfer__input", "seg", "one of cls"),
+        ("model__rcnn__weight_transfer__activation", "gelu", "one of leaky_relu"),
+        ("model__rcnn__weight_transfer__num_layers", 4, "one of 1, 2, 3"),
         ("data__source", "coco", "one of prepared, shapes"),
         ("data__loader", "tfdata", "one of tf_data, threads"),
         ("data__num_workers", 0, "1 or more"),
@@ -115,11 +118,11 @@ def test_a_value_out_of_range_is_named(field, value, expected):
         ),
         ({"evaluation__mask_classes": "vok"}, r"config\.evaluation\.mask_classes: unknown mask classes 'vok'"),
         (
-            {"model__mask_head__body": "residual", "model__mask_head__num_convs": 2},
-            r"config\.model\.mask_head\.num_convs is 2; expected an odd number",
+            {"model__rcnn__mask_head__body": "residual", "model__rcnn__mask_head__num_convs": 2},
+            r"config\.model\.rcnn\.mask_head\.num_convs is 2; expected an odd number",
         ),
         (
-            {"model__mask_predictor": "none", "train__best_metric": ("segm/all/AP",)},
+            {"model__rcnn__mask_predictor": "none", "train__best_metric": ("segm/all/AP",)},
             r"config\.train\.best_metric is \('segm/all/AP',\); expected one of what is measured here: bbox$",
         ),
     ],
@@ -157,7 +160,7 @@ def shipped_configs():
     ]
     training = [f"training={name}" for name in ("end_to_end", "stage_wise")]
     return {
-        "base": lambda: base.get_config(),
+        "rcnn": lambda: rcnn.get_config(),
         "demo": lambda: demo.get_config(),
         **{f"mask_rcnn:{text}": lambda text=text: mask_rcnn.get_config(text) for text in common + predictors},
         **{f"maskx_rcnn:{text}": lambda text=text: maskx_rcnn.get_config(text) for text in common + training},

@@ -10,8 +10,7 @@ from safetensors.numpy import save_file
 
 from configs import mask_rcnn
 from maskx_jax.coco.categories import COCO_IDS
-from maskx_jax.models.build import initialize
-from maskx_jax.models.rcnn import detector as rcnn
+from maskx_jax.models.build import build, initialize
 from maskx_jax.runs.loading import Loaded
 from maskx_jax.weights.arrays import to_ours
 from maskx_jax.weights.export import describe, to_torchvision
@@ -123,15 +122,15 @@ def renamed(arrays, names):
 def small_config(**model):
     config = mask_rcnn.get_config()
     config.model.backbone.update(stage_sizes=(1, 1, 1, 1), width=WIDTH)
-    config.model.fpn.channels = config.model.rpn.channels = config.model.mask_head.channels = CHANNELS
-    config.model.box_head.hidden = HIDDEN
+    config.model.rcnn.fpn.channels = config.model.rcnn.rpn.channels = config.model.rcnn.mask_head.channels = CHANNELS
+    config.model.rcnn.box_head.hidden = HIDDEN
     set_fields(config, **model)
     return config
 
 
 @functools.cache
 def _shapes(num_classes, fields):
-    model = rcnn.build(num_classes, **json.loads(fields, object_hook=lists_to_tuples))
+    model = build(json.loads(fields, object_hook=lists_to_tuples), num_classes)
     return jax.eval_shape(lambda: initialize(model, jax.random.key(0)))
 
 
@@ -141,8 +140,9 @@ def lists_to_tuples(fields):
 
 def shapes_of(config, num_classes=NUM_CLASSES):
     """Return the shapes of a model's variables; the conventions that have no part in them are left out."""
-    fields = {name: value for name, value in config.model.to_dict().items() if not name.startswith("pixel")}
-    return _shapes(num_classes, json.dumps(fields | {"channel_order": "rgb", "roi_align_convention": "torchvision"}))
+    fields = config.model.to_dict()
+    fields["pixels"] = fields["rcnn"]["roi_align"] = {}
+    return _shapes(num_classes, json.dumps(fields))
 
 
 def taken_over(tmp_path, arrays, preset="auto", names=CLASSES, config=None, classes=(), metadata=None, **options):
@@ -151,7 +151,7 @@ def taken_over(tmp_path, arrays, preset="auto", names=CLASSES, config=None, clas
     file = WeightFile(tmp_path / "model.pth", arrays, metadata=metadata)
     weights = FileWeights(file, recognize(file) if preset == "auto" else LAYOUTS[preset], classes)
     apply_conventions(config, weights.conventions)
-    model = rcnn.build(len(names), **config.model.to_dict())
+    model = build(config.model, len(names))
     shapes = shapes_of(config, len(names))
     fresh = jax.tree.map(lambda shape: np.broadcast_to(np.float32(np.nan), shape.shape), shapes)
     variables = take_over(fresh, weights, config.model, names, **options)
@@ -201,7 +201,7 @@ def test_a_classifier_fills_the_backbone_and_leaves_the_rest_as_it_is(tmp_path, 
     assert "loaded 51 of 93 arrays (backbone 51)" in report
     assert "newly initialised: box_head 8, fpn 16, mask_head 10, mask_weights 2, rpn 6" in report
     # A classifier says nothing of anchors and boxes.
-    assert fields.rpn.anchor_convention == "detectron2" and fields.roi_align_convention == "detectron2"
+    assert fields.rcnn.rpn.anchor_convention == "detectron2" and fields.rcnn.roi_align.convention == "detectron2"
 
 
 @pytest.mark.parametrize(
@@ -217,24 +217,24 @@ def test_a_preset_sets_the_conventions_whatever_the_config_says(tmp_path, preset
     make = {"torchvision_detector": torchvision_arrays, "detectron": detectron_arrays}.get(preset, detectron2_arrays)
     wrong = {"torchvision": "detectron", "detectron": "torchvision", "detectron2": "torchvision"}[expected[4]]
     config = small_config(
-        channel_order="rgb" if expected[0] == "bgr" else "bgr",
-        pixel_mean=(1.0, 2.0, 3.0),
-        pixel_std=(9.0, 9.0, 9.0),
+        pixels__channel_order="rgb" if expected[0] == "bgr" else "bgr",
+        pixels__mean=(1.0, 2.0, 3.0),
+        pixels__std=(9.0, 9.0, 9.0),
         backbone__stride_in_1x1=not expected[3],
         backbone__norm="group",
         rpn__anchor_convention=wrong,
         rpn__anchor_sizes=(1.0, 2.0, 3.0, 4.0, 5.0),
-        roi_align_convention=wrong,
-        roi_align_sampling_ratio=3,
+        roi_align__convention=wrong,
+        roi_align__sampling_ratio=3,
         box_head__box_weights=(1.0, 1.0, 1.0, 1.0),
     )
     _, fields, _ = taken_over(tmp_path, make(), preset, config=config)
-    found = (fields.channel_order, fields.pixel_mean[0], fields.pixel_std[0], fields.backbone.stride_in_1x1)
-    assert (*found, fields.rpn.anchor_convention) == expected
-    assert fields.roi_align_convention == expected[4]
-    assert fields.roi_align_sampling_ratio == (0 if expected[4] == "detectron2" else 2)
-    assert fields.box_head.box_weights == (10.0, 10.0, 5.0, 5.0)
-    assert fields.rpn.anchor_sizes == (32.0, 64.0, 128.0, 256.0, 512.0)
+    found = (fields.pixels.channel_order, fields.pixels.mean[0], fields.pixels.std[0], fields.backbone.stride_in_1x1)
+    assert (*found, fields.rcnn.rpn.anchor_convention) == expected
+    assert fields.rcnn.roi_align.convention == expected[4]
+    assert fields.rcnn.roi_align.sampling_ratio == (0 if expected[4] == "detectron2" else 2)
+    assert fields.rcnn.box_head.box_weights == (10.0, 10.0, 5.0, 5.0)
+    assert fields.rcnn.rpn.anchor_sizes == (32.0, 64.0, 128.0, 256.0, 512.0)
     assert fields.backbone.norm == "frozen_batch"
 
 
@@ -348,13 +348,13 @@ def test_what_a_detectron2_file_says_of_its_pixels_and_anchors_must_hold(tmp_pat
 def test_a_convention_can_be_kept_and_must_exist(tmp_path):
     save_file({"layer1.0.conv1.weight": np.ones(1, np.float32)}, tmp_path / "file.safetensors")
     conventions = open_weights(tmp_path / "file.safetensors").conventions
-    config = small_config(pixel_mean=(1.0, 2.0, 3.0), channel_order="bgr")
-    apply_conventions(config, conventions, keep=("model.pixel_mean",))
-    assert config.model.pixel_mean == (1.0, 2.0, 3.0) and config.model.channel_order == "rgb"
+    config = small_config(pixels__mean=(1.0, 2.0, 3.0), pixels__channel_order="bgr")
+    apply_conventions(config, conventions, keep=("model.pixels.mean",))
+    assert config.model.pixels.mean == (1.0, 2.0, 3.0) and config.model.pixels.channel_order == "rgb"
     with pytest.raises(
-        ValueError, match=r"\['pixel_mean'\] in initialize.keep; the conventions of these weights are model"
+        ValueError, match=r"\['pixels.mean'\] in initialize.keep; the conventions of these weights are model"
     ):
-        apply_conventions(config, conventions, keep=("pixel_mean",))
+        apply_conventions(config, conventions, keep=("pixels.mean",))
 
 
 @pytest.mark.parametrize(
@@ -375,16 +375,16 @@ def test_masks_are_pasted_as_the_code_base_of_the_weights_does(tmp_path, capsys,
 
 
 def test_a_run_keeps_its_conventions_and_one_of_an_older_version_has_fewer():
-    begun = small_config(channel_order="bgr")
+    begun = small_config(pixels__channel_order="bgr")
     begun.evaluation.paste_grid = "integer"
     config = small_config()
     apply_conventions(config, conventions_of(begun))
-    assert (config.model.channel_order, config.evaluation.paste_grid) == ("bgr", "integer")
+    assert (config.model.pixels.channel_order, config.evaluation.paste_grid) == ("bgr", "integer")
     with begun.unlocked():
         del begun.evaluation.paste_grid
     config = small_config()
     apply_conventions(config, conventions_of(begun))
-    assert (config.model.channel_order, config.evaluation.paste_grid) == ("bgr", "continuous")
+    assert (config.model.pixels.channel_order, config.evaluation.paste_grid) == ("bgr", "continuous")
 
 
 def numbered(arrays, num_classes):
@@ -456,7 +456,7 @@ def test_names_of_another_number_of_classes_are_refused(tmp_path, options, messa
 
 def run_weights(names, config=None):
     config = config or small_config()
-    model = rcnn.build(len(names), **config.model.to_dict())
+    model = build(config.model, len(names))
     variables = numpy_variables(model)
     categories = [{"id": i, "name": name} for i, name in enumerate(names)]
     return RunWeights("RUN", Loaded(config, model, variables, categories, 5)), variables
@@ -467,7 +467,7 @@ def test_a_run_gives_a_longer_list_of_classes_all_that_it_has(capsys, mask_predi
     config = tiny_config(mask_predictor=mask_predictor, weight_transfer__input="embedding")
     weights, theirs = run_weights(CLASSES, config)
     names = ("bird", *CLASSES)
-    fresh = numpy_variables(rcnn.build(len(names), **config.model.to_dict()), scale=2.0)
+    fresh = numpy_variables(build(config.model, len(names)), scale=2.0)
     taken = traverse_util.flatten_dict(take_over(fresh, weights, config.model, names), sep="/")
     theirs, fresh = (traverse_util.flatten_dict(tree, sep="/") for tree in (theirs, fresh))
     assert "classes: 3 of 4 found by name (named in the run); new, with fresh rows: bird" in capsys.readouterr().out
@@ -486,15 +486,15 @@ def test_a_run_gives_a_longer_list_of_classes_all_that_it_has(capsys, mask_predi
 
 def test_what_the_export_writes_beside_the_arrays_decides_how_it_is_read(tmp_path):
     # 90 classes of our own, with a mean of our own: by the number of rows alone this would be torchvision's.
-    config = small_config(pixel_mean=(1.0, 2.0, 3.0), rpn__aspect_ratios=(0.5, 1.0, 2.0, 4.0))
+    config = small_config(pixels__mean=(1.0, 2.0, 3.0), rpn__aspect_ratios=(0.5, 1.0, 2.0, 4.0))
     categories = [{"id": i, "name": f"own {i}"} for i in range(90)]
     arrays = {"backbone.body.conv1.weight": np.ones(1, np.float32)}
     arrays["roi_heads.box_predictor.cls_score.bias"] = np.ones(91, np.float32)
     save_file(arrays, tmp_path / "own.safetensors", describe(config, categories).to_text())
     weights = open_weights(tmp_path / "own.safetensors")
     assert weights.layout.name == "torchvision_detector" and weights.layout.epsilon == 1e-5
-    assert weights.conventions["model.pixel_mean"] == (1.0, 2.0, 3.0)
-    assert weights.conventions["model.rpn.aspect_ratios"] == (0.5, 1.0, 2.0, 4.0)
+    assert weights.conventions["model.pixels.mean"] == (1.0, 2.0, 3.0)
+    assert weights.conventions["model.rcnn.rpn.aspect_ratios"] == (0.5, 1.0, 2.0, 4.0)
     assert weights.conventions["evaluation.paste_grid"] == "continuous"
     assert weights.classes(90) == (tuple(f"own {i}" for i in range(90)), "named in the file")
     with pytest.raises(
@@ -525,14 +525,14 @@ def test_what_the_export_writes_beside_the_arrays_decides_how_it_is_read(tmp_pat
         ("epsilon", "NaN"),
         ("conventions", "[1]"),
         ("conventions", '{"seed": 3}'),
-        ("conventions", '{"model.channel_order": 3}'),
-        ("conventions", '{"model.pixel_mean": ["a", "b", "c"]}'),
+        ("conventions", '{"model.pixels.channel_order": 3}'),
+        ("conventions", '{"model.pixels.mean": ["a", "b", "c"]}'),
         ("conventions", '{"model": {}}'),
     ],
     ids=lambda value: value[:20],
 )
 def test_metadata_that_are_damaged_are_refused(tmp_path, name, value):
-    text = {"categories": '[{"name": "a"}]', "conventions": '{"model.channel_order": "rgb"}'}
+    text = {"categories": '[{"name": "a"}]', "conventions": '{"model.pixels.channel_order": "rgb"}'}
     arrays, path = {"backbone.body.conv1.weight": np.ones(1, np.float32)}, tmp_path / "file.safetensors"
     save_file(arrays, path, text)
     open_weights(path)
@@ -657,13 +657,13 @@ def test_the_blobs_of_the_mask_x_release_fill_the_mlp_branch():
 
 
 # What a torchvision detector was trained with; our own defaults are others.
-TORCHVISION = {"rpn__anchor_convention": "torchvision", "roi_align_convention": "torchvision"}
+TORCHVISION = {"rpn__anchor_convention": "torchvision", "roi_align__convention": "torchvision"}
 
 
 @pytest.mark.parametrize("predictor", ["class_specific", "class_agnostic", "none"])
 def test_what_is_exported_to_torchvision_comes_back_unchanged(tmp_path, predictor):
     config = small_config(mask_predictor=predictor, **TORCHVISION)
-    model = rcnn.build(len(CLASSES), **config.model.to_dict())
+    model = build(config.model, len(CLASSES))
     variables = numpy_variables(model)
     state = to_torchvision(variables, model, config.model)
     assert ("roi_heads.mask_predictor.mask_fcn_logits.weight" in state) == (predictor != "none")
@@ -682,7 +682,7 @@ def test_what_is_exported_to_torchvision_comes_back_unchanged(tmp_path, predicto
 
 def test_the_export_of_mask_x_writes_out_what_t_predicts():
     config = small_config(mask_predictor="transfer", **TORCHVISION)
-    model = rcnn.build(len(CLASSES), **config.model.to_dict())
+    model = build(config.model, len(CLASSES))
     variables = numpy_variables(model)
     state = to_torchvision(variables, model, config.model)
     params = variables["params"]
@@ -701,10 +701,10 @@ def test_the_export_of_mask_x_writes_out_what_t_predicts():
     ("field", "value"),
     [
         ("backbone__stride_in_1x1", True),
-        ("channel_order", "bgr"),
+        ("pixels__channel_order", "bgr"),
         ("rpn__anchor_convention", "detectron"),
-        ("roi_align_convention", "detectron2"),
-        ("roi_align_sampling_ratio", 0),
+        ("roi_align__convention", "detectron2"),
+        ("roi_align__sampling_ratio", 0),
         ("mask_head__mlp", "light"),
         ("box_head__resolution", 5),
         ("mask_head__resolution", 7),
@@ -712,9 +712,11 @@ def test_the_export_of_mask_x_writes_out_what_t_predicts():
     ],
 )
 def test_what_torchvision_cannot_express_is_not_exported(field, value):
-    config = small_config(**TORCHVISION | {field: value})
-    model = rcnn.build(len(CLASSES), **config.model.to_dict())
-    with pytest.raises(ValueError, match=rf"cannot express model.{field.replace('__', '.')} = {value!r}"):
+    # A residual body needs an odd number.
+    num_convs = {"mask_head__num_convs": 5} if value == "residual" else {}
+    config = small_config(**TORCHVISION | num_convs | {field: value})
+    model = build(config.model, len(CLASSES))
+    with pytest.raises(ValueError, match=rf"cannot express model\.\S*{field.replace('__', '.')} = {value!r}"):
         to_torchvision({}, model, config.model)
 
 

@@ -1,12 +1,16 @@
 """Feature Pyramid Network (Lin et al. 2016)."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from maskx_jax.limits import Check, number
 from maskx_jax.models.layers import conv, xavier_fill
+
+LIMITS: Mapping[str, Check] = {"channels": number(1)}
 
 
 class FPN(nn.Module):

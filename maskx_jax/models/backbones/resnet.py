@@ -1,13 +1,17 @@
 """ResNet with bottleneck blocks (He et al. 2015), as detectors use it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from maskx_jax.limits import Check, number, numbers, one_of
 from maskx_jax.models.layers import FrozenBatchNorm, conv, group_norm
+
+NORMS = ("frozen_batch", "group")
+LIMITS: Mapping[str, Check] = {"stage_sizes": numbers(4, 1), "width": number(1), "norm": one_of(*NORMS)}
 
 _he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
@@ -60,6 +64,9 @@ class ResNet(nn.Module):
     remat: bool = False
     dtype: Any = jnp.float32
 
+    levels = (2, 3, 4, 5)
+    multiple = 32
+
     @nn.compact
     def __call__(self, images: Float[Array, "b h w 3"]) -> dict[int, Float[Array, "b _ _ _"]]:
         """Return {2: res2, 3: res3, 4: res4, 5: res5}."""
@@ -90,4 +97,4 @@ def _normalize(x: Array, norm: str, scale: float, dtype: Any, name: str) -> Arra
         return FrozenBatchNorm(scale, dtype=dtype, name=name)(x)
     if norm == "group":
         return group_norm(x, dtype, name)
-    raise ValueError(f"got norm {norm!r}; expected 'frozen_batch' or 'group'")
+    raise ValueError(f"got norm {norm!r}; expected one of {NORMS}")

@@ -1,5 +1,6 @@
 """The second stage's box branch: class and box of each region (Fast R-CNN on FPN)."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -8,6 +9,7 @@ import optax
 from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key
 
+from maskx_jax.limits import Check, number, numbers
 from maskx_jax.models.layers import Linear32, xavier_fill
 from maskx_jax.ops import boxes as box_ops
 from maskx_jax.ops.losses import Mean, masked_mean, smooth_l1
@@ -16,6 +18,20 @@ from maskx_jax.ops.nms import nms_of_sorted
 from maskx_jax.ops.per_image import per_image
 from maskx_jax.ops.sampling import sample, top_k
 from maskx_jax.structures import Detections, GroundTruth, Proposals, RoiTargets
+
+LIMITS: Mapping[str, Check] = {
+    "hidden": number(1),
+    "resolution": number(1),
+    "num_samples": number(1),
+    "foreground_fraction": number(0, 1),
+    "foreground_threshold": number(0, 1),
+    "crowd_threshold": number(0, 1),
+    "box_weights": numbers(4, 1e-6),
+    "smooth_l1_beta": number(0),
+    "score_threshold": number(0, 1),
+    "nms_threshold": number(0, 1),
+    "pre_nms_top_k": number(1),
+}
 
 
 class ClassWeights(NamedTuple):

@@ -9,8 +9,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
+from maskx_jax.limits import Check, number, one_of
+from maskx_jax.models.backbones import fpn
 from maskx_jax.models.backbones.fpn import FPN
-from maskx_jax.models.backbones.resnet import ResNet
+from maskx_jax.models.pixels import Pixels
+from maskx_jax.models.rcnn import box_head, mask_head, rpn, weight_transfer
 from maskx_jax.models.rcnn.box_head import BoxHead, BoxPredictions, ClassWeights
 from maskx_jax.models.rcnn.mask_head import MaskHead
 from maskx_jax.models.rcnn.rpn import RPN
@@ -20,38 +23,67 @@ from maskx_jax.models.rcnn.weight_transfer import (
     MaskWeights,
     WeightTransfer,
 )
+from maskx_jax.ops import roi_align
 from maskx_jax.ops.cpu.used_slots import map_used_slots
 from maskx_jax.ops.losses import Mean
-from maskx_jax.ops.roi_align import roi_align
 from maskx_jax.structures import Batch, Detections
 
 MASK_PREDICTORS = ("none", "class_specific", "class_agnostic", "transfer")
+_MODULES: Mapping[str, Mapping[str, Check]] = {
+    "fpn": fpn.LIMITS,
+    "rpn": rpn.LIMITS,
+    "roi_align": {"convention": one_of(*roi_align.CONVENTIONS), "sampling_ratio": number(0, 8)},
+    "box_head": box_head.LIMITS,
+    "mask_head": mask_head.LIMITS,
+    "weight_transfer": weight_transfer.LIMITS,
+}
+LIMITS: Mapping[str, Check] = {
+    "mask_predictor": one_of(*MASK_PREDICTORS),
+    **{f"{module}.{field}": check for module, checks in _MODULES.items() for field, check in checks.items()},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class RoIAlign:
+    """How regions are pooled, see `ops.roi_align.roi_align`.
+
+    Attributes:
+      convention: the code base whose rule it is.
+      sampling_ratio: points along each side of a bin; 0 is adaptive.
+    """
+
+    convention: str = "detectron2"
+    sampling_ratio: int = 2
 
 
 class RCNN(nn.Module):
     """A two-stage detector with an optional mask branch.
 
     Attributes:
-      backbone, fpn, rpn, box_head: the substrate (Faster R-CNN with FPN).
-      mask_head: the mask branch, or None for boxes alone.
+      pixels, backbone, fpn, rpn, roi_align, box_head: the substrate (Faster R-CNN with FPN).
+      mask_head: the mask branch, or None for boxes only.
       mask_weights: what says the mask predictor's weights of each class: `ClassSpecificWeights` (Mask R-CNN),
         `ClassAgnosticWeights` or `WeightTransfer` (Mask^X R-CNN). None without a mask branch.
-      pixel_mean, pixel_std: of the input's channels, in 0..255.
-      channel_order: "rgb" or "bgr" (Caffe's weights).
-      roi_align_convention, roi_align_sampling_ratio: see `ops.roi_align.roi_align`; a ratio of 0 is adaptive.
     """
 
-    backbone: ResNet
+    pixels: Pixels
+    backbone: nn.Module
     fpn: FPN
     rpn: RPN
+    roi_align: RoIAlign
     box_head: BoxHead
     mask_head: MaskHead | None = None
     mask_weights: Callable[[ClassWeights], MaskWeights] | None = None
-    pixel_mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
-    pixel_std: tuple[float, float, float] = (58.395, 57.12, 57.375)
-    channel_order: str = "rgb"
-    roi_align_convention: str = "detectron2"
-    roi_align_sampling_ratio: int = 2
+
+    @property
+    def produces(self) -> frozenset[str]:
+        """What its detections have."""
+        return frozenset({"boxes"} if self.mask_head is None else {"boxes", "masks"})
+
+    @property
+    def multiple(self) -> int:
+        """What the sides of a canvas must be multiples of."""
+        return self.backbone.multiple
 
     def losses(
         self, batch: Batch, key: Key[Array, ""] | Int[Array, "2"]
@@ -105,22 +137,16 @@ class RCNN(nn.Module):
         return dataclasses.replace(detections, masks=jax.nn.sigmoid(mask_logits))
 
     def _pyramid(self, images: Array, image_sizes: Array) -> dict[int, Array]:
-        """Normalise the pixels and compute P2..P6; the padding is 0, as if it were of the mean colour.
+        """Normalise the pixels and compute P2..P6.
 
         Raises:
-          ValueError: a side of the canvas is no multiple of 32, the stride of res5.
+          ValueError: a side of the canvas is no multiple of the backbone's.
         """
-        if images.shape[1] % 32 or images.shape[2] % 32:
-            raise ValueError(f"got a canvas of {images.shape[1]} x {images.shape[2]}; expected multiples of 32")
-        pixels = images.astype(jnp.float32)
-        if self.channel_order == "bgr":
-            pixels = pixels[..., ::-1]
-        pixels = (pixels - jnp.array(self.pixel_mean)) / jnp.array(self.pixel_std)
-        inside_rows = jnp.arange(images.shape[1]) < image_sizes[:, :1]
-        inside_columns = jnp.arange(images.shape[2]) < image_sizes[:, 1:]
-        inside = inside_rows[:, :, None] & inside_columns[:, None, :]
-        pixels = jnp.where(inside[..., None], pixels, 0.0)
-        return self.fpn(self.backbone(pixels.astype(self.backbone.dtype)))
+        if images.shape[1] % self.multiple or images.shape[2] % self.multiple:
+            raise ValueError(
+                f"got a canvas of {images.shape[1]} x {images.shape[2]}; expected multiples of {self.multiple}"
+            )
+        return self.fpn(self.backbone(self.pixels(images, image_sizes).astype(self.backbone.dtype)))
 
     def _box_predictions(self, pyramid: dict[int, Array], boxes: Float[Array, "b r 4"]) -> BoxPredictions:
         return self.box_head(self._pool(pyramid, boxes, self.box_head.resolution))
@@ -151,39 +177,47 @@ class RCNN(nn.Module):
         # The last level is the RPN's alone. Each image gathers from its own maps, so that a batch split over devices
         # needs no communication.
         maps = {level: features for level, features in pyramid.items() if level < max(pyramid)}
-        ratio, convention = self.roi_align_sampling_ratio, self.roi_align_convention
-        return jax.vmap(lambda maps, boxes: roi_align(maps, boxes, size, ratio, convention))(maps, boxes)
+        ratio, convention = self.roi_align.sampling_ratio, self.roi_align.convention
+        return jax.vmap(lambda maps, boxes: roi_align.roi_align(maps, boxes, size, ratio, convention))(maps, boxes)
 
 
 def build(
     num_classes: int,
     *,
-    backbone: Mapping[str, Any],
+    pixels: Pixels,
+    backbone: nn.Module,
+    max_detections: int,
+    dtype: str,
+    mask_predictor: str,
     fpn: Mapping[str, Any],
     rpn: Mapping[str, Any],
+    roi_align: Mapping[str, Any],
     box_head: Mapping[str, Any],
     mask_head: Mapping[str, Any],
-    mask_predictor: str,
     weight_transfer: Mapping[str, Any],
-    dtype: str = "float32",
-    **rcnn: Any,
 ) -> RCNN:
-    """Build a detector from one mapping of fields a module.
+    """Build a detector of this family, see `models.build.Part`.
 
     Args:
       num_classes: C, without background.
-      backbone, fpn, rpn, box_head, mask_head, weight_transfer: fields of the modules of that name.
-      mask_predictor: "none", "class_specific", "class_agnostic" or "transfer".
+      pixels: as the backbone expects them.
+      backbone: images to maps.
+      max_detections: an image, over all classes.
       dtype: of the computation in the networks; parameters, losses and boxes are float32 always.
-      **rcnn: fields of `RCNN` itself.
+      mask_predictor: "none", "class_specific", "class_agnostic" or "transfer".
+      fpn, rpn, roi_align, box_head, mask_head, weight_transfer: fields of the modules of that name.
 
     Raises:
-      ValueError: `mask_predictor` is unknown.
+      ValueError: `mask_predictor` is unknown, or the number of convolutions does not fit the mask head's body.
       TypeError: a mapping has a key that its module does not know.
     """
     if mask_predictor not in MASK_PREDICTORS:
-        raise ValueError(f"got mask_predictor {mask_predictor!r}; expected one of {MASK_PREDICTORS}")
+        raise ValueError(f"rcnn.mask_predictor is {mask_predictor!r}; expected one of {', '.join(MASK_PREDICTORS)}")
     head = MaskHead(**mask_head, dtype=dtype)
+    if head.body == "residual" and head.num_convs % 2 == 0:
+        raise ValueError(
+            f"rcnn.mask_head.num_convs is {head.num_convs}; expected an odd number: one convolution and then pairs"
+        )
     weights: dict[str, Callable[[], nn.Module | None]] = {
         "none": lambda: None,
         "class_specific": lambda: ClassSpecificWeights(num_classes, head.channels),
@@ -191,11 +225,12 @@ def build(
         "transfer": lambda: WeightTransfer(num_classes, head.channels, **weight_transfer),
     }
     return RCNN(
-        backbone=ResNet(**backbone, dtype=dtype),
+        pixels=pixels,
+        backbone=backbone,
         fpn=FPN(**fpn, dtype=dtype),
         rpn=RPN(**rpn, dtype=dtype),
-        box_head=BoxHead(num_classes, **box_head, dtype=dtype),
+        roi_align=RoIAlign(**roi_align),
+        box_head=BoxHead(num_classes, **box_head, max_detections=max_detections, dtype=dtype),
         mask_head=head if mask_predictor != "none" else None,
         mask_weights=weights[mask_predictor](),
-        **rcnn,
     )

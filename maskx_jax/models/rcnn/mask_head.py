@@ -1,6 +1,7 @@
 """The mask branch: a small fully convolutional network on each region, and optionally an MLP beside it."""
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -9,6 +10,7 @@ import optax
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
+from maskx_jax.limits import Check, number, one_of
 from maskx_jax.models.layers import Deconvolution2x2, Linear32, conv, group_norm, msra_fill
 from maskx_jax.models.rcnn.weight_transfer import MaskWeights
 from maskx_jax.ops.losses import Mean, masked_mean
@@ -19,6 +21,19 @@ MLP_BRANCHES = ("none", "paper", "light")
 BODIES = ("plain", "residual")
 REGIONS = ("proposals", "gt_boxes")
 TARGETS = {"sampled": sample_mask, "averaged": average_mask}
+
+
+LIMITS: Mapping[str, Check] = {
+    "channels": number(1),
+    "num_convs": number(1),
+    "body": one_of(*BODIES),
+    "resolution": number(1),
+    "mlp": one_of(*MLP_BRANCHES),
+    "mlp_channels": number(1),
+    "train_on": one_of(*REGIONS),
+    "num_samples": number(1),
+    "targets": one_of(*TARGETS),
+}
 
 
 class MaskHead(nn.Module):

@@ -1,6 +1,6 @@
 """Region Proposal Network over a feature pyramid (Faster R-CNN, section 3.1; FPN, section 4.1)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -9,15 +9,34 @@ import optax
 from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key
 
+from maskx_jax.limits import Check, number, numbers, one_of, some_numbers
 from maskx_jax.models.layers import Linear32, conv
 from maskx_jax.ops import boxes as box_ops
-from maskx_jax.ops.anchors import cell_anchors, grid_anchors, grid_strides
+from maskx_jax.ops.anchors import CONVENTIONS, cell_anchors, grid_anchors, grid_strides
 from maskx_jax.ops.losses import Mean, masked_mean, smooth_l1
 from maskx_jax.ops.matching import match
 from maskx_jax.ops.nms import nms_of_sorted
 from maskx_jax.ops.per_image import per_image
 from maskx_jax.ops.sampling import Sample, sample, top_k
 from maskx_jax.structures import GroundTruth, Proposals
+
+LIMITS: Mapping[str, Check] = {
+    "channels": number(1),
+    # P2 to P6.
+    "anchor_sizes": numbers(5, 1e-6),
+    "aspect_ratios": some_numbers(1e-6),
+    "anchor_convention": one_of(*CONVENTIONS),
+    "foreground_threshold": number(0, 1),
+    "background_threshold": number(0, 1),
+    "crowd_threshold": number(0, 1),
+    "num_samples": number(1),
+    "foreground_fraction": number(0, 1),
+    "pre_nms_top_k": numbers(2, 1),
+    "post_nms_top_k": numbers(2, 1),
+    "smooth_l1_beta": number(0),
+    "nms_threshold": number(0, 1),
+    "min_size": number(0),
+}
 
 _BOX_WEIGHTS = (1.0, 1.0, 1.0, 1.0)
 _normal = nn.initializers.normal(0.01)

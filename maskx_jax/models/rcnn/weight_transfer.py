@@ -3,6 +3,7 @@
 The three modules return the same thing, one row of mask weights a class; the mask head does not know the difference.
 """
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -10,11 +11,20 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from maskx_jax.limits import Check, number, one_of
 from maskx_jax.models.layers import msra_fill
 from maskx_jax.models.rcnn.box_head import ClassWeights
 
 ACTIVATIONS = {"leaky_relu": lambda x: nn.leaky_relu(x, 0.1), "relu": nn.relu, "none": lambda x: x}
 INPUTS = ("cls", "box", "cls+box", "embedding")
+
+
+LIMITS: Mapping[str, Check] = {
+    "input": one_of(*INPUTS),
+    "num_layers": one_of(1, 2, 3),
+    "activation": one_of(*ACTIVATIONS),
+    "embedding_size": number(1),
+}
 
 
 class MaskWeights(NamedTuple):

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from configs import base, mask_rcnn, maskx_rcnn
-from maskx_jax.models.build import initialize
+from configs import mask_rcnn, maskx_rcnn
+from maskx_jax.models.build import build, initialize
 from maskx_jax.models.layers import Linear32
-from maskx_jax.models.rcnn import detector as rcnn
 from maskx_jax.models.rcnn.mask_head import MaskHead
+from maskx_jax.models.rcnn.weight_transfer import MaskWeights
 from maskx_jax.structures import Batch, GroundTruth, RoiTargets
 from maskx_jax.training.optimizer import num_parameters
 from tests.models.build import NUM_CLASSES, numpy_variables, shapes_batch, tiny_model
@@ -66,7 +66,7 @@ def batch() -> Batch:
     ids=["mask_rcnn", "class_agnostic", "transfer", "transfer_mlp", "transfer_mlp_r101"],
 )
 def test_number_of_parameters_is_the_published_one(config, expected):
-    model = rcnn.build(80, **config.model.to_dict())
+    model = build(config.model, 80)
     variables = jax.eval_shape(lambda: initialize(model, KEY))
     assert num_parameters(variables["params"]) == expected
 
@@ -96,15 +96,15 @@ def full_size_batch(height: int, width: int) -> Batch:
     ids=["r101_bfloat16", "class_agnostic", "boxes_alone", "maskx", "maskx_light"],
 )
 def test_config_traces_at_full_size(config, canvas):
-    model = rcnn.build(80, **config.model.to_dict())
+    model = build(config.model, 80)
     batch = full_size_batch(*canvas)
     variables = jax.eval_shape(lambda: initialize(model, KEY))
     total, losses = jax.eval_shape(lambda v, b: model.apply(v, b, KEY, method="losses"), variables, batch)
     assert total.shape == () and all(loss.dtype == jnp.float32 for loss in losses.values())
-    assert ("mask" in losses) == (config.model.mask_predictor != "none")
+    assert ("mask" in losses) == (config.model.rcnn.mask_predictor != "none")
     detections = jax.eval_shape(lambda v, b: model.apply(v, b.images, b.image_sizes, method="detect"), variables, batch)
     assert detections.boxes.shape == (2, 100, 4)
-    if config.model.mask_predictor != "none":
+    if config.model.rcnn.mask_predictor != "none":
         assert detections.masks.shape == (2, 100, 28, 28) and detections.masks.dtype == jnp.float32
 
 
@@ -296,13 +296,13 @@ def test_bfloat16_rounds_inputs_and_weights_but_no_logit_or_delta():
 def test_mask_head_uses_the_row_of_each_regions_own_class(predictor):
     head = MaskHead(channels=4, num_convs=1)
     x = jnp.asarray(np.random.RandomState(0).randn(3, 14, 14, 4), jnp.float32)
-    weights = rcnn.MaskWeights(
+    weights = MaskWeights(
         jnp.asarray(np.random.RandomState(1).randn(5, 4), jnp.float32), jnp.arange(5, dtype=jnp.float32)
     )
     labels = jnp.array([4, 1, 2])
     variables = head.init(KEY, x, labels, weights)
     logits = head.apply(variables, x, labels, weights)
-    changed = rcnn.MaskWeights(weights.weights.at[1].add(1.0), weights.bias)
+    changed = MaskWeights(weights.weights.at[1].add(1.0), weights.bias)
     difference = jnp.abs(head.apply(variables, x, labels, changed) - logits).max(axis=(1, 2))
     assert difference[1] > 0 and difference[0] == difference[2] == 0
 
@@ -332,7 +332,7 @@ def test_a_residual_mask_head_begins_as_its_first_convolution_and_learns_in_all(
 
     head = MaskHead(channels=4, num_convs=5, body="residual")
     x = jnp.asarray(np.random.RandomState(0).randn(3, 14, 14, 4), jnp.float32)
-    weights = rcnn.MaskWeights(jnp.ones((2, 4)), jnp.zeros(2))
+    weights = MaskWeights(jnp.ones((2, 4)), jnp.zeros(2))
     labels = jnp.ones(3, int)
     variables = head.init(KEY, x, labels, weights)
     params = variables["params"]
@@ -374,7 +374,7 @@ def test_a_canvas_that_the_strides_do_not_divide_is_refused():
 
 
 def test_a_misspelt_field_is_an_error_of_its_own_module():
-    config = base.get_config().model.to_dict()
-    config["rpn"]["nms_treshold"] = 0.5
+    config = mask_rcnn.get_config().model.to_dict()
+    config["rcnn"]["rpn"]["nms_treshold"] = 0.5
     with pytest.raises(TypeError, match="nms_treshold"):
-        rcnn.build(80, **config)
+        build(config, 80)

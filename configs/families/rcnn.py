@@ -1,0 +1,79 @@
+"""Two-stage detectors: Faster, Mask and Mask^X R-CNN on a feature pyramid, with the values of Mask R-CNN on COCO."""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config() -> ConfigDict:
+    """Return the base config with a model of this family.
+
+    The sections of `model.rcnn` are the fields of the module of that name in `maskx_jax.models.rcnn`, where they are
+    explained.
+    """
+    config = base.get_config()
+    config.model.family = "rcnn"
+    config.model.rcnn = ConfigDict(
+        {
+            # "none" (boxes only), "class_specific", "class_agnostic" or "transfer" (Mask^X R-CNN).
+            "mask_predictor": "class_specific",
+            "fpn": {"channels": 256},
+            "rpn": {
+                "channels": 256,
+                "anchor_sizes": (32.0, 64.0, 128.0, 256.0, 512.0),
+                "aspect_ratios": (0.5, 1.0, 2.0),
+                # Exact: torchvision's anchors are rounded, and 36 pixels off in P6's last row.
+                "anchor_convention": "detectron2",
+                "boundary_threshold": 0.0,
+                "foreground_threshold": 0.7,
+                "background_threshold": 0.3,
+                "crowd_threshold": 0.7,
+                "num_samples": 256,
+                "foreground_fraction": 0.5,
+                "pre_nms_top_k": (2000, 1000),
+                "post_nms_top_k": (1000, 1000),
+                "smooth_l1_beta": 1 / 9,
+                "nms_threshold": 0.7,
+                "min_size": 1e-3,
+            },
+            # Regions are pooled as the weights expect it: "detectron2" is aligned, half a feature pixel up and left of
+            # "torchvision". A detector's file brings its own convention, anchors and number of points.
+            "roi_align": {
+                "convention": "detectron2",
+                # Points along each side of a bin. 0 is adaptive, as in detectron2: it takes about four times as long.
+                "sampling_ratio": 2,
+            },
+            "box_head": {
+                "hidden": 1024,
+                "resolution": 7,
+                "num_samples": 512,
+                "foreground_fraction": 0.25,
+                "foreground_threshold": 0.5,
+                "crowd_threshold": 0.7,
+                "box_weights": (10.0, 10.0, 5.0, 5.0),
+                "smooth_l1_beta": 1.0,
+                "score_threshold": 0.05,
+                "nms_threshold": 0.5,
+                "pre_nms_top_k": 2000,
+            },
+            "mask_head": {
+                "channels": 256,
+                "num_convs": 4,
+                "body": "plain",
+                "resolution": 14,
+                "mlp": "none",
+                "mlp_channels": 8,
+                "train_on": "proposals",
+                "num_samples": 128,
+                "targets": "sampled",
+            },
+            "weight_transfer": {
+                "input": "cls+box",
+                "num_layers": 2,
+                "activation": "leaky_relu",
+                "stop_gradient": True,
+                "embedding_size": 300,
+            },
+        }
+    )
+    return config

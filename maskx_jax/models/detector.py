@@ -1,0 +1,40 @@
+"""What training, evaluation and loading ask of a model: the contract of every family of detectors."""
+
+from typing import Protocol
+
+from jaxtyping import Array, Float, Int, Key, UInt8
+
+from maskx_jax.ops.losses import Mean
+from maskx_jax.structures import Batch, Detections
+
+
+class Detector(Protocol):
+    """A Flax module with these attributes and methods; no base class is needed."""
+
+    @property
+    def produces(self) -> frozenset[str]:
+        """What its detections have: "boxes", and maybe "masks" or "keypoints"."""
+
+    @property
+    def multiple(self) -> int:
+        """What the height and the width of a canvas must be multiples of, in pixels."""
+
+    def loss_means(self, batch: Batch, keys: Key[Array, "b"] | Int[Array, "b 2"]) -> dict[str, Mean]:
+        """Return the parts of the loss by name before they are divided; the total is the sum of what they become.
+
+        Added over the parts of a batch they are those of the batch.
+
+        Args:
+          batch: images and objects.
+          keys: of each image; what is drawn at random in an image depends on its own key only.
+        """
+
+    def detect(self, images: UInt8[Array, "b h w 3"], image_sizes: Float[Array, "b 2"]) -> Detections:
+        """Return the detections of each image, best first.
+
+        Initialising a model through this method makes every variable that it has.
+
+        Args:
+          images: RGB, padded at the bottom and the right.
+          image_sizes: height and width without the padding.
+        """
