@@ -13,6 +13,7 @@ import pytest
 from benchmarks import __main__ as benchmark
 from benchmarks import cases, checks, gpu_day, host, measuring, models, nms_forms, ours, roi_align_forms, trace
 from configs import mask_rcnn, maskx_rcnn
+from maskx_jax.models import build as make
 from maskx_jax.ops.nms import nms
 from maskx_jax.ops.roi_align import roi_align
 from tests.golden.model_inputs import make_parameter, parameter_shapes
@@ -59,13 +60,13 @@ def test_models_are_those_of_the_configs_with_the_conventions_of_torchvision(nam
     config.model.rcnn.roi_align.convention = config.model.rcnn.rpn.anchor_convention = "torchvision"
     config.model.rcnn.rpn.boundary_threshold = -1.0
     config.model.dtype = "bfloat16"
-    assert build(models.fields(name, "bfloat16"), 90) == build(config.model, 90)
+    assert make.build(models.fields(name, "bfloat16"), 90) == make.build(config.model, 90)
 
 
 @pytest.mark.parametrize("name", ["mask_rcnn", "maskx_light"])
 def test_both_sides_have_the_same_parameters(name, tmp_path, monkeypatch):
-    monkeypatch.setitem(models._TORCHVISION, "backbone", {"stage_sizes": (1, 1, 1, 1), "width": 8})
-    monkeypatch.setitem(models._TORCHVISION, "box_head", {"resolution": 7, "hidden": 16})
+    monkeypatch.setitem(models._TORCHVISION, "backbone", {"kind": "resnet", "stage_sizes": (1, 1, 1, 1), "width": 8})
+    monkeypatch.setitem(models._TORCHVISION["rcnn"], "box_head", {"resolution": 7, "hidden": 16})
     shapes = parameter_shapes(cases.NUM_CLASSES, (1, 1, 1, 1), 8)
     narrow = {path: tuple(16 if side == 1024 else side for side in shape) for path, shape in shapes.items()}
     parameters = {path: make_parameter(path, shape) for path, shape in narrow.items()}

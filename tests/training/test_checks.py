@@ -74,7 +74,7 @@ def changed(**fields):
         ("optimizer__schedule", "linear", "one of step, cosine"),
         ("optimizer__learning_rate", float("nan"), "a finite number"),
         ("optimizer__learning_rate", -0.1, "0 or more"),
-        ("optimizer__frozen", ("*",), "regular expressions (nothing to repeat"),
+        ("optimizer__untrained", ("*",), "regular expressions (nothing to repeat"),
         ("optimizer__warmup_steps", -1, "0 or more"),
         ("optimizer__ema_decay", 1.5, "0 to 1"),
         ("optimizer__num_microbatches", 0, "1 or more"),
