@@ -34,7 +34,7 @@ def main() -> None:
         prog="python -m benchmarks.measure_classes", description=(__doc__ or "").split("\n")[0]
     )
     parser.add_argument("--classes", default="80,3001", help="numbers of classes, without background")
-    parser.add_argument("--backbone", default="r50", choices=("r50", "tiny"))
+    parser.add_argument("--model", default="full", choices=("full", "tiny"))
     parser.add_argument("--size", type=int, default=512, help="side of the square canvas")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--repeat", type=int, default=3, help="timed steps; their median is told")
@@ -50,7 +50,7 @@ def main() -> None:
             print(
                 f"| {count} | {step} | {parameters:,} | {arguments:,} | {temporaries:,} | {seconds:.2f} |", flush=True
             )
-    hidden = 1024 if options.backbone == "r50" else 256
+    hidden = 1024 if options.model == "full" else 256
     for count in counts[1:]:
         # Class and box predictor: a row of `hidden` weights and a bias for the class, four for its box; float32.
         rows = (count - counts[0]) * 5 * (hidden + 1) * 4
@@ -64,7 +64,7 @@ def main() -> None:
 
 def measure(num_classes: int, options: Any) -> dict[str, tuple[int, int, int, float]]:
     """Return (parameters, bytes of arguments, bytes of temporaries, median seconds) of each step."""
-    config = maskx_rcnn.get_config(f"backbone={options.backbone},mlp=light")
+    config = maskx_rcnn.get_config(f"size={options.model},mlp=light")
     model = build(config.model, num_classes)
     shapes = jax.eval_shape(lambda: initialize(model, jax.random.key(0)))
     rng = np.random.default_rng(0)

@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--devices", default="1,8,64", help="numbers of devices")
     parser.add_argument("--state", default=",".join(STATE_SHARDINGS), help="values of config.train.state_sharding")
     parser.add_argument("--remat", default="no,yes", help="whether to recompute the backbone's blocks")
-    parser.add_argument("--backbone", default="r50", choices=("r50", "tiny"))
+    parser.add_argument("--model", default="full", choices=("full", "tiny"))
     parser.add_argument("--mlp", default="paper", choices=("paper", "light", "none"))
     parser.add_argument("--classes", type=int, default=80, help="number of classes, without background")
     parser.add_argument("--canvas", default="512x512", help="height x width")
@@ -156,7 +156,7 @@ def abstract_batch(mesh: Mesh, canvas: str, num_slots: int) -> Batch:
 
 
 def _config_and_model(remat: str, options: argparse.Namespace) -> tuple[ConfigDict, nn.Module]:
-    config = maskx_rcnn.get_config(f"backbone={options.backbone},mlp={options.mlp}")
+    config = maskx_rcnn.get_config(f"size={options.model},mlp={options.mlp}")
     config.model.backbone.remat = remat == "yes"
     return config, build(config.model, options.classes)
 

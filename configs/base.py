@@ -5,7 +5,7 @@ section of `model`: see configs/families/.
 """
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from ml_collections import ConfigDict, config_dict
 
@@ -200,7 +200,9 @@ def get_config() -> ConfigDict:
 Variants = Mapping[str, Mapping[str, Callable[[ConfigDict], None]]]
 
 
-def apply_variants(config: ConfigDict, argument: str | None, variants: Variants) -> ConfigDict:
+def apply_variants(
+    config: ConfigDict, argument: str | None, variants: Variants, excluded: Mapping[str, Collection[str]] | None = None
+) -> ConfigDict:
     """Apply what stands after the colon in --config=file.py:name=choice,name=choice.
 
     Args:
@@ -208,9 +210,11 @@ def apply_variants(config: ConfigDict, argument: str | None, variants: Variants)
       argument: "name=choice,name=choice", empty or None.
       variants: for each name its choices, and what each does to the config. They are applied in the order given here,
         so that a later variant builds on an earlier one.
+      excluded: for a "name=choice", the names and the "name=choice" that make no sense beside it.
 
     Raises:
-      ValueError: a name or choice is unknown (the nearest one is suggested), or a name is given twice.
+      ValueError: a name or choice is unknown (the nearest one is suggested), a name is given twice, or one excludes
+        another.
     """
     chosen: dict[str, str] = {}
     for item in (argument or "").split(","):
@@ -222,6 +226,13 @@ def apply_variants(config: ConfigDict, argument: str | None, variants: Variants)
         if name in chosen:
             raise ValueError(f"variant {name!r} is given twice in {argument!r}")
         chosen[name] = choice
+    for item, others in (excluded or {}).items():
+        name, _, choice = item.partition("=")
+        for other, value in chosen.items():
+            if chosen.get(name) == choice and (other in others or f"{other}={value}" in others):
+                raise ValueError(
+                    f"variants {item} and {other}={value} exclude each other: {item} brings its own {other}"
+                )
     for name, choices in variants.items():
         if name in chosen:
             choices[chosen[name]](config)

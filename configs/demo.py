@@ -13,7 +13,7 @@ from configs import maskx_rcnn
 
 def get_config() -> ConfigDict:
     """Return the config of the demo."""
-    config = maskx_rcnn.get_config("backbone=tiny,data=shapes,mlp=light")
+    config = maskx_rcnn.get_config("size=tiny,data=shapes,mlp=light")
     config.data.mask_classes = "random(1,32)"
     # A category is a colour and a texture here: the weights that place its boxes say nothing about it. (On real images
     # they help.)

@@ -2,9 +2,10 @@
 
     python train.py --config=configs/mask_rcnn.py:backbone=r50,schedule=1x --config.data.directory=DIR --workdir=RUN
 
-Variants: predictor (class_specific, class_agnostic, none), backbone (r50, r101, tiny), batch (1, 2, 4, ... 128),
-data (prepared, shapes), schedule (1x, 2x), jitter (none, short_sides), masks (all, voc, nonvoc, annotated),
-start (weights, scratch), dtype (float32, bfloat16).
+Variants: predictor (class_specific, class_agnostic, none), size (full, tiny), backbone (r50, r101),
+batch (1, 2, 4, ... 128), data (prepared, shapes), schedule (1x, 2x), jitter (none, short_sides),
+masks (all, voc, nonvoc, annotated), start (weights, scratch), dtype (float32, bfloat16). size=tiny is a small
+experiment, from its 128-pixel images to its schedule.
 """
 
 from ml_collections import ConfigDict
@@ -26,6 +27,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
         rcnn.get_config(),
         argument,
         {
+            "size": rcnn.SIZE,
             "backbone": variants.BACKBONE,
             "batch": variants.BATCH,
             "data": variants.DATA,
@@ -36,4 +38,5 @@ def get_config(argument: str | None = None) -> ConfigDict:
             "start": variants.START,
             "dtype": variants.DTYPE,
         },
+        variants.EXCLUDED,
     )

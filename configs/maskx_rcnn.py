@@ -6,9 +6,10 @@ The defaults are the paper's best system: T takes the class and box weights thro
 stopped gradient, the MLP branch is fused, training is end to end. The paper reports 23.7 mask AP on the 60 classes
 without masks for R-50-FPN (masks=voc; not verified by a run here).
 
-Variants: mlp (paper, light, none), training (end_to_end, stage_wise), backbone (r50, r101, tiny),
+Variants: mlp (paper, light, none), training (end_to_end, stage_wise), size (full, tiny), backbone (r50, r101),
 batch (1, 2, 4, ... 128), data (prepared, shapes), schedule (1x, 2x), jitter (none, short_sides),
-masks (voc, nonvoc, all, annotated), start (weights, scratch), dtype (float32, bfloat16). The fields of T are set as
+masks (voc, nonvoc, all, annotated), start (weights, scratch), dtype (float32, bfloat16). size=tiny is a small
+experiment, from its 128-pixel images to its schedule. The fields of T are set as
 --config.model.rcnn.weight_transfer.input=cls and so on.
 """
 
@@ -42,6 +43,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
         config,
         argument,
         {
+            "size": rcnn.SIZE,
             "backbone": variants.BACKBONE,
             "batch": variants.BATCH,
             "data": variants.DATA,
@@ -53,4 +55,5 @@ def get_config(argument: str | None = None) -> ConfigDict:
             "start": variants.START,
             "dtype": variants.DTYPE,
         },
+        variants.EXCLUDED,
     )

@@ -139,12 +139,14 @@ def get_config(argument: str | None = None) -> ConfigDict:
     sizes = {"full": lambda config: None, "tiny": tiny}
     masks = {name: _masks(name) for name in ("voc", "nonvoc")}
     # The classes with masks are set before a row, because the oracle's masks are those of all classes.
-    return base.apply_variants(config, argument, {"size": sizes, "masks": masks, "row": rows})
+    return base.apply_variants(
+        config, argument, {"size": sizes, "masks": masks, "row": rows}, {"size=tiny": ("masks",)}
+    )
 
 
 def tiny(config: ConfigDict) -> None:
     """The small network on synthetic images of 60 categories, 50 of them with masks."""
-    variants.tiny(config)
+    rcnn.tiny(config)
     variants.shapes(config)
     config.data.shapes.update(num_hues=10, num_textures=6, num_train=4000, num_eval=200)
     config.data.mask_classes = config.evaluation.mask_classes = "random(1,50)"

@@ -21,23 +21,12 @@ def resnet101(config: ConfigDict) -> None:
     config.optimizer.decay_steps = (120_000, 160_000)
 
 
-def tiny(config: ConfigDict) -> None:
-    """A small network trained from scratch, for 128-pixel images on a CPU: tests, the demo, and first experiments."""
-    model, data, optimizer = config.model, config.data, config.optimizer
+def small(config: ConfigDict) -> None:
+    """Train a small backbone from scratch on 128-pixel images on a CPU: what the small size of every family shares."""
+    data, optimizer = config.data, config.optimizer
     scratch(config)
-    model.backbone.update(stage_sizes=(1, 1, 1, 1), width=16)
-    model.max_detections = 20
-    model.rcnn.fpn.channels = 64
-    model.rcnn.rpn.update(
-        channels=64,
-        anchor_sizes=(24.0, 40.0, 64.0, 96.0, 128.0),
-        boundary_threshold=-1.0,
-        num_samples=128,
-        pre_nms_top_k=(200, 200),
-        post_nms_top_k=(100, 100),
-    )
-    model.rcnn.box_head.update(hidden=256, num_samples=64, pre_nms_top_k=200)
-    model.rcnn.mask_head.update(channels=64, num_convs=2, num_samples=8, mlp_channels=2)
+    config.model.max_detections = 20
+    config.model.backbone.update(stage_sizes=(1, 1, 1, 1), width=16)
     data.transform.update(canvas=(128, 128), short_sides=(128,), max_long_side=128, num_slots=16)
     data.update(num_workers=2, loader="threads")
     optimizer.update(name="adamw", learning_rate=1e-3, bias_learning_rate_factor=1.0, clip_norm=10.0)
@@ -96,14 +85,16 @@ def batch(size: int) -> Change:
     return change
 
 
-# After the backbone, whose batch size is scaled, and before the schedule, which looks at the batch size.
+# After the size and the backbone, whose batch size is scaled, and before the schedule, which looks at the batch size.
 BATCH = {str(size): batch(size) for size in (1, 2, 4, 8, 16, 32, 64, 128)}
-BACKBONE = {"r50": resnet50, "r101": resnet101, "tiny": tiny}
+BACKBONE = {"r50": resnet50, "r101": resnet101}
 SCHEDULE = {"1x": schedule(90_000, (60_000, 80_000)), "2x": schedule(180_000, (120_000, 160_000))}
 # With "weights", config.initialize.path names them.
 START = {"weights": lambda config: None, "scratch": scratch}
 DTYPE = {"float32": lambda config: None, "bfloat16": bfloat16}
 JITTER = {"none": lambda config: None, "short_sides": short_sides}
+# The small experiment is one whole: network, images, optimizer and schedule.
+EXCLUDED = {"size=tiny": ("backbone", "schedule", "jitter", "start=weights")}
 DATA = {"prepared": lambda config: None, "shapes": shapes}
 
 

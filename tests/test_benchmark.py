@@ -48,7 +48,7 @@ CONFIGS = {
     "mask_rcnn": mask_rcnn.get_config("backbone=r50"),
     "maskx_light": maskx_rcnn.get_config("backbone=r50,mlp=light"),
     "maskx_paper": maskx_rcnn.get_config("backbone=r50,mlp=paper"),
-    "tiny": maskx_rcnn.get_config("backbone=tiny,mlp=light"),
+    "tiny": maskx_rcnn.get_config("size=tiny,mlp=light"),
 }
 
 

@@ -177,7 +177,7 @@ def test_nms_drops_a_box_whose_iou_is_above_the_threshold_but_not_at_it():
         ("batch=4", 4, 0.005, 360_000, 2_000, (240_000, 320_000)),
         ("schedule=2x,batch=32", 32, 0.04, 90_000, 250, (60_000, 80_000)),
         ("backbone=r101,schedule=1x,batch=8", 8, 0.01, 180_000, 500, (120_000, 160_000)),
-        ("backbone=tiny,batch=16", 16, 2e-3, 500, 25, (30_000, 40_000)),
+        ("size=tiny,batch=16", 16, 2e-3, 500, 25, (30_000, 40_000)),
     ],
 )
 def test_another_batch_size_scales_rate_and_steps_linearly(argument, batch, rate, steps, warmup, decays):

@@ -51,7 +51,7 @@ def eight_images(coco_mini, path) -> None:
 def test_tiny_model_learns_eight_real_images_by_heart(coco_mini, tmp_path):
     eight_images(coco_mini, tmp_path / "eight.json")
     prepare(tmp_path / "data", {"train": (tmp_path / "eight.json", coco_mini / "images/train2017")})
-    config = tiny_config("backbone=tiny,mlp=light")
+    config = tiny_config("size=tiny,mlp=light")
     config.data.directory = str(tmp_path / "data")
     config.data.mask_classes = "voc"
     config.data.eval_split = "train"

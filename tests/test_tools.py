@@ -29,7 +29,7 @@ NUM_CLASSES = 6
 
 
 def tiny_config():
-    config = mask_rcnn.get_config("backbone=tiny,data=shapes")
+    config = mask_rcnn.get_config("size=tiny,data=shapes")
     # As torchvision's detectors are: others cannot be exported.
     config.model.backbone.norm = "frozen_batch"
     config.model.rcnn.rpn.anchor_convention = config.model.rcnn.roi_align.convention = "torchvision"

@@ -255,7 +255,7 @@ def run_program(*arguments: str) -> subprocess.CompletedProcess:
 def test_programs_run_through_their_flags_and_stored_results_score_the_same(tmp_path):
     done = run_program(
         "train.py",
-        "--config=configs/maskx_rcnn.py:backbone=tiny,data=shapes,mlp=light",
+        "--config=configs/maskx_rcnn.py:size=tiny,data=shapes,mlp=light",
         "--config.data.mask_classes=random(1,4)",
         "--config.data.shapes.num_hues=3",
         "--config.data.shapes.num_textures=2",

@@ -170,7 +170,7 @@ def test_boxes_of_3001_classes_and_masks_of_coco_train_in_one_run(genome, tmp_pa
     # The box outside of its image is dropped and counted, not lost.
     assert sum(report.num_objects for report in reports.values()) == NUM_OBJECTS - 1
     assert sum(report.num_masks for report in reports.values()) == 1
-    config = tiny_config("backbone=tiny,mlp=light,masks=annotated")
+    config = tiny_config("size=tiny,mlp=light,masks=annotated")
     config.data.mask_classes = "annotated"
     config.data.directory = str(tmp_path / "data")
     config.data.transform.update(canvas=(64, 64), short_sides=(64,), max_long_side=64)

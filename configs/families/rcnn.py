@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from configs import base
+from configs import base, variants
 
 
 def get_config() -> ConfigDict:
@@ -77,3 +77,24 @@ def get_config() -> ConfigDict:
         }
     )
     return config
+
+
+def tiny(config: ConfigDict) -> None:
+    """Change to a small network for 128-pixel images on a CPU: tests, the demo, and first experiments."""
+    variants.small(config)
+    model = config.model.rcnn
+    model.fpn.channels = 64
+    model.rpn.update(
+        channels=64,
+        anchor_sizes=(24.0, 40.0, 64.0, 96.0, 128.0),
+        boundary_threshold=-1.0,
+        num_samples=128,
+        pre_nms_top_k=(200, 200),
+        post_nms_top_k=(100, 100),
+    )
+    model.box_head.update(hidden=256, num_samples=64, pre_nms_top_k=200)
+    model.mask_head.update(channels=64, num_convs=2, num_samples=8, mlp_channels=2)
+
+
+# The variant `size`.
+SIZE = {"full": lambda config: None, "tiny": tiny}

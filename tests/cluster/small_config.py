@@ -6,7 +6,7 @@ from configs import maskx_rcnn
 
 
 def get_config() -> ConfigDict:
-    config = maskx_rcnn.get_config("backbone=tiny,data=shapes,mlp=light")
+    config = maskx_rcnn.get_config("size=tiny,data=shapes,mlp=light")
     config.data.mask_classes = "random(1,4)"
     config.data.shapes.update(num_train=32, num_eval=6, image_size=64, num_hues=3, num_textures=2, max_objects=2)
     config.data.transform.update(canvas=(64, 64), short_sides=(64,), max_long_side=64, num_slots=4)

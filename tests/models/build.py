@@ -30,7 +30,7 @@ def set_fields(config: ConfigDict, **model: Any) -> None:
         section[field] = value
 
 
-def tiny_config(argument: str = "backbone=tiny,data=shapes,mlp=light", **model: Any) -> ConfigDict:
+def tiny_config(argument: str = "size=tiny,data=shapes,mlp=light", **model: Any) -> ConfigDict:
     """Return the tiny config with some fields of `model` changed, given as section__field."""
     config = maskx_rcnn.get_config(argument)
     config.data.mask_classes = "all"

@@ -149,6 +149,7 @@ def shipped_configs():
     common = [
         f"{variant}={choice}"
         for variant, choices in {
+            "size": rcnn.SIZE,
             "backbone": variants.BACKBONE,
             "data": variants.DATA,
             "schedule": variants.SCHEDULE,
