@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+import cv2
 import numpy as np
 
 from maskx_jax.coco import boxes, rle
@@ -140,6 +141,31 @@ def identity_of(categories: Categories, num_images: int, *index: np.ndarray | st
             digest.update(f"{part.dtype.str}{part.shape}".encode())
             digest.update(part.tobytes())
     return {"categories": list(categories.names), "num_images": num_images, "index_sha256": digest.hexdigest()}
+
+
+def decode_image(data: bytes, size: tuple[int, int]) -> np.ndarray:
+    """Return the pixels of an encoded image as they are stored (EXIF orientation is ignored): uint8 `h w 3` RGB.
+
+    Args:
+      data: the encoded image.
+      size: the (height, width) that it should have.
+
+    Raises:
+      BrokenRecordError: the bytes are no image that OpenCV decodes.
+      MemoryError: there is none for the pixels.
+    """
+    try:
+        flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+        decoded = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
+    except cv2.error as error:
+        if error.code == cv2.Error.STS_NO_MEM:
+            raise MemoryError(error.err) from error
+        raise BrokenRecordError(f"cannot be decoded: {error.err}") from error
+    if decoded is None:
+        # OpenCV says the same where it finds no memory; then there is none here either.
+        np.empty((2, *size, 3), np.uint8)
+        raise BrokenRecordError(f"its {len(data)} bytes are no image that can be decoded")
+    return decoded
 
 
 def pack_bitmap(bitmap: np.ndarray) -> np.ndarray:

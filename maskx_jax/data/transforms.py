@@ -154,21 +154,12 @@ def decode(record: Record) -> np.ndarray:
       BrokenRecordError: the bytes are no image, or one of another size.
       MemoryError: there is none for the pixels.
     """
-    image = record.image
-    if isinstance(image, bytes):
-        # `prepare` has applied EXIF orientation to the annotations and sizes; the pixels are taken as they are stored.
-        flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-        try:
-            decoded = cv2.imdecode(np.frombuffer(image, np.uint8), flags) if image else None
-        except cv2.error as error:
-            if error.code == cv2.Error.STS_NO_MEM:
-                raise MemoryError(f"image {record.image_id}: {error.err}") from error
-            raise BrokenRecordError(f"image {record.image_id}: cannot be decoded: {error.err}") from error
-        if decoded is None:
-            # OpenCV says the same where it finds no memory; then there is none here either.
-            np.empty((2, *record.size, 3), np.uint8)
-            raise BrokenRecordError(f"image {record.image_id}: its {len(image)} bytes are no image that can be decoded")
-        image = decoded
+    try:
+        image = records.decode_image(record.image, record.size) if isinstance(record.image, bytes) else record.image
+    except BrokenRecordError as error:
+        raise BrokenRecordError(f"image {record.image_id}: {error}") from error
+    except MemoryError as error:
+        raise MemoryError(f"image {record.image_id}: {error}") from error
     if image.shape != (*record.size, 3):
         raise BrokenRecordError(
             f"image {record.image_id}: its array has shape {image.shape}, its record size {record.size}"

@@ -12,6 +12,8 @@ from typing import IO, TypeVar
 import numpy as np
 from PIL import Image, ImageOps
 
+from maskx_jax.data.records import BrokenRecordError, decode_image
+
 # An image takes three bytes a pixel in memory, and here as much again for a while.
 MAX_PIXELS = 2**29
 # A record holds the file, and protocol buffers end at 2 GiB.
@@ -46,7 +48,7 @@ class ImageSizeError(UnreadableImageError):
 
 
 def read_image(path: Path, size: tuple[int, int] | None) -> tuple[bytes, tuple[int, int], list[str]]:
-    """Read an image file, decode it to be sure that it can be, and return what to store.
+    """Read an image file, decode it by Pillow and as training does (OpenCV), and return what to store.
 
     A plain file (JPEG or PNG, 8-bit RGB or grayscale, no EXIF orientation) is stored as it is. Any other is stored as
     an 8-bit RGB PNG: alpha is left out, of 16 bits the high ones are kept, of several frames the first. EXIF
@@ -92,13 +94,28 @@ def read_image(path: Path, size: tuple[int, int] | None) -> tuple[bytes, tuple[i
 
     converted = _decoded(path, "decoded", convert)
     if converted is None:
+        _check_as_training_reads_it(path, data, stored)
         return data, stored, []
     if not _is_plain(image, data):
         reasons.append("image_converted")
     buffer = io.BytesIO()
     # From the bare pixels: an image that Pillow opened would take EXIF, gamma and colour profile along.
     Image.fromarray(np.asarray(converted)).save(buffer, "PNG")
-    return buffer.getvalue(), (converted.height, converted.width), reasons
+    data, stored = buffer.getvalue(), (converted.height, converted.width)
+    _check_as_training_reads_it(path, data, stored)
+    return data, stored, reasons
+
+
+def _check_as_training_reads_it(path: Path, data: bytes, size: tuple[int, int]) -> None:
+    """Check that OpenCV can decode it too; Pillow is stricter with what is cut off or corrupt, and comes first."""
+    try:
+        shape = decode_image(data, size).shape
+    except BrokenRecordError as error:
+        raise UnreadableImageError(
+            f"{path}: Pillow can decode it, but OpenCV cannot, which training uses: {error}"
+        ) from error
+    if shape != (*size, 3):
+        raise UnreadableImageError(f"{path}: OpenCV decodes it to shape {shape}; Pillow to {(*size, 3)}")
 
 
 def check_header(path: Path, size: tuple[int, int] | None) -> None:

@@ -108,6 +108,15 @@ def test_an_error_of_the_moment_says_nothing_of_the_file(tmp_path, monkeypatch):
         read_image(tmp_path / "a.png", SIZE)
 
 
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_what_training_cannot_decode_is_named(tmp_path, mode):
+    # OpenCV takes images of 2^20 columns at most; Pillow takes this one, as it is (RGB) and to convert (RGBA).
+    size = (1, 2**20 + 1)
+    store(tmp_path / "wide.png", Image.new(mode, size[::-1]), "PNG")
+    with pytest.raises(UnreadableImageError, match=r"wide\.png: Pillow can decode it, but OpenCV cannot"):
+        read_image(tmp_path / "wide.png", size)
+
+
 @pytest.mark.parametrize("folder", [".", "b/c"])
 def test_missing_files_are_found_by_one_listing_of_each_folder(tmp_path, folder, monkeypatch):
     (tmp_path / folder).mkdir(exist_ok=True, parents=True)
