@@ -21,8 +21,9 @@ def get_config() -> ConfigDict:
             # Whether there are others; JAX finds them on Cloud TPUs, SLURM, Kubernetes and under MPI, and elsewhere
             # through JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.
             "enabled": False,
-            # Seconds to wait for all of them to join, and seconds without a sign of life after which one is lost.
+            # Seconds to wait for all of them to join.
             "start_timeout": 300,
+            # Seconds without a sign of life after which one is lost.
             "peer_timeout": 100,
         }
     )
@@ -40,6 +41,7 @@ def get_config() -> ConfigDict:
     # conventions that the weights were trained with replace those of `model` and `evaluation` below.
     config.initialize = ConfigDict(
         {
+            # The work directory or the file; "" starts from random values.
             "path": "",
             # Of a file: "auto", or a name in `maskx_jax.weights.layouts.LAYOUTS`.
             "preset": "auto",
@@ -63,14 +65,14 @@ def get_config() -> ConfigDict:
             "dtype": "float32",
             # Detections an image, over all classes.
             "max_detections": 100,
-            # What the backbone's weights were trained on: "rgb" or "bgr" (Caffe's), in 0..255.
+            # As the backbone's weights were trained.
             "pixels": {
                 "mean": (123.675, 116.28, 103.53),
                 "std": (58.395, 57.12, 57.375),
                 "channel_order": "rgb",
             },
-            # A name in `maskx_jax.models.build.BACKBONES`, with the fields of that module.
             "backbone": {
+                # A name in `maskx_jax.models.build.BACKBONES`; the other fields are that module's.
                 "kind": "resnet",
                 "stage_sizes": (3, 4, 6, 3),
                 "width": 64,
@@ -80,14 +82,21 @@ def get_config() -> ConfigDict:
             },
         }
     )
-    # Fixed class vectors for model.rcnn.weight_transfer.input = "embedding": an .npz with `names` and a table; without
-    # a path they are random.
-    config.embedding = ConfigDict({"path": "", "table": "glove"})
+    # Fixed class vectors for model.rcnn.weight_transfer.input = "embedding".
+    config.embedding = ConfigDict(
+        {
+            # An .npz with `names` and tables; without it the vectors are random.
+            "path": "",
+            # Which of its tables.
+            "table": "glove",
+        }
+    )
 
     config.data = ConfigDict(
         {
             # "prepared": a directory written by `python -m maskx_jax.cli.prepare`. "shapes": the synthetic set.
             "source": "prepared",
+            # Of a prepared dataset, and its splits to train and to evaluate on.
             "directory": "",
             "train_split": "train",
             "eval_split": "val",
@@ -107,15 +116,18 @@ def get_config() -> ConfigDict:
             "repeat_threshold": 0.0,
             # Whether images without objects are trained on, as all background; Detectron and detectron2 leave them out.
             "keep_empty_images": True,
-            # "tf_data" or "threads" (needs no TensorFlow).
-            "loader": "tf_data",
+            # Who makes the examples, to the bit the same: "threads", or "tf_data" (docs/performance.md compares them).
+            "loader": "threads",
+            # Examples made at the same time, by each process.
             "num_workers": 8,
+            # Batches made ahead.
             "prefetch": 4,
             # Broken records (an image that does not decode) that a process may skip in training; another example stands
             # in for each. Evaluation skips none.
             "max_broken_records": 0,
             # Of the synthetic set: `maskx_jax.data.shapes.source.ShapesSource`.
             "shapes": {
+                # Images to train and to evaluate on.
                 "num_train": 2000,
                 "num_eval": 100,
                 "image_size": 128,
@@ -131,16 +143,24 @@ def get_config() -> ConfigDict:
 
     config.optimizer = ConfigDict(
         {
+            # "sgd" or "adamw".
             "name": "sgd",
+            # After the warm-up.
             "learning_rate": 0.02,
+            # Of SGD.
             "momentum": 0.9,
+            # Of kernels; biases and the parameters of norms have none.
             "weight_decay": 1e-4,
+            # Biases learn this much faster.
             "bias_learning_rate_factor": 2.0,
             # Largest global norm of the gradient; 0 turns clipping off.
             "clip_norm": 0.0,
+            # "step": the learning rate is multiplied by `decay_factor` at each of `decay_steps`. "cosine": it falls to
+            # 0 along half a period.
             "schedule": "step",
             "decay_steps": (60_000, 80_000),
             "decay_factor": 0.1,
+            # In these first steps it rises linearly from `warmup_factor` times its value.
             "warmup_steps": 500,
             "warmup_factor": 1 / 3,
             # Regular expressions over whole parameter paths: what matches one is not trained.
@@ -159,14 +179,17 @@ def get_config() -> ConfigDict:
             # Images a step, over all devices. Learning rate and steps are for 16: the variant batch=4 sets them for 4
             # by the linear scaling rule (`variants.batch`); this field by itself changes nothing else.
             "batch_size": 16,
+            # Where the run ends.
             "num_steps": 90_000,
             # "replicated": every device holds all parameters and their optimizer state. "fsdp": large arrays are split
             # over the devices, for more memory a device at the price of communication. Checkpoints fit either.
             "state_sharding": "replicated",
+            # Steps between lines of the log, and between checkpoints.
             "log_every": 20,
             "checkpoint_every": 5_000,
-            # Evaluation also writes a checkpoint; 0 leaves it to eval.py.
+            # Steps between evaluations. Evaluation also writes a checkpoint; 0 leaves it to eval.py.
             "eval_every": 10_000,
+            # How many of the latest are kept.
             "keep_checkpoints": 2,
             # The checkpoint that is best by a metric is kept too: by the first of these that the data and the model
             # measure, <kind>/<group>/<name>, groups all, A, B and mixed; () for none.
@@ -176,10 +199,12 @@ def get_config() -> ConfigDict:
 
     config.evaluation = ConfigDict(
         {
+            # Images at a time, over all devices.
             "batch_size": 16,
             # The classes of A, scored apart from the others (B), where they are not data.mask_classes: a model that
             # learned all masks is compared on the classes that others learned without.
             "mask_classes": "",
+            # Probability from which a pixel is of the object.
             "mask_threshold": 0.5,
             # How a mask is put into the image: "continuous" or "integer", explained at
             # `maskx_jax.evaluation.paste_masks.paste_mask`; the convention that the weights' own evaluation used.
@@ -191,6 +216,7 @@ def get_config() -> ConfigDict:
             "backend": "hotcoco",
             # Pictures of predictions beside ground truth.
             "num_pictures": 8,
+            # Of the detections in them.
             "picture_score_threshold": 0.5,
         }
     )
