@@ -8,6 +8,10 @@ results.json (COCO format, boxes and masks), metrics.json, table.txt and picture
 needs no model; LVIS' annotations are scored by LVIS' rules.
 """
 
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
 import jax
 from absl import flags, logging
 
@@ -23,14 +27,8 @@ from maskx_jax.evaluation import matching, scores
 from maskx_jax.evaluation import results as coco_results
 from maskx_jax.inference import make_detect_step
 from maskx_jax.runs import compilation
+from maskx_jax.runs import evaluation as scoring
 from maskx_jax.runs import workdir as runs
-from maskx_jax.runs.evaluation import (
-    detect,
-    expected_metrics,
-    report,
-    score_file,
-    write_evaluation,
-)
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Work directory of a run of train.py.")
 _STEP = flags.DEFINE_integer("step", None, "Step of the checkpoint; the latest by default.")
@@ -58,7 +56,7 @@ def main(_: list[str]) -> None:
         matching.check_backend(_BACKEND.value)
         if not _ANNOTATIONS.value:
             raise ValueError("--results needs --annotations")
-        metrics = score_file(
+        metrics = scores.score_file(
             _RESULTS.value,
             _ANNOTATIONS.value,
             _MASK_CLASSES.value,
@@ -66,7 +64,7 @@ def main(_: list[str]) -> None:
             backend=_BACKEND.value,
             max_detections=_MAX_DETECTIONS.value,
         )
-        report(metrics, files.folder_in(_OUTPUT.value) if _OUTPUT.value else None)
+        _report(metrics, files.folder_in(_OUTPUT.value) if _OUTPUT.value else None)
         return
     if not _WORKDIR.value:
         raise ValueError("expected --workdir, or --results with --annotations")
@@ -81,7 +79,7 @@ def main(_: list[str]) -> None:
     evaluation.boundary |= _BOUNDARY.value
     loaded.config.evaluation = evaluation
     # What these cannot do is known before anything is detected.
-    expected_metrics(loaded.config, ())
+    scoring.check(loaded.config)
     data = loaded.config.data
     data.directory = _DIRECTORY.value or data.directory
     data.eval_split = _SPLIT.value or data.eval_split
@@ -100,9 +98,18 @@ def main(_: list[str]) -> None:
         output = files.folder_in(*((_OUTPUT.value,) if _OUTPUT.value else (_WORKDIR.value, "evaluation", loaded.step)))
     mesh = make_mesh()
     variables = jax.device_put(loaded.variables, replicated(mesh))
-    results = detect(make_detect_step(loaded.model, mesh), variables, source, loaded.config, mesh)
+    results = scoring.detect(make_detect_step(loaded.model, mesh), variables, source, loaded.config, mesh)
     if output is not None:
-        write_evaluation(results, source, loaded.config, output, groups, others)
+        if groups is None:
+            groups = scoring.scored_groups(source.categories, loaded.config)
+        _report(scoring.write(results, source, loaded.config, output, groups, others), output)
+
+
+def _report(metrics: Mapping[str, Any], folder: pathlib.Path | None) -> None:
+    print(f"AP in percent; A: classes with masks in training, B: without\n{scores.format_table(metrics)}")
+    if folder is not None:
+        scores.write(metrics, folder)
+        print(f"wrote {folder}")
 
 
 def _title_and_path(text: str) -> tuple[str, str]:

@@ -22,7 +22,7 @@ from maskx_jax.data.transforms import Transform, decode
 from maskx_jax.evaluation import drawing
 from maskx_jax.evaluation import metrics as coco_metrics
 from maskx_jax.evaluation import results as coco_results
-from maskx_jax.structures import Batch
+from maskx_jax.structures import Batch, Detections
 
 # Of a median image of COCO.
 _SIZE = (480, 640)
@@ -98,7 +98,7 @@ def evaluation(num_images: int, num_detections: int = 100) -> tuple[dict[str, An
 
 def scores(ground_truth: dict[str, Any], results: list[dict[str, Any]], kind: str, backend: Any) -> dict[str, Any]:
     """Return the scores."""
-    return coco_metrics.evaluate(ground_truth, results, [kind], backend=backend)
+    return coco_metrics.score(ground_truth, results, [kind], backend=backend)
 
 
 def time_large_image(num_masks: int = 100, size: tuple[int, int] = (3000, 4000), seed: int = 0) -> dict[str, float]:
@@ -110,12 +110,8 @@ def time_large_image(num_masks: int = 100, size: tuple[int, int] = (3000, 4000),
     masks = [cv2.GaussianBlur(rng.random((28, 28)).astype(np.float32), (3, 3), 0.8) for _ in range(num_masks)]
     ones = np.ones(num_masks, int)
     begin = time.process_time()
-    entries = coco_results.detections_to_results(
-        boxes,
-        np.linspace(0.6, 0.9, num_masks),
-        ones,
-        ones > 0,
-        np.stack(masks),
+    entries = coco_results.entries(
+        Detections(boxes, np.linspace(0.6, 0.9, num_masks), ones, np.stack(masks), None, ones > 0),
         image_id=1,
         image_size=size,
         scale=1.0,

@@ -1,14 +1,19 @@
-"""Images in, detections out."""
+"""Images in, detections out: of one batch, and of every image of a source. No config, no COCO."""
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import numpy as np
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from maskx_jax.distributed.mesh import apply_on, split_batch, whole
-from maskx_jax.structures import Detections, PyTree
+from maskx_jax.data.pipeline import evaluation_batches
+from maskx_jax.data.records import Source
+from maskx_jax.data.transforms import Transform
+from maskx_jax.distributed.mesh import apply_on, global_batch, local_part, split_batch, whole
+from maskx_jax.structures import Batch, Detections, PyTree
 
 DetectStep = Callable[[PyTree, jax.Array, jax.Array], Detections]
 
@@ -24,3 +29,86 @@ def make_detect_step(model: nn.Module, mesh: Mesh) -> DetectStep:
 
     split = split_batch(mesh)
     return jax.jit(detect, in_shardings=(None, split, split), out_shardings=split)
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageDetections:
+    """What was detected in one image of a source, on the host.
+
+    Attributes:
+      image_id: the dataset's id.
+      size: height and width of the original image.
+      scale: canvas pixels per pixel of the original image.
+      found: the detections, in pixels of the canvas; their arrays lack the axis of the batch.
+    """
+
+    image_id: int
+    size: tuple[int, int]
+    scale: float
+    found: Detections
+
+
+def detect(
+    step: DetectStep,
+    variables: PyTree,
+    source: Source,
+    transform: Transform,
+    mesh: Mesh,
+    *,
+    batch_size: int,
+    loader: str = "threads",
+    num_workers: int = 4,
+) -> Iterator[list[ImageDetections]]:
+    """Yield for each batch what was detected in the images that this process has of it.
+
+    All processes yield as many lists. Together these hold each image of the source once; a batch lies on the processes
+    in their order.
+
+    Args:
+      step: see `make_detect_step`.
+      variables: of the model, on the mesh.
+      source: of the images.
+      transform: of a training run; used without its randomness.
+      mesh: a batch is split over it.
+      batch_size: images of a batch, over all devices.
+      loader: see `data.pipeline.evaluation_batches`; so is `num_workers`.
+      num_workers: examples made at the same time.
+
+    Raises:
+      RuntimeError: a record is broken.
+    """
+    batches = evaluation_batches(
+        source,
+        transform,
+        batch_size,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        loader=loader,
+        num_workers=num_workers,
+    )
+    size_of_image = dict(zip(source.image_ids.tolist(), map(tuple, source.sizes.tolist()), strict=True))
+    for batch, detections in _one_ahead(step, variables, batches, mesh):
+        yield [
+            ImageDetections(
+                image_id := int(batch.image_ids[i]),
+                size_of_image[image_id],
+                float(batch.scales[i]),
+                jax.tree.map(lambda array, i=i: array[i], detections),
+            )
+            for i in np.flatnonzero(batch.valid)
+        ]
+
+
+def _one_ahead(
+    step: DetectStep, variables: PyTree, batches: Iterator[Batch], mesh: Mesh
+) -> Iterator[tuple[Batch, Detections]]:
+    """Yield each batch of this process with its detections on the host, while the device works on the next one."""
+    waiting: list[tuple[Batch, Detections]] = []
+    for batch in batches:
+        on_device = global_batch(mesh, (batch.images, batch.image_sizes))
+        waiting.append((batch, step(variables, *on_device)))
+        if len(waiting) > 1:
+            batch, detections = waiting.pop(0)
+            yield batch, local_part(detections)
+    for batch, detections in waiting:
+        yield batch, local_part(detections)

@@ -79,7 +79,7 @@ def test_an_imported_file_can_be_evaluated(run):
     results = evaluation.detect(step, variables, source, loaded.config, mesh)
     images = {image["id"] for image in source.coco_ground_truth()["images"]}
     assert results and {result["image_id"] for result in results} <= images
-    assert evaluation.score(results, source, loaded.config)["segm"]["all"]["AP"] < 0.1
+    assert evaluation.score(results, source.coco_ground_truth(), loaded.config, {})["segm"]["all"]["AP"] < 0.1
 
 
 def test_what_was_imported_is_exported_again(run, file, tmp_path, capsys):

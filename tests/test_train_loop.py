@@ -224,7 +224,7 @@ def test_a_best_metric_that_the_data_does_not_measure_is_refused_before_anything
 def test_the_best_checkpoint_outlives_restarts(tmp_path, monkeypatch):
     values = iter((0.1, 0.9, None, 0.3))
 
-    def score(results, source, config, **options):
+    def score(*arguments):
         value = next(values)
         return {kind: {"all": {"AP": value}} for kind in ("bbox", "segm")}
 
@@ -246,7 +246,7 @@ jax.config.update("jax_num_cpu_devices", 8)
 patch = pytest.MonkeyPatch()
 test_train_loop.replace_what_compiles(patch)
 scores, kills = iter(map(float, sys.argv[2].split(","))), sys.argv[3].split(",")
-patch.setattr(loop.evaluation, "score", lambda *_, **options: {"bbox": {"all": {"AP": next(scores)}}})
+patch.setattr(loop.evaluation, "score", lambda *_: {"bbox": {"all": {"AP": next(scores)}}})
 patch.setattr(loop, "format_table", str)
 
 class Killing(loop.MetricLog):

@@ -16,7 +16,7 @@ Some things differ from handing the files to pycocotools as they are:
   take no negative ones, and pycocotools takes a match with annotation id 0 for no match, and loses annotations that
   share an id.
 - `"ignore": 1` makes a region to ignore, as `prepare` does; pycocotools reads `iscrowd` alone.
-- An `area` that cannot be right (see `coco_checks.believed_area`) is replaced by that of the mask, or of the box.
+- An `area` that cannot be right (see `coco.areas`) is replaced by that of the mask, or of the box.
 - The area of a detection scored as `segm` is that of its mask, also where it comes with a box (pycocotools would take
   the box's).
 
@@ -27,7 +27,6 @@ without area, are left out; of a class that is not annotated exhaustively (`not_
 image is a region to ignore.
 """
 
-import collections
 import contextlib
 import gc
 from collections.abc import Iterator, Mapping, Sequence
@@ -91,7 +90,7 @@ def _no_garbage_collection() -> Iterator[None]:
 
 
 @_no_garbage_collection()
-def evaluate(
+def score(
     ground_truth: Mapping,
     results: Sequence[dict],
     kinds: Sequence[str] = KINDS,
@@ -124,75 +123,78 @@ def evaluate(
       - `"max_detections"`, and `"federated"`: whether LVIS' rules hold.
 
     Raises:
-      ValueError: ground truth or results that `coco_checks` refuses; an unknown backend; a group named like another
+      ValueError: ground truth or results that `checks` refuses; an unknown backend; a group named like another
         entry, without categories or with unknown ones.
       ModuleNotFoundError: the backend is not installed.
     """
     groups = dict(groups or {})
     check_backend(backend)
     if not kinds:
-        raise ValueError(f"got no kinds; expected some of {list(ALL_KINDS)}")
+        raise ValueError(f"got no kinds; expected some of {', '.join(ALL_KINDS)}")
     checked_kinds = list(dict.fromkeys("segm" if kind == "boundary" else kind for kind in kinds))
     check_ground_truth(ground_truth, checked_kinds)
     check_results(results, ground_truth, checked_kinds)
-    name_of_id = {as_id(category["id"]): category["name"] for category in ground_truth["categories"]}
-    category_ids = sorted(name_of_id)
-    _check_groups(groups, name_of_id)
+    classes = _Classes(ground_truth, groups)
     federated = is_federated(ground_truth)
     if max_detections is None:
         max_detections = 300 if federated else 100
     if max_detections < 1:
         raise ValueError(f"got max_detections {max_detections}; expected at least 1")
-
-    columns = {"all": list(range(len(category_ids)))}
-    for group, members in groups.items():
-        columns[group] = sorted(category_ids.index(member) for member in set(members))
-    columns_of_frequency: dict[str | None, set[int]] = collections.defaultdict(set)
-    columns_of_frequency[None] = set(columns["all"])
-    for category in ground_truth["categories"]:
-        columns_of_frequency[category.get("frequency")].add(category_ids.index(as_id(category["id"])))
     definitions = metric_definitions(max_detections, has_frequencies(ground_truth))
 
     data = Data(ground_truth, "segm" in checked_kinds)
-    chosen = list(results)
-    if federated:
-        chosen = data.federated(chosen, max_detections)
+    chosen = data.federated(results, max_detections) if federated else list(results)
     metrics: dict = {"max_detections": max_detections, "federated": federated}
     metrics["num_areas_replaced"] = data.num_areas_replaced
     if "segm" in checked_kinds:
         metrics["num_ignored_without_mask"] = data.num_without_mask
     per_class: dict[str, dict] = {
-        name_of_id[i]: {"groups": [group for group, members in groups.items() if i in members]} for i in category_ids
+        name: {"groups": [group for group in groups if column in classes.groups[group]]}
+        for column, name in enumerate(classes.names)
     }
     for kind in kinds:
         matcher = "faster_coco_eval" if kind == "boundary" else backend
-        scores = match(data.entries(chosen, kind, federated), kind, matcher, max_detections)
+        accumulated = match(data.entries(chosen, kind, federated), kind, matcher, max_detections)
         metrics[kind] = {
-            group: {
-                name: scores.mean([i for i in members if i in columns_of_frequency[metric.frequency]], metric)
-                for name, metric in definitions.items()
-            }
-            for group, members in columns.items()
+            group: {name: accumulated.mean(classes.columns(group, m), m) for name, m in definitions.items()}
+            for group in classes.groups
         }
-        for column, category_id in enumerate(category_ids):
-            per_class[name_of_id[category_id]][kind] = scores.mean([column], definitions["AP"])
+        for column, name in enumerate(classes.names):
+            per_class[name][kind] = accumulated.mean([column], definitions["AP"])
     if "A" in groups and "B" in groups:
         metrics["harmonic_mean"] = {
             kind: _harmonic_mean(metrics[kind]["A"]["AP"], metrics[kind]["B"]["AP"]) for kind in kinds
         }
-    metrics["per_class"] = per_class
-    return metrics
+    return metrics | {"per_class": per_class}
 
 
-def _check_groups(groups: Mapping[str, Sequence[int]], name_of_id: Mapping[int, str]) -> None:
-    for group, members in groups.items():
-        if group == "all":
-            raise ValueError("got a group named 'all'; that name stands for every category")
-        if unknown := sorted(set(members) - set(name_of_id)):
-            raise ValueError(
-                f"group {group!r}: {len(unknown)} category ids are not in the ground truth's {len(name_of_id)}, "
-                f"the first {unknown[:5]}"
-            )
+class _Classes:
+    """The classes of a ground truth as columns of a matcher's arrays: in the order of their ids.
+
+    Attributes:
+      names: by column.
+      groups: the columns of each group; "all" comes first.
+    """
+
+    def __init__(self, ground_truth: Mapping, groups: Mapping[str, Sequence[int]]) -> None:
+        categories = sorted(ground_truth["categories"], key=lambda category: as_id(category["id"]))
+        self.names = [category["name"] for category in categories]
+        column_of_id = {as_id(category["id"]): column for column, category in enumerate(categories)}
+        self.groups = {"all": list(range(len(categories)))}
+        for group, members in groups.items():
+            if group == "all":
+                raise ValueError("got a group named 'all'; that name stands for every category")
+            if unknown := sorted(set(members) - set(column_of_id)):
+                raise ValueError(
+                    f"group {group!r}: {len(unknown)} category ids are not in the ground truth's {len(categories)}, "
+                    f"the first {unknown[:5]}"
+                )
+            self.groups[group] = sorted({column_of_id[member] for member in members})
+        self._frequencies = [category.get("frequency") for category in categories]
+
+    def columns(self, group: str, metric: Metric) -> list[int]:
+        """Return the columns of a group that a metric is a mean over."""
+        return [i for i in self.groups[group] if metric.frequency in (None, self._frequencies[i])]
 
 
 def _harmonic_mean(first: float | None, second: float | None) -> float | None:

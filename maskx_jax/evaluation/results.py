@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,13 +12,13 @@ from maskx_jax.coco import rle
 from maskx_jax.coco.boxes import clip
 from maskx_jax.evaluation import paste_masks
 
+if TYPE_CHECKING:
+    # It would bring flax and jax, which reading and scoring results do without.
+    from maskx_jax.structures import Detections
 
-def detections_to_results(
-    boxes: np.ndarray,
-    scores: np.ndarray,
-    labels: np.ndarray,
-    valid: np.ndarray,
-    masks: np.ndarray | None = None,
+
+def entries(
+    found: "Detections",
     *,
     image_id: int,
     image_size: tuple[int, int],
@@ -32,11 +33,8 @@ def detections_to_results(
     Its mask is pasted into the box as it was before clipping, for which it was predicted.
 
     Args:
-      boxes: `d 4`, xyxy in pixels of the canvas.
-      scores: `d`, probabilities.
-      labels: `d`, 1..C.
-      valid: `d` bool.
-      masks: `d m m`, probabilities, or None for a detector of boxes: the entries then have no `segmentation`.
+      found: in pixels of the canvas, NumPy arrays without the axis of the batch. Where its masks are None, the entries
+        have no `segmentation`.
       image_id: the dataset's id.
       image_size: height and width of the original image.
       scale: canvas pixels per pixel of the original image.
@@ -50,32 +48,32 @@ def detections_to_results(
     height, width = (int(side) for side in image_size)
     if not scale > 0:
         raise ValueError(f"image {image_id}: got scale {scale}; expected a positive number")
-    results = []
-    for index in np.flatnonzero(valid):
-        box = np.asarray(boxes[index], np.float64) / float(scale)
-        score, label = float(scores[index]), int(labels[index])
+    made = []
+    for index in np.flatnonzero(found.valid):
+        where = f"image {image_id}, detection {index}"
+        box = np.asarray(found.boxes[index], np.float64) / float(scale)
+        score, label = float(found.scores[index]), int(found.labels[index])
         if not (np.isfinite(box).all() and math.isfinite(score)):
-            raise ValueError(f"image {image_id}, detection {index}: not finite: box {box.tolist()}, score {score}")
+            raise ValueError(f"{where}: not finite: box {box.tolist()}, score {score}")
         if not 1 <= label < len(id_of_label):
-            raise ValueError(f"image {image_id}, detection {index}: label {label} is not in 1..{len(id_of_label) - 1}")
-        x1, y1, x2, y2 = clip(box, (height, width))
+            raise ValueError(f"{where}: label {label} is not in 1..{len(id_of_label) - 1}")
+        x1, y1, x2, y2 = clip(box, (height, width)).tolist()
         if x2 <= x1 or y2 <= y1:
             continue
-        result = {
+        entry = {
             "image_id": int(image_id),
             "category_id": int(id_of_label[label]),
-            "bbox": [round(float(value), 3) for value in (x1, y1, x2 - x1, y2 - y1)],
+            "bbox": [round(value, 3) for value in (x1, y1, x2 - x1, y2 - y1)],
             # The shortest digits that give back the float32: rounding would make ties, and ties change AP.
             "score": float(str(np.float32(score))),
         }
-        if masks is not None:
-            if not np.isfinite(masks[index]).all():
-                raise ValueError(f"image {image_id}, detection {index}: its mask is not finite")
-            result["segmentation"] = paste_masks.paste_and_encode(
-                masks[index], box, height, width, mask_threshold, grid
-            )
-        results.append(result)
-    return results
+        if found.masks is not None:
+            mask = found.masks[index]
+            if not np.isfinite(mask).all():
+                raise ValueError(f"{where}: its mask is not finite")
+            entry["segmentation"] = paste_masks.paste_and_encode(mask, box, height, width, mask_threshold, grid)
+        made.append(entry)
+    return made
 
 
 def write_results(path: str | os.PathLike, results: Sequence[dict]) -> None:

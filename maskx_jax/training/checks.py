@@ -12,8 +12,7 @@ from maskx_jax.coco import mask_classes
 from maskx_jax.data import loaders, sources
 from maskx_jax.data.transforms import Transform
 from maskx_jax.distributed import mesh as sharding
-from maskx_jax.evaluation import matching
-from maskx_jax.evaluation import metrics as coco_metrics
+from maskx_jax.evaluation import matching, metrics, scores
 from maskx_jax.limits import Check, number, one_of
 from maskx_jax.models.build import build, limits
 from maskx_jax.weights.layouts import LAYOUTS, field_of
@@ -63,8 +62,6 @@ _LIMITS: Mapping[str, Check] = {
 }
 _PATTERNS = ("initialize.new", "initialize.unused", "optimizer.untrained")
 _FILES = ("embedding.path",)
-# Groups of classes that an evaluation may have; which of them it has, the data decide.
-_GROUPS = ("all", "A", "B", "mixed")
 
 
 def check_config(config: ConfigDict, num_devices: int = 1, num_processes: int = 1) -> None:
@@ -98,7 +95,7 @@ def check_config(config: ConfigDict, num_devices: int = 1, num_processes: int = 
     _check_canvas(config, model.multiple)
     _check_batches(config, num_devices, num_processes)
     matching.check_backend(config.evaluation.backend)
-    _check_best_metric(config, _kinds(model.produces, config.evaluation.boundary))
+    _check_best_metric(config, scores.kinds(model.produces, config.evaluation.boundary))
 
 
 def choose_best_metric(preferences: Sequence[str], measured: Collection[str]) -> str | None:
@@ -164,32 +161,25 @@ def _check_mask_classes(name: str, chosen: Any) -> None:
         raise ValueError(f"config.{name}: {error}") from error
 
 
-def _kinds(produces: Collection[str], boundary: bool) -> tuple[str, ...]:
-    if "masks" not in produces:
-        return ("bbox",)
-    return ("bbox", "segm", "boundary") if boundary else ("bbox", "segm")
-
-
-def _check_best_metric(config: ConfigDict, kinds: Collection[str]) -> None:
+def _check_best_metric(config: ConfigDict, scored: Collection[str]) -> None:
+    preferences, most = config.train.best_metric, config.model.max_detections
     # Which of the two the ground truth decides.
-    numbers = {
-        name: None
+    known = {
+        name
         for has_frequencies in (False, True)
-        for name in coco_metrics.metric_definitions(config.model.max_detections, has_frequencies)
+        for name in scores.metric_names(metrics.ALL_KINDS, scores.GROUPS, most, has_frequencies)
     }
-    preferences = config.train.best_metric
     for name in preferences:
-        kind, _, rest = name.partition("/")
-        group, _, number = rest.partition("/")
-        known = kind in ("bbox", "segm", "boundary")
-        if not known or not (rest == "harmonic_mean" or (group in _GROUPS and number in numbers)):
+        if name not in known:
+            numbers = metrics.metric_definitions(most, has_frequencies=True)
             raise _error(
                 "train.best_metric",
                 name,
-                "<kind>/<group>/<number>: bbox, segm or boundary; all, A, B or mixed; " + ", ".join(numbers),
+                f"<kind>/<group>/<number>: {', '.join(metrics.ALL_KINDS)}; {', '.join(scores.GROUPS)}; "
+                f"{', '.join(numbers)}",
             )
-    if preferences and not any(name.partition("/")[0] in kinds for name in preferences):
-        raise _error("train.best_metric", tuple(preferences), f"one of what is measured here: {', '.join(kinds)}")
+    if preferences and not any(name.partition("/")[0] in scored for name in preferences):
+        raise _error("train.best_metric", tuple(preferences), f"one of what is measured here: {', '.join(scored)}")
 
 
 def _leaves(mapping: Mapping[str, Any], prefix: str = "") -> Any:

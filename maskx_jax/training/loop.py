@@ -161,7 +161,9 @@ def _train(config: ConfigDict, workdir: str, change_config: bool, restart: bool,
 
             results = evaluation.detect(detect_step, state.variables, eval_source, config, mesh, before_batch)
             watchdog.at("scores", step)
-            metrics = runs.from_first_process(lambda: evaluation.score(results, eval_source, config, groups=groups))
+            metrics = runs.from_first_process(
+                lambda: evaluation.score(results, eval_source.coco_ground_truth(), config, groups)
+            )
             flat = flatten(metrics)
             log.write(step, flat)
             if best_metric is not None and (value := flat.get(best_metric)) is not None:

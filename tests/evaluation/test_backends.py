@@ -182,7 +182,7 @@ def test_ids_do_not_matter(name, backend):
     ground_truth, results = scene(seed, IDS["small"], tuple(IDS["small"]))
     other = {key: [entry | {"id": ids[entry["id"]]} for entry in ground_truth[key]] for key in ("images", "categories")}
     other["annotations"] = renamed(ground_truth["annotations"], ids, ids)
-    metrics = coco_metrics.evaluate(other, renamed(results, ids, ids), backend=backend)
+    metrics = coco_metrics.score(other, renamed(results, ids, ids), backend=backend)
     for kind in KINDS:
         expected = pycocotools_numbers(seed, tuple(IDS["small"]), kind, 100)
         assert_same(without_frequencies(metrics[kind]["all"]), expected)
@@ -197,7 +197,7 @@ def test_random_scenes(backend, max_detections):
         category_ids = (3, 5, 90)[: 1 + seed % 3]
         ground_truth, results = scene(seed, IDS["small"], category_ids)
         before = copy.deepcopy((ground_truth, results))
-        metrics = coco_metrics.evaluate(ground_truth, results, backend=backend, max_detections=max_detections)
+        metrics = coco_metrics.score(ground_truth, results, backend=backend, max_detections=max_detections)
         assert (ground_truth, results) == before
         for kind in KINDS:
             expected = pycocotools_numbers(seed, category_ids, kind, max_detections)
@@ -220,7 +220,7 @@ def lvis_numbers(ground_truth, results, kind):
 
 
 def assert_as_lvis(ground_truth, results, backend):
-    metrics = coco_metrics.evaluate(ground_truth, results, backend=backend)
+    metrics = coco_metrics.score(ground_truth, results, backend=backend)
     assert metrics["max_detections"] == 300 and metrics["federated"]
     for kind in KINDS:
         found, expected = metrics[kind]["all"], lvis_numbers(ground_truth, results, kind)
@@ -238,7 +238,7 @@ def test_lvis_rules_in_random_scenes(backend):
         metrics = assert_as_lvis(ground_truth, results, backend)
         for image in ground_truth["images"]:
             del image["neg_category_ids"], image["not_exhaustive_category_ids"]
-        other = coco_metrics.evaluate(ground_truth, results, backend=backend, max_detections=300)
+        other = coco_metrics.score(ground_truth, results, backend=backend, max_detections=300)
         plain.append(other["segm"]["all"]["AP"] == metrics["segm"]["all"]["AP"])
     # The rules decide something.
     assert sum(plain) <= 1
@@ -282,7 +282,7 @@ def test_only_the_best_300_of_an_image_count_in_lvis():
     wrong = {"image_id": 1, "category_id": 3, "bbox": [30, 30, 9, 9], "score": 0.9}
     right = {"image_id": 1, "category_id": 3, "score": 0.5, **box}
     for num_wrong, recall in ((299, 1.0), (300, 0.0)):
-        metrics = coco_metrics.evaluate(ground_truth, [right] + [wrong] * num_wrong, ["bbox"])
+        metrics = coco_metrics.score(ground_truth, [right] + [wrong] * num_wrong, ["bbox"])
         assert metrics["bbox"]["all"]["AR300"] == recall
 
 
@@ -297,7 +297,7 @@ def test_two_hundred_perfect_detections_score_one_where_200_count(backend):
     }
     results = [{**shared, "bbox": box, "score": 0.5} for box in boxes]
     for most, score in ((100, 0.505), (200, 1.0)):
-        metrics = coco_metrics.evaluate(ground_truth, results, ["bbox"], backend=backend, max_detections=most)
+        metrics = coco_metrics.score(ground_truth, results, ["bbox"], backend=backend, max_detections=most)
         assert metrics["bbox"]["all"]["AP"] == pytest.approx(score, abs=1e-3)
         table = scores.format_table(metrics)
         assert ("detections an image count" in table) == (most != 100) and f"AR{most}" in table

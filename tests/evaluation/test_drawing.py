@@ -7,6 +7,7 @@ from PIL import Image
 
 from maskx_jax.evaluation import drawing
 from maskx_jax.evaluation import results as coco_results
+from maskx_jax.structures import Detections
 
 NAMES = {1: "person", 2: "bicycle"}
 PERSON = {
@@ -20,12 +21,9 @@ PERSON = {
 
 def result_of(box, score, image_size=(640, 640)):
     x, y, w, h = box
-    (result,) = coco_results.detections_to_results(
-        np.array([[x, y, x + w, y + h]]),
-        np.array([score]),
-        np.array([1]),
-        np.array([True]),
-        np.ones((1, 28, 28)),
+    boxes, one = np.array([[x, y, x + w, y + h]]), np.array([1])
+    (result,) = coco_results.entries(
+        Detections(boxes, np.array([score]), one, np.ones((1, 28, 28)), None, one > 0),
         image_id=1,
         image_size=image_size,
         scale=1,

@@ -9,7 +9,7 @@ from pycocotools import mask as authority
 
 from maskx_jax import errors
 from maskx_jax.evaluation import matching
-from maskx_jax.runs.evaluation import score_file
+from maskx_jax.evaluation.scores import score_file
 
 DEEP = json.loads("[" * 400 + "]" * 400)
 

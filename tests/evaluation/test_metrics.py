@@ -82,7 +82,7 @@ def perfect(ground_truth):
 def test_published_results_get_their_published_scores(fixtures, kind, expected, backend):
     ground_truth = fixtures("instances_val2014_100.json")
     results = fixtures(f"instances_val2014_fake{kind}100_results.json")
-    metrics = coco_metrics.evaluate(ground_truth, results, [kind], backend=backend)
+    metrics = coco_metrics.score(ground_truth, results, [kind], backend=backend)
     assert tuple(round(metrics[kind]["all"][name], 3) for name in ("AP", "AP50", "AP75")) == expected
 
 
@@ -92,7 +92,7 @@ def test_groups_equal_pycocotools_on_the_group(fixtures, kind):
     results = fixtures(f"instances_val2014_fake{kind}100_results.json")
     ids = [category["id"] for category in ground_truth["categories"]]
     groups = {"A": ids[::3], "B": [i for i in reversed(ids) if i not in ids[::3]], "one": [18]}
-    metrics = coco_metrics.evaluate(ground_truth, results, [kind], groups, backend="pycocotools")
+    metrics = coco_metrics.score(ground_truth, results, [kind], groups, backend="pycocotools")
     for group, members in {"all": None, **groups}.items():
         # To the last bit: the same numbers, averaged in the same order.
         assert numbers(metrics, kind, group) == list(pycocotools_numbers(ground_truth, results, kind, members)), group
@@ -105,7 +105,7 @@ def test_backends_agree_with_pycocotools(fixtures, kind, backend):
     results = fixtures(f"instances_val2014_fake{kind}100_results.json")
     groups = {"A": [1, 2, 3, 18], "B": [44, 62, 63, 64]}
     ours, theirs = (
-        coco_metrics.evaluate(ground_truth, results, [kind], groups, backend=b) for b in ("pycocotools", backend)
+        coco_metrics.score(ground_truth, results, [kind], groups, backend=b) for b in ("pycocotools", backend)
     )
     for group in ("all", "A", "B"):
         # Recalls have to be equal. Each precision may differ by 2**-52, which pycocotools adds to a denominator.
@@ -117,7 +117,7 @@ def test_backends_agree_with_pycocotools(fixtures, kind, backend):
 def test_crowds_and_ignored_objects_agree(fixtures, backend):
     ground_truth = fixtures("dataset_gt_ignore_test.json")
     results = fixtures("dataset_dt_ignore_test.json")
-    ours, theirs = (coco_metrics.evaluate(ground_truth, results, ["bbox"], backend=b) for b in ("pycocotools", backend))
+    ours, theirs = (coco_metrics.score(ground_truth, results, ["bbox"], backend=b) for b in ("pycocotools", backend))
     np.testing.assert_allclose(numbers(ours, "bbox"), numbers(theirs, "bbox"), rtol=0, atol=1e-15)
     # Plain pycocotools cannot take the file's image id "2299", a string.
     for entry in ground_truth["images"]:
@@ -130,7 +130,7 @@ def test_crowds_and_ignored_objects_agree(fixtures, backend):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_perfect_detections_score_one(tiny, backend):
-    metrics = coco_metrics.evaluate(tiny, perfect(tiny), groups={"A": [3], "B": [5, 8]}, backend=backend)
+    metrics = coco_metrics.score(tiny, perfect(tiny), groups={"A": [3], "B": [5, 8]}, backend=backend)
     for kind in ("bbox", "segm"):
         for group in ("all", "A", "B"):
             values = metrics[kind][group]
@@ -146,7 +146,7 @@ def test_perfect_detections_score_one(tiny, backend):
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_missed_class_scores_zero(tiny, backend):
     results = [result for result in perfect(tiny) if result["category_id"] != 3]
-    metrics = coco_metrics.evaluate(tiny, results, groups={"A": [3], "B": [5]}, backend=backend)
+    metrics = coco_metrics.score(tiny, results, groups={"A": [3], "B": [5]}, backend=backend)
     for kind in ("bbox", "segm"):
         assert metrics[kind]["A"]["AP"] == 0 and metrics[kind]["B"]["AP"] == pytest.approx(1, abs=1e-12)
         assert metrics[kind]["all"]["AP"] == pytest.approx(0.5, abs=1e-12)
@@ -156,17 +156,17 @@ def test_a_missed_class_scores_zero(tiny, backend):
 
 def test_harmonic_mean(tiny):
     # Of cat, one of two is found: precision 1 at the 51 of 101 recalls up to one half.
-    metrics = coco_metrics.evaluate(tiny, perfect(tiny)[:2], groups={"A": [3], "B": [5]})
+    metrics = coco_metrics.score(tiny, perfect(tiny)[:2], groups={"A": [3], "B": [5]})
     ap = 51 / 101
     assert metrics["bbox"]["B"]["AP"] == pytest.approx(ap)
     assert metrics["harmonic_mean"]["bbox"] == pytest.approx(2 * ap / (1 + ap))
-    assert "harmonic_mean" not in coco_metrics.evaluate(tiny, [], groups={"A": [3]})
-    assert coco_metrics.evaluate(tiny, [], groups={"A": [3], "B": [8]})["harmonic_mean"]["bbox"] is None
+    assert "harmonic_mean" not in coco_metrics.score(tiny, [], groups={"A": [3]})
+    assert coco_metrics.score(tiny, [], groups={"A": [3], "B": [8]})["harmonic_mean"]["bbox"] is None
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_no_results_score_zero(tiny, backend):
-    metrics = coco_metrics.evaluate(tiny, [], backend=backend)
+    metrics = coco_metrics.score(tiny, [], backend=backend)
     assert metrics["bbox"]["all"]["AP"] == metrics["segm"]["all"]["AP"] == metrics["segm"]["all"]["AR100"] == 0
 
 
@@ -174,7 +174,7 @@ def test_no_results_score_zero(tiny, backend):
 def test_no_ground_truth_scores_nothing(tiny, backend):
     results = perfect(tiny)
     tiny["annotations"] = []
-    metrics = coco_metrics.evaluate(tiny, results, groups={"A": [3]}, backend=backend)
+    metrics = coco_metrics.score(tiny, results, groups={"A": [3]}, backend=backend)
     assert set(numbers(metrics, "segm", "A")) == {-1}
     assert set(metrics["bbox"]["all"].values()) == {None}
 
@@ -197,13 +197,13 @@ def test_objects_without_a_mask_are_ignored_for_segm(tiny, absent, backend):
     on_it = [detection({"image_id": 1, "category_id": 5, **square(52, 52, 30)}, score) for score in (0.99, 0.98)]
     others = [perfect(tiny)[0], perfect(tiny)[2]]
     for results in (on_it + others, others):
-        metrics = coco_metrics.evaluate(tiny, results, backend=backend)
+        metrics = coco_metrics.score(tiny, results, backend=backend)
         assert metrics["num_ignored_without_mask"] == 1
         assert metrics["per_class"]["cat"]["segm"] == pytest.approx(1, abs=1e-12)
         assert metrics["per_class"]["cat"]["bbox"] < 0.6
     # Elsewhere in the same image a detection is still wrong.
     wrong = detection({"image_id": 1, "category_id": 5, **square(5, 5, 30)}, 0.99)
-    metrics = coco_metrics.evaluate(tiny, [wrong, *others], backend=backend)
+    metrics = coco_metrics.score(tiny, [wrong, *others], backend=backend)
     assert metrics["per_class"]["cat"]["segm"] == pytest.approx(0.5, abs=1e-12)
 
 
@@ -212,7 +212,7 @@ def test_a_class_without_any_mask_has_no_mask_score(tiny, backend):
     for annotation in tiny["annotations"]:
         if annotation["category_id"] == 5:
             annotation["segmentation"] = []
-    metrics = coco_metrics.evaluate(tiny, perfect(tiny), groups={"A": [3], "B": [5]}, backend=backend)
+    metrics = coco_metrics.score(tiny, perfect(tiny), groups={"A": [3], "B": [5]}, backend=backend)
     assert metrics["segm"]["B"]["AP"] is None and metrics["bbox"]["B"]["AP"] == pytest.approx(1, abs=1e-12)
     assert metrics["harmonic_mean"]["segm"] is None
     assert metrics["num_ignored_without_mask"] == 2
@@ -223,14 +223,14 @@ def test_a_class_without_any_mask_has_no_mask_score(tiny, backend):
 def test_annotation_ids_do_not_matter(tiny, ids, backend):
     for annotation, annotation_id in zip(tiny["annotations"], ids, strict=True):
         annotation["id"] = annotation_id
-    metrics = coco_metrics.evaluate(tiny, perfect(tiny), backend=backend)
+    metrics = coco_metrics.score(tiny, perfect(tiny), backend=backend)
     assert metrics["segm"]["all"]["AP"] == metrics["bbox"]["all"]["AP"] == pytest.approx(1, abs=1e-12)
 
 
 def test_the_area_of_a_mask_result_is_the_masks(tiny):
     # A wrong cat with a small mask in a medium box: its mask's area keeps it out of APm.
     wrong = detection({"image_id": 2, "category_id": 5, **square(60, 60, 20)}, 0.99, bbox=[55, 55, 40, 40])
-    metrics = coco_metrics.evaluate(tiny, [wrong, *perfect(tiny)])
+    metrics = coco_metrics.score(tiny, [wrong, *perfect(tiny)])
     assert metrics["segm"]["all"]["APm"] == pytest.approx(1, abs=1e-12)
     assert metrics["segm"]["all"]["AP"] < 0.9 and metrics["bbox"]["all"]["APm"] < 0.9
 
@@ -239,7 +239,7 @@ def test_the_area_of_a_mask_result_is_the_masks(tiny):
 @pytest.mark.parametrize("area", [0, 10_000, None, float("nan"), -5, "1600", 1600.5])
 def test_an_area_that_cannot_be_right_is_replaced_and_counted(tiny, area, backend):
     tiny["annotations"][1]["area"] = area
-    metrics = coco_metrics.evaluate(tiny, perfect(tiny), backend=backend)
+    metrics = coco_metrics.score(tiny, perfect(tiny), backend=backend)
     for kind in ("bbox", "segm"):
         assert metrics[kind]["all"]["APm"] == pytest.approx(1, abs=1e-12)
         assert metrics[kind]["all"]["APs"] is metrics[kind]["all"]["APl"] is None
@@ -253,19 +253,19 @@ def test_an_annotation_to_ignore_is_as_a_crowd(tiny, key, backend):
     # Neither missed, nor are detections on it wrong.
     tiny["annotations"][1] |= {key: 1, "area": 0}
     for results in (perfect(tiny), [perfect(tiny)[i] for i in (0, 2)], [perfect(tiny)[i] for i in (0, 1, 1, 2)]):
-        metrics = coco_metrics.evaluate(tiny, results, backend=backend)
+        metrics = coco_metrics.score(tiny, results, backend=backend)
         assert metrics["bbox"]["all"]["AP"] == metrics["segm"]["all"]["AP"] == pytest.approx(1, abs=1e-12)
         assert metrics["num_areas_replaced"] == 0
 
 
 def test_areas_of_published_annotations_are_believed(fixtures):
     for name in ("instances_val2014_100.json", "lvis_dataset_lvis_val_100.json"):
-        assert coco_metrics.evaluate(fixtures(name), [])["num_areas_replaced"] == 0
+        assert coco_metrics.score(fixtures(name), [])["num_areas_replaced"] == 0
 
 
 def test_more_than_255_masks(tiny):
     results = perfect(tiny) + [detection(tiny["annotations"][0], 0.1) for _ in range(300)]
-    assert coco_metrics.evaluate(tiny, results, ["segm"])["segm"]["all"]["AP"] == pytest.approx(1, abs=1e-12)
+    assert coco_metrics.score(tiny, results, ["segm"])["segm"]["all"]["AP"] == pytest.approx(1, abs=1e-12)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -276,7 +276,7 @@ def test_arguments_are_not_changed_and_nothing_is_printed(tiny, backend, capfd):
     tiny["annotations"][2]["segmentation"] = perfect(tiny)[2]["segmentation"]
     results = perfect(tiny)
     before = copy.deepcopy((tiny, results))
-    metrics = coco_metrics.evaluate(tiny, results, groups={"A": (3,)}, backend=backend)
+    metrics = coco_metrics.score(tiny, results, groups={"A": (3,)}, backend=backend)
     assert (tiny, results) == before
     assert capfd.readouterr() == ("", "")
     assert json.loads(json.dumps(metrics, allow_nan=False)) == metrics
@@ -294,7 +294,7 @@ def test_arguments_are_not_changed_and_nothing_is_printed(tiny, backend, capfd):
 )
 def test_wrong_arguments(tiny, arguments, message):
     with pytest.raises(ValueError, match=message):
-        coco_metrics.evaluate(**({"ground_truth": tiny, "results": []} | arguments))
+        coco_metrics.score(**({"ground_truth": tiny, "results": []} | arguments))
 
 
 @pytest.mark.parametrize(
@@ -308,18 +308,18 @@ def test_wrong_arguments(tiny, arguments, message):
 def test_wrong_ground_truth(tiny, change, message):
     tiny["annotations"][1] |= change
     with pytest.raises(ValueError, match=message):
-        coco_metrics.evaluate(tiny, [])
+        coco_metrics.score(tiny, [])
 
 
 def test_repeated_category_names_are_refused(tiny):
     tiny["categories"][2]["name"] = "cat"
     with pytest.raises(ValueError, match=r"1 names of categories are repeated, the first \['cat'\]"):
-        coco_metrics.evaluate(tiny, [])
+        coco_metrics.score(tiny, [])
 
 
 def test_table(tiny):
     tiny["annotations"][1]["segmentation"] = []
-    metrics = coco_metrics.evaluate(tiny, perfect(tiny)[:1], groups={"A": [3], "B": [5, 8]})
+    metrics = coco_metrics.score(tiny, perfect(tiny)[:1], groups={"A": [3], "B": [5, 8]})
     lines = scores.format_table(metrics).splitlines()
     assert lines[0].split() == TWELVE
     rows = [line.split() for line in lines]
@@ -360,7 +360,7 @@ def test_boundary_ap_counts_the_smaller_of_mask_iou_and_border_iou(margin):
     # 2 % of the diagonal of 100 x 100 pixels is 2.8: three pixels.
     overlaps = {"segm": iou(truth, found)}
     overlaps["boundary"] = min(overlaps["segm"], iou(border(truth, 3), border(found, 3)))
-    metrics = coco_metrics.evaluate(ground_truth, [result], kinds=("segm", "boundary"))
+    metrics = coco_metrics.score(ground_truth, [result], kinds=("segm", "boundary"))
     for kind, overlap in overlaps.items():
         thresholds = np.arange(0.5, 0.96, 0.05)
         assert metrics[kind]["all"]["AP"] == pytest.approx((overlap >= thresholds - 1e-9).mean()), kind

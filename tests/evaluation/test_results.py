@@ -7,6 +7,7 @@ from faster_coco_eval import mask as mask_coder
 
 from maskx_jax.evaluation import checks as coco_checks
 from maskx_jax.evaluation import results as coco_results
+from maskx_jax.structures import Detections
 
 GROUND_TRUTH = {
     "images": [{"id": 7, "height": 20, "width": 30}, {"id": 9, "height": 40, "width": 30}],
@@ -17,12 +18,9 @@ ID_OF_LABEL = np.array([0, 1, 18, 90])
 
 
 def convert(boxes, scores, labels, valid, masks=None, scale=2.0):
-    return coco_results.detections_to_results(
-        np.array(boxes, np.float32),
-        np.array(scores, np.float32),
-        np.array(labels),
-        np.array(valid),
-        masks,
+    arrays = np.array(boxes, np.float32), np.array(scores, np.float32), np.array(labels)
+    return coco_results.entries(
+        Detections(*arrays, masks=masks, keypoints=None, valid=np.array(valid)),
         image_id=np.int64(7),
         image_size=(20, 30),
         scale=np.float32(scale),

@@ -15,7 +15,7 @@ from faster_coco_eval import mask as mask_coder
 from maskx_jax.data.shapes.source import ShapesSource
 from maskx_jax.distributed import processes as distributed
 from maskx_jax.distributed.mesh import make_mesh, replicated, split_batch
-from maskx_jax.evaluation.scores import flatten
+from maskx_jax.evaluation.scores import flatten, metric_names
 from maskx_jax.inference import make_detect_step
 from maskx_jax.runs import evaluation
 from maskx_jax.structures import Detections
@@ -126,11 +126,11 @@ def test_detections_are_written_before_they_are_scored(tmp_path, monkeypatch):
         raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr(evaluation.coco_metrics, "evaluate", fail)
+        patch.setattr(evaluation.metrics, "score", fail)
         with pytest.raises(MemoryError):
-            evaluation.write_evaluation(results, source, config, tmp_path)
+            evaluation.write(results, source, config, tmp_path, {})
     assert json.loads((tmp_path / "results.json").read_text()) == results
-    metrics = evaluation.write_evaluation(results, source, config, tmp_path)
+    metrics = evaluation.write(results, source, config, tmp_path, {})
     assert json.loads((tmp_path / "metrics.json").read_text()) == metrics
     assert "AR20" in (tmp_path / "table.txt").read_text()
     assert (tmp_path / "pictures/1.png").read_bytes().startswith(b"\x89PNG")
@@ -146,9 +146,13 @@ def test_what_is_measured_is_known_in_advance(predictor, boundary, groups):
     config.data.mask_classes = "random(1, 2)"
     config.model.rcnn.mask_predictor = predictor
     config.evaluation.boundary = boundary
-    metrics = flatten(evaluation.score([], source, config, groups))
-    names = evaluation.scored_groups(source.categories, config) if groups is None else groups
-    assert evaluation.expected_metrics(config, names) == set(metrics)
+    if groups is None:
+        groups = evaluation.scored_groups(source.categories, config)
+    metrics = flatten(evaluation.score([], source.coco_ground_truth(), config, groups))
+    most = config.model.max_detections
+    assert metric_names(evaluation.kinds(config), groups, most) == set(metrics)
+    # Every class has objects here, with masks.
+    assert evaluation.measured_metrics(config, groups, source) == set(metrics)
     assert ("segm/B/AP" in metrics) == (predictor != "none" and groups != {})
 
 
@@ -156,13 +160,13 @@ def test_backend_and_grid_are_checked_before_anything_is_scored(monkeypatch):
     config = small_config(8)
     config.evaluation.backend = "cocotools"
     with pytest.raises(ValueError, match="unknown backend 'cocotools'; expected one of hotcoco, "):
-        evaluation.expected_metrics(config, ())
+        evaluation.check(config)
     config.evaluation.update(backend="faster_coco_eval", paste_grid="whole")
     with pytest.raises(ValueError, match="unknown grid 'whole'; expected 'continuous' or 'integer'"):
-        evaluation.expected_metrics(config, ())
+        evaluation.check(config)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError, match="needs a package: pip install faster-coco-eval"):
-        evaluation.expected_metrics(config, ())
+        evaluation.check(config)
 
 
 @pytest.mark.parametrize("grid, is_inside", [("continuous", True), ("integer", False)])
