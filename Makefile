@@ -21,9 +21,9 @@ help:
 	@echo "make test-long  what takes minutes a test: campaigns of kills, every row of the paper; PART=2/7 is a part of it"
 	@echo "make check      formatting, lint, types and import rules"
 
-.venv/installed: requirements.txt requirements-dev.txt
+.venv/installed: requirements.txt requirements-dev.txt requirements.lock
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt -c requirements.lock
 	touch $@
 
 demo: .venv/installed

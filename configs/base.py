@@ -94,7 +94,7 @@ def get_config() -> ConfigDict:
 
     config.data = ConfigDict(
         {
-            # "prepared": a directory written by `python -m maskx_jax.cli.prepare`. "shapes": the synthetic set.
+            # "prepared": a directory written by `python -m maskx_jax prepare`. "shapes": the synthetic set.
             "source": "prepared",
             # Of a prepared dataset, and its splits to train and to evaluate on.
             "directory": "",

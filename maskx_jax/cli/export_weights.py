@@ -1,6 +1,6 @@
 """Write a run's parameters as a state dict of torchvision's Mask R-CNN.
 
-    python -m maskx_jax.cli.export_weights --workdir=RUN --output=model.safetensors
+    python -m maskx_jax export-weights --workdir=RUN --output=model.safetensors
 
 It prints how to build the model there. Mask^X R-CNN without its MLP branch becomes an ordinary Mask R-CNN.
 """
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
       OSError: something cannot be read or written.
     """
     parser = errors.ArgumentParser(
-        prog="python -m maskx_jax.cli.export_weights", description=(__doc__ or "").splitlines()[0]
+        prog="python -m maskx_jax export-weights", description=(__doc__ or "").splitlines()[0]
     )
     parser.add_argument("--workdir", required=True, help="work directory of a run")
     parser.add_argument("--step", type=int, help="of the checkpoint; the latest by default")

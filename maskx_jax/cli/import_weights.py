@@ -1,6 +1,6 @@
 """Turn a file of weights into a work directory, which eval.py, maskx_jax.load and config.initialize.path read.
 
-    python -m maskx_jax.cli.import_weights --config=configs/mask_rcnn.py:backbone=r50 --config.data.directory=DATA \\
+    python -m maskx_jax import-weights --config=configs/mask_rcnn.py:backbone=r50 --config.data.directory=DATA \\
         --config.initialize.path=maskrcnn_resnet50_fpn_coco.pth --workdir=RUN
 
 The classes are those of the dataset; the conventions of the weights replace those of the config.

@@ -1,6 +1,6 @@
 """Prepare a dataset from COCO-style annotations: check it, say what was found, write it for training.
 
-python -m maskx_jax.cli.prepare --output=DATA --split train=train.json,images/train --split val=val.json,images/val
+python -m maskx_jax prepare --output=DATA --split train=train.json,images/train --split val=val.json,images/val
 """
 
 import os
@@ -68,7 +68,7 @@ class _Signals:
 
 def main(arguments: list[str] | None = None) -> int:
     """Prepare what the arguments say and print the reports; return the exit code."""
-    parser = errors.ArgumentParser(prog="python -m maskx_jax.cli.prepare", description=(__doc__ or "").splitlines()[0])
+    parser = errors.ArgumentParser(prog="python -m maskx_jax prepare", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--output", required=True, help="directory to make")
     parser.add_argument(
         "--split", required=True, action="append", metavar="NAME=JSON,IMAGES", help="repeat it for several splits"

@@ -34,7 +34,7 @@ def to_torchvision(variables: PyTree, model: RCNN, fields: Mapping[str, Any]) ->
     """Return the state dict of a `torchvision.models.detection.MaskRCNN` (or `FasterRCNN`) with the same function.
 
     What is no parameter (anchors, thresholds, box weights, pixel statistics) is given to its constructor; the recipe of
-    `maskx_jax.cli.export_weights` does so.
+    the verb export-weights does so.
 
     The mask predictor is written out class by class, also where it is shared by all classes or predicted from the
     detection weights: Mask^X R-CNN without its MLP branch becomes an ordinary Mask R-CNN.

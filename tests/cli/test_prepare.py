@@ -1,4 +1,4 @@
-"""The command `python -m maskx_jax.cli.prepare`: what it prints, and that nothing bad ends in a traceback."""
+"""The command `python -m maskx_jax prepare`: what it prints, and that nothing bad ends in a traceback."""
 
 import copy
 import io

@@ -176,7 +176,7 @@ class CocoRecords(tfds.core.GeneratorBasedBuilder):
 
         return _NewInfo(
             builder=self,
-            description="Images with boxes, and masks where there are any; made by maskx_jax.cli.prepare.",
+            description="Images with boxes, and masks where there are any; made by `python -m maskx_jax prepare`.",
             features=tfds.features.FeaturesDict(
                 {
                     "image": tfds.features.Image(shape=(None, None, 3)),
