@@ -18,10 +18,13 @@ import maskx_jax
 from configs import maskx_rcnn
 from configs.families import rcnn
 from maskx_jax.data.shapes.source import ShapesSource
+from maskx_jax.data.sources import open_source
 from maskx_jax.distributed.mesh import make_mesh, replicated
 from maskx_jax.inference import make_detect_step
+from maskx_jax.models.build import build
 from maskx_jax.runs import evaluation
 from maskx_jax.training import loop
+from maskx_jax.training.steps import make_train_step
 from tests.compilation import optimized
 from tests.golden.model_inputs import make_parameter, parameter_shapes
 from tests.models.build import tiny_config
@@ -126,12 +129,10 @@ def test_a_run_may_split_its_state_and_resume_with_a_replicated_one(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_step_is_compiled_once_a_canvas_and_waits_for_no_transfer(tmp_path, monkeypatch):
+def test_a_step_is_compiled_once_a_canvas_and_waits_for_no_transfer(tmp_path):
     steps = {}
 
-    def guard(name):
-        make = getattr(loop, name)
-
+    def guarding(name, make):
         def make_guarded(*arguments, **options):
             steps[name] = step = make(*arguments, **options)
 
@@ -141,17 +142,18 @@ def test_a_step_is_compiled_once_a_canvas_and_waits_for_no_transfer(tmp_path, mo
 
             return guarded
 
-        monkeypatch.setattr(loop, name, make_guarded)
+        return make_guarded
 
-    guard("make_train_step")
-    guard("make_detect_step")
+    parts = loop.Parts(
+        make_train_step=guarding("train", make_train_step), make_detect_step=guarding("detect", make_detect_step)
+    )
     config = small_config(num_steps=6, eval_every=6)
     with config.data.shapes.ignore_type():
         config.data.shapes.image_size = (64, 96)
     config.data.transform.update(canvas=(64, 96), short_sides=(64,), max_long_side=96)
-    loop.train(config, str(tmp_path))
+    loop.train(config, str(tmp_path), parts=parts)
     # Landscape and portrait; an evaluation has both too.
-    assert {name: step._cache_size() for name, step in steps.items()} == {"make_train_step": 2, "make_detect_step": 2}
+    assert {name: step._cache_size() for name, step in steps.items()} == {"train": 2, "detect": 2}
 
 
 @pytest.mark.slow
@@ -303,14 +305,11 @@ def test_two_images_are_learned_by_heart(tmp_path):
     config.data.shapes.update(num_train=2, num_eval=2, crowd_fraction=0.0, empty_fraction=0.0)
     config.optimizer.learning_rate = 2e-3
 
-    source = loop.open_source
-    try:
-        # Evaluate on the training images themselves.
-        loop.open_source = lambda *arguments, training, seed: source(*arguments, training=True, seed=seed)
-        with optimized():
-            metrics = loop.train(config, str(tmp_path))
-    finally:
-        loop.open_source = source
+    def open_training_images(data, *, training, seed):
+        return open_source(data, training=True, seed=seed)
+
+    with optimized():
+        metrics = loop.train(config, str(tmp_path), parts=loop.Parts(open_source=open_training_images))
     assert metrics["bbox"]["all"]["AP50"] > 0.99
     assert metrics["segm"]["all"]["AP50"] > 0.99
 

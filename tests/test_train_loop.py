@@ -1,4 +1,4 @@
-"""train.py around a model that computes nothing: what a run writes, resumes from and refuses, without a compilation."""
+"""The training loop around a model that computes nothing: what a run writes, resumes from and refuses."""
 
 import dataclasses
 import errno
@@ -12,7 +12,9 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
+from flax import linen as nn
 from flax import traverse_util
 
 from configs import demo, mask_rcnn, maskx_rcnn, paper
@@ -25,6 +27,7 @@ from maskx_jax.runs import workdir as runs
 from maskx_jax.runs.checkpoints import Checkpoints
 from maskx_jax.structures import Detections
 from maskx_jax.training import loop
+from maskx_jax.training.examples import open_examples
 from tests.models.build import tiny_config
 from tests.processes import ENVIRONMENT, ROOT
 
@@ -52,41 +55,63 @@ class Source(ShapesSource):
         return ground_truth
 
 
-@pytest.fixture(autouse=True)
-def light(monkeypatch):
-    replace_what_compiles(monkeypatch)
+class Still(nn.Module):
+    """A model that has parameters and is never applied."""
 
+    multiple: int = 32
 
-def replace_what_compiles(monkeypatch) -> None:
-    """Let a step count, and a detector find one box in each image."""
-
-    def initialize(model, key):
+    def init(self, key, *arguments, method):
         return {"params": traverse_util.unflatten_dict({f"{path}/kernel": jnp.ones(3) for path in PARAMETERS}, sep="/")}
 
-    @jax.jit
-    def step(state):
-        return dataclasses.replace(state, step=state.step + 1), {"total": jnp.float32(1)}
 
-    def detect(variables, images, image_sizes):
-        shape = (len(images), 1)
-        masks = np.ones((*shape, 28, 28), np.float32)
-        found = Detections(
-            boxes=np.tile(np.float32([8, 8, 40, 40]), (*shape, 1)),
-            scores=np.full(shape, 0.5, np.float32),
-            labels=np.ones(shape, np.int32),
-            masks=masks,
-            keypoints=None,
-            valid=np.ones(shape, bool),
-        )
-        return jax.device_put(found, split_batch(images.sharding.mesh))
+@jax.jit
+def count(state):
+    return dataclasses.replace(state, step=state.step + 1), {"total": jnp.float32(1)}
 
-    def open_source(data, *, training, seed=0):
-        return Source(8, seed=int(training), image_size=64)
 
-    monkeypatch.setattr(loop, "initialize", initialize)
-    monkeypatch.setattr(loop, "make_train_step", lambda *arguments, **options: lambda state, batch: step(state))
-    monkeypatch.setattr(loop, "make_detect_step", lambda *arguments: detect)
-    monkeypatch.setattr(loop, "open_source", open_source)
+def find_one_box(variables, images, image_sizes):
+    shape = (len(images), 1)
+    found = Detections(
+        boxes=np.tile(np.float32([8, 8, 40, 40]), (*shape, 1)),
+        scores=np.full(shape, 0.5, np.float32),
+        labels=np.ones(shape, np.int32),
+        masks=np.ones((*shape, 28, 28), np.float32),
+        keypoints=None,
+        valid=np.ones(shape, bool),
+    )
+    return jax.device_put(found, split_batch(images.sharding.mesh))
+
+
+def opens(kind):
+    def open_source(data, *, training, seed):
+        return kind(8, seed=int(training), image_size=64)
+
+    return open_source
+
+
+# A step counts, and a detector finds one box in each image: nothing is compiled.
+PARTS = loop.Parts(
+    open_source=opens(Source),
+    build=lambda fields, num_classes: Still(),
+    make_train_step=lambda *arguments, **options: lambda state, batch: count(state),
+    make_detect_step=lambda *arguments: find_one_box,
+)
+
+
+def train(config, workdir, parts=PARTS, **options):
+    return loop.train(config, str(workdir), parts=parts, **options)
+
+
+def scores(*values):
+    """Return the parts of a run whose evaluations give these values, one after the other."""
+    left = iter(values)
+    fixed = {"federated": False, "max_detections": 100, "num_areas_replaced": 0}
+
+    def score(*arguments):
+        value = next(left)
+        return {kind: {"all": {"AP": value}} for kind in ("bbox", "segm")} | fixed
+
+    return dataclasses.replace(PARTS, score=score)
 
 
 def shortened(config, num_steps=2):
@@ -108,9 +133,7 @@ def small(**fields):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("trained")
-    with pytest.MonkeyPatch.context() as patch:
-        replace_what_compiles(patch)
-        loop.train(small(), str(workdir))
+    train(small(), workdir)
     return workdir
 
 
@@ -162,27 +185,24 @@ BEST = {
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_every_shipped_variant_passes_its_first_evaluation_a_save_and_a_restart(name, tmp_path, monkeypatch):
+def test_every_shipped_variant_passes_its_first_evaluation_a_save_and_a_restart(name, tmp_path):
     config = shortened(SHIPPED[name]())
     if name == "demo":
         config.data.mask_classes = "random(1,4)"
-    chosen = []
-    choose = loop.choose_best_metric
-    monkeypatch.setattr(loop, "choose_best_metric", lambda *names: chosen.append(choose(*names)) or chosen[-1])
-    metrics = loop.train(config, str(tmp_path))
+    metrics = train(config, tmp_path)
     assert metrics["bbox"]["all"]["AP"] is not None
-    assert loop.train(config, str(tmp_path)) == {}
+    assert train(config, tmp_path) == {}
     assert evaluations(tmp_path) == [2] and steps(tmp_path) == [1, 2]
     # The last two classes have no masks to measure B's AP on, where the annotations say what B is.
     measures_b = not name.startswith("mask_rcnn") and "annotated" not in name
     default = "segm/B/AP" if measures_b else "segm/all/AP"
-    assert set(chosen) == {BEST.get(name, default)}
+    assert open_examples(config, PARTS.open_source).best_metric == BEST.get(name, default)
 
 
 def test_annotated_classes_are_scored_by_what_their_annotations_have(tmp_path):
     config = small(num_steps=1)
     config.data.mask_classes = "annotated"
-    metrics = loop.train(config, str(tmp_path))
+    metrics = train(config, tmp_path)
     assert set(metrics["bbox"]) == {"all", "A", "B"}
     # Nothing of B has a mask to score against.
     assert metrics["segm"]["B"]["AP"] is None and metrics["segm"]["A"]["AP"] is not None
@@ -190,25 +210,21 @@ def test_annotated_classes_are_scored_by_what_their_annotations_have(tmp_path):
     assert groups == {"A": [1, 2, 3, 4], "B": [5, 6]}
 
 
-def test_a_class_with_some_masks_is_scored_by_itself(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        Source,
-        "image_has_mask",
-        property(lambda s: [(labels < 3) | (labels > 5) & (i % 2 > 0) for i, labels in enumerate(s.image_labels)]),
-    )
+class MixedSource(Source):
+    @property
+    def image_has_mask(self):
+        return [(labels < 3) | (labels > 5) & (i % 2 > 0) for i, labels in enumerate(self.image_labels)]
+
+
+def test_a_class_with_some_masks_is_scored_by_itself(tmp_path):
     config = small(num_steps=1)
     config.data.mask_classes = "annotated"
-    assert set(loop.train(config, str(tmp_path))["bbox"]) == {"all", "A", "B", "mixed"}
+    parts = dataclasses.replace(PARTS, open_source=opens(MixedSource))
+    assert set(train(config, tmp_path, parts)["bbox"]) == {"all", "A", "B", "mixed"}
 
 
-def test_a_best_metric_without_a_value_prevents_no_checkpoint(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        loop.evaluation,
-        "score",
-        lambda *arguments, **options: {kind: {"all": {"AP": None}} for kind in ("bbox", "segm")},
-    )
-    monkeypatch.setattr(loop, "format_table", lambda metrics: "")
-    loop.train(small(), str(tmp_path))
+def test_a_best_metric_without_a_value_prevents_no_checkpoint(tmp_path):
+    train(small(), tmp_path, scores(None, None))
     assert steps(tmp_path) == [1, 2]
 
 
@@ -217,94 +233,83 @@ def test_a_best_metric_that_the_data_does_not_measure_is_refused_before_anything
     with pytest.raises(
         ValueError, match=r"config\.train\.best_metric is \('segm/B/AP',\); expected one that this data"
     ):
-        loop.train(config, str(tmp_path))
+        train(config, tmp_path)
     assert not (tmp_path / "config.json").exists()
 
 
-def test_the_best_checkpoint_outlives_restarts(tmp_path, monkeypatch):
-    values = iter((0.1, 0.9, None, 0.3))
-
-    def score(*arguments):
-        value = next(values)
-        return {kind: {"all": {"AP": value}} for kind in ("bbox", "segm")}
-
-    monkeypatch.setattr(loop.evaluation, "score", score)
-    monkeypatch.setattr(loop, "format_table", lambda metrics: "")
+def test_the_best_checkpoint_outlives_restarts(tmp_path):
     # A run that is killed after each step and started again.
-    for num_steps in range(1, 5):
-        loop.train(small(num_steps=num_steps), str(tmp_path))
+    for num_steps, value in enumerate((0.1, 0.9, None, 0.3), 1):
+        train(small(num_steps=num_steps), tmp_path, scores(value))
     assert steps(tmp_path) == [2, 3, 4]
 
 
 KILLED = """
-import os, signal, sys
-import jax, pytest
-from maskx_jax.training import loop
+import dataclasses, os, signal, sys
+import jax
 from tests import test_train_loop
 
 jax.config.update("jax_num_cpu_devices", 8)
-patch = pytest.MonkeyPatch()
-test_train_loop.replace_what_compiles(patch)
-scores, kills = iter(map(float, sys.argv[2].split(","))), sys.argv[3].split(",")
-patch.setattr(loop.evaluation, "score", lambda *_: {"bbox": {"all": {"AP": next(scores)}}})
-patch.setattr(loop, "format_table", str)
 
-class Killing(loop.MetricLog):
-    def write(self, step, metrics):
-        super().write(step, metrics)
-        if "bbox/all/AP" in metrics and str(step) in kills:
-            os.kill(os.getpid(), signal.SIGKILL)
+def on_phase(phase, step):
+    # The evaluation of the step before is written.
+    if phase == "data" and str(step - 1) == sys.argv[3]:
+        os.kill(os.getpid(), signal.SIGKILL)
 
-patch.setattr(loop, "MetricLog", Killing)
-loop.train(test_train_loop.small(num_steps=8, best_metric=("bbox/all/AP",)), sys.argv[1])
+parts = dataclasses.replace(test_train_loop.scores(*map(float, sys.argv[2].split(","))), on_phase=on_phase)
+test_train_loop.train(test_train_loop.small(num_steps=8, best_metric=("bbox/all/AP",)), sys.argv[1], parts)
 """
 
 
 @pytest.mark.slow
 def test_the_best_checkpoint_outlives_kills(tmp_path):
-    scores = [0.1, 0.9, 0.2, 0.3, 0.2, 0.3, 0.1, 0.1]
+    values = [0.1, 0.9, 0.2, 0.3, 0.2, 0.3, 0.1, 0.1]
     for killed_at, begun_at in ((2, 0), (5, 2), (None, 5)):
-        left = ",".join(map(str, scores[begun_at:]))
+        left = ",".join(map(str, values[begun_at:]))
         command = [sys.executable, "-c", KILLED, str(tmp_path), left, str(killed_at)]
         done = subprocess.run(command, cwd=ROOT, env=os.environ | ENVIRONMENT, capture_output=True, text=True)
         assert done.returncode == (0 if killed_at is None else -9), done.stderr
     assert steps(tmp_path) == [2, 7, 8] and evaluations(tmp_path) == list(range(1, 9))
 
 
-def test_a_step_is_saved_before_it_is_scored_and_scored_once(tmp_path, monkeypatch):
-    def score(*arguments, **options):
+def test_a_step_is_saved_before_it_is_scored_and_scored_once(tmp_path):
+    def score(*arguments):
         raise MemoryError
 
-    with monkeypatch.context() as patched:
-        patched.setattr(loop.evaluation, "score", score)
-        with pytest.raises(MemoryError):
-            loop.train(small(), str(tmp_path))
+    with pytest.raises(MemoryError):
+        train(small(), tmp_path, dataclasses.replace(PARTS, score=score))
     assert steps(tmp_path) == [1] and evaluations(tmp_path) == []
-    loop.train(small(), str(tmp_path))
+    train(small(), tmp_path)
     assert steps(tmp_path) == [1, 2] and evaluations(tmp_path) == [1, 2]
     # Killed between the line of the last evaluation and what would have come after it.
-    loop.train(small(num_steps=3), str(tmp_path))
+    train(small(num_steps=3), tmp_path)
     assert evaluations(tmp_path) == [1, 2, 3]
 
 
-def test_other_training_data_under_the_same_path_are_refused(run, monkeypatch):
+class OtherSource(Source):
+    @property
+    def identity(self):
+        return identity_of(self.categories, 9)
+
+
+def test_other_training_data_under_the_same_path_are_refused(run):
     before = (run / "data.json").read_text()
-    monkeypatch.setattr(Source, "identity", property(lambda source: identity_of(source.categories, 9)))
+    other = dataclasses.replace(PARTS, open_source=opens(OtherSource))
     with pytest.raises(ValueError, match=r"begun with other training data:\n  num_images: 8 -> 9"):
-        loop.train(small(num_steps=3), str(run))
+        train(small(num_steps=3), run, other)
     assert (run / "data.json").read_text() == before
-    loop.train(small(num_steps=3), str(run), change_config=True)
+    train(small(num_steps=3), run, other, change_config=True)
     assert json.loads((run / "data.json").read_text())["train"]["num_images"] == 9
 
 
-def test_a_restart_that_is_refused_changes_nothing(run, monkeypatch):
+def test_a_restart_that_is_refused_changes_nothing(run):
     before = {path.name: path.read_bytes() for path in run.glob("*.json*")}
     config = small(num_steps=3)
     config.optimizer.ema_decay = 0.5
     with pytest.raises(ValueError, match="another model, number of classes or optimizer"):
-        loop.train(config, str(run), change_config=True)
+        train(config, run, change_config=True)
     assert {path.name: path.read_bytes() for path in run.glob("*.json*")} == before
-    loop.train(small(num_steps=3), str(run))
+    train(small(num_steps=3), run)
     assert steps(run) == [2, 3]
 
 
@@ -312,20 +317,20 @@ def test_what_stays_at_its_initial_values_for_good_is_warned_of(tmp_path, capsys
     config = small()
     config.optimizer.untrained = ("backbone/stem/.*", "backbone/res2_.*")
     for warned in (True, False):
-        loop.train(config, str(tmp_path))
+        train(config, tmp_path)
         said = "warning: untrained parameters that no weights were loaded for: backbone/res2_block0, backbone/stem (2 "
         assert (said in capsys.readouterr().out) == warned
         # A run that goes on has weights of its own.
         config.train.num_steps += 1
 
 
-def test_a_run_without_a_whole_checkpoint_begins_anew_only_if_it_is_told_to(run):
+def test_a_run_without_a_whole_checkpoint_begins_anew_only_if_asked_to(run):
     for step in steps(run):
         shutil.rmtree(run / f"checkpoints/{step}/description")
     for _ in range(2):
         with pytest.raises(RuntimeError, match="--restart to begin at step 0"):
-            loop.train(small(), str(run))
-    loop.train(small(), str(run), restart=True)
+            train(small(), run)
+    train(small(), run, restart=True)
     assert steps(run) == [1, 2]
 
 
@@ -333,43 +338,65 @@ def test_a_run_without_a_whole_checkpoint_begins_anew_only_if_it_is_told_to(run)
 def test_a_damaged_config_is_named(run, content):
     (run / "config.json").write_bytes(content)
     with pytest.raises(ValueError, match=rf"^{run}/config\.json "):
-        loop.train(small(num_steps=3), str(run))
+        train(small(num_steps=3), run)
 
 
 def test_a_bad_config_leaves_no_trace(tmp_path):
     with pytest.raises(ValueError, match=r"config\.train\.log_every is 0; expected 1 or more"):
-        loop.train(small(log_every=0), str(tmp_path / "run"))
+        train(small(log_every=0), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-def test_a_write_that_fails_is_told_with_the_step_that_is_safe(tmp_path, monkeypatch):
-    save = Checkpoints.save
+def test_a_write_that_fails_is_named_with_the_step_that_is_safe(tmp_path, monkeypatch):
+    save = ocp.CheckpointManager.save
 
-    def failing(checkpoints, state, *arguments):
-        if int(state.step) == 2:
-            monkeypatch.setattr(checkpoints._manager, "save", fail)
-        save(checkpoints, state, *arguments)
+    def failing(manager, step, **options):
+        if step == 2:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        save(manager, step, **options)
 
-    def fail(*arguments, **options):
-        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-
-    monkeypatch.setattr(Checkpoints, "save", failing)
+    monkeypatch.setattr(ocp.CheckpointManager, "save", failing)
     with pytest.raises(
         OSError, match=r"step 2 could not be written to .*Too many open files; .* of step 1\. Start the"
     ):
-        loop.train(small(), str(tmp_path))
+        train(small(), tmp_path)
 
 
-def test_a_work_directory_that_is_deleted_is_told(tmp_path, monkeypatch):
-    score = loop.evaluation.score
+def test_a_work_directory_that_is_deleted_is_named(tmp_path):
+    def delete(phase, step):
+        if phase == "scores":
+            shutil.rmtree(tmp_path / "run")
 
-    def delete(*arguments, **options):
-        shutil.rmtree(tmp_path / "run")
-        return score(*arguments, **options)
-
-    monkeypatch.setattr(loop.evaluation, "score", delete)
     with pytest.raises(
         OSError, match=r"step 2 could not be written to .*run/checkpoints: .* was deleted; .* may be lost"
     ):
-        loop.train(small(), str(tmp_path / "run"))
+        train(small(), tmp_path / "run", dataclasses.replace(PARTS, on_phase=delete))
     assert not checkpointing.has_checkpoint(tmp_path / "run")
+
+
+def test_a_run_that_goes_on_initializes_nothing(run):
+    class Uninitialized(Still):
+        def init(self, key, *arguments, method):
+            assert isinstance(key, jax.core.Tracer)
+            return super().init(key, *arguments, method=method)
+
+    entered = []
+    parts = dataclasses.replace(
+        PARTS,
+        build=lambda fields, num_classes: Uninitialized(),
+        on_phase=lambda phase, step: entered.append(phase),
+    )
+    train(small(num_steps=3), run, parts)
+    assert "restore" in entered and "initialize" not in entered
+
+
+def test_a_checkpoint_of_a_run_with_other_untrained_parameters_is_read(tmp_path):
+    config = small()
+    config.optimizer.update(name="sgd", untrained=("backbone/stem/.*",), ema_decay=0.5)
+    train(config, tmp_path)
+    # What is trained decides on the optimizer's state alone.
+    loaded = Checkpoints(tmp_path)
+    description = loaded._describe(2)
+    loaded.close()
+    arrays = {name for name in description["arrays"] if "backbone/stem" in name}
+    assert arrays == {"model/params/backbone/stem/kernel", "model/ema_params/backbone/stem/kernel"}

@@ -21,11 +21,16 @@ from maskx_jax.distributed import processes as distributed
 from maskx_jax.distributed.interruption import EXIT_INTERRUPTED, InterruptedRun, leaving_at_once
 from maskx_jax.runs import checkpoints as checkpointing
 from maskx_jax.runs import compilation
-from maskx_jax.training.loop import train
+from maskx_jax.training.loop import PARTS, Parts, train
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Train as the flags say; return the exit code."""
+def main(arguments: Sequence[str] | None = None, parts: Parts = PARTS) -> int:
+    """Train as the flags say; return the exit code.
+
+    Args:
+      arguments: flags; by default those of this process.
+      parts: what the run is put together from.
+    """
     argv, values = command_line(arguments), flags.FlagValues()
     config = define_config(values, argv)
     workdir = flags.DEFINE_string(
@@ -52,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with leaving_at_once():
             distributed.join(**config.value.distributed.to_dict())
-            train(config.value, workdir.value, change_config.value, restart.value)
+            train(config.value, workdir.value, change_config.value, restart.value, parts)
     except InterruptedRun as interrupted:
         print(interrupted, file=sys.stderr)
         return EXIT_INTERRUPTED

@@ -96,8 +96,8 @@ class Watchdog:
         self._leaving = threading.Lock()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
-    def at(self, phase: str, step: int) -> None:
-        """Note where the main thread is; called often."""
+    def enter(self, phase: str, step: int) -> None:
+        """Note which phase and step the main thread enters; called often."""
         if (phase, step) != (self._phase, self._step):
             self._phase, self._step, self._since, self._reported = phase, step, time.monotonic(), False
 

@@ -15,11 +15,18 @@ from typing import Any
 import jax
 import numpy as np
 from absl import logging
+from tqdm import tqdm
 
 from maskx_jax.errors import one_line
 from maskx_jax.files import write_text
 
 METRICS_FILE = "metrics.jsonl"
+
+
+def info(text: str) -> None:
+    """Print a text, on the first process and past the progress bar."""
+    if jax.process_index() == 0:
+        tqdm.write(text)
 
 
 class MetricLog:
@@ -106,6 +113,37 @@ class _EventFile:
 
     def close(self) -> None:
         self._writer.close()
+
+
+class Pace:
+    """How fast a run trains, since the last report; what happens in a pause does not count."""
+
+    def __init__(self) -> None:
+        self._since, self._waited = time.monotonic(), 0.0
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Count what happens here as waiting for data."""
+        began = time.monotonic()
+        yield
+        self._waited += time.monotonic() - began
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave out what happens here."""
+        began = time.monotonic()
+        yield
+        self._since += time.monotonic() - began
+
+    def report(self, num_images: int) -> dict[str, float]:
+        """Return images a second and the fraction of the time that data was waited for, and begin anew.
+
+        As long as that fraction is near 0 the devices never wait for data.
+        """
+        passed = time.monotonic() - self._since
+        rates = {"images_per_second": num_images / passed, "waiting_for_data": self._waited / passed}
+        self._since, self._waited = time.monotonic(), 0.0
+        return rates
 
 
 class RecentLosses:

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import optax
 from flax import traverse_util
+from ml_collections import ConfigDict
 
 from maskx_jax.structures import PyTree
 
@@ -79,6 +80,29 @@ def make_optimizer(
     else:
         raise ValueError(f"got optimizer {name!r}; expected 'sgd' or 'adamw'")
     return optax.chain(rule, faster_biases, optax.scale_by_learning_rate(learning_rate))
+
+
+def from_config(config: ConfigDict) -> tuple[optax.Schedule, optax.GradientTransformation]:
+    """Return the learning rate by step and the update rule of a run."""
+    fields = config.optimizer
+    learning_rate = learning_rate_schedule(
+        fields.learning_rate,
+        schedule=fields.schedule,
+        num_steps=config.train.num_steps,
+        decay_steps=fields.decay_steps,
+        decay_factor=fields.decay_factor,
+        warmup_steps=fields.warmup_steps,
+        warmup_factor=fields.warmup_factor,
+    )
+    rule = make_optimizer(
+        learning_rate,
+        name=fields.name,
+        momentum=fields.momentum,
+        weight_decay=fields.weight_decay,
+        bias_learning_rate_factor=fields.bias_learning_rate_factor,
+        clip_norm=fields.clip_norm or None,
+    )
+    return learning_rate, rule
 
 
 def split_params(params: PyTree, untrained: Sequence[str]) -> tuple[PyTree, PyTree]:

@@ -26,7 +26,7 @@ def main():
     limits = {"report_after": 1, "leave_after": float(leave_after), "peer_timeout": float(peer_timeout)}
     with Watchdog(workdir.replace("*", mine), sign_every=0.2, **limits) as watchdog:
         for step in range(1, 1000):
-            watchdog.at("step", step)
+            watchdog.enter("step", step)
             if os.environ["FAULT"] in (f"kill {mine}", f"hang {mine}") and step == 3:
                 os.kill(os.getpid(), signal.SIGKILL) if "kill" in os.environ["FAULT"] else time.sleep(600)
             if os.environ["FAULT"] == "fail both" and step == 3:

@@ -1,0 +1,95 @@
+"""What a run learns from and is scored on: two sources, whose masks may be used, and the order of the examples."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from maskx_jax.coco import mask_classes
+from maskx_jax.coco.categories import Categories, same_classes
+from maskx_jax.data import pipeline, sources
+from maskx_jax.data.records import Source
+from maskx_jax.data.schedule import Schedule, repeat_factors
+from maskx_jax.data.transforms import Transform
+from maskx_jax.runs import evaluation
+from maskx_jax.runs.logs import info
+from maskx_jax.structures import Batch
+from maskx_jax.training.checks import choose_best_metric
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples:
+    """What a run learns from and is scored on.
+
+    Attributes:
+      train_source: of the training images.
+      eval_source: of the images that evaluations are made on.
+      allowed_masks: by label, whether its masks may be used in training.
+      groups: category ids of the groups that are scored apart, such as A and B.
+      best_metric: by which the best checkpoint is chosen; None where there is none.
+      transform: from a record to an example.
+      order: of the examples, by step.
+    """
+
+    train_source: Source
+    eval_source: Source
+    allowed_masks: np.ndarray
+    groups: Mapping[str, Sequence[int]]
+    best_metric: str | None
+    transform: Transform
+    order: Schedule
+
+    @property
+    def categories(self) -> Categories:
+        return self.train_source.categories
+
+    def batches(self, config: ConfigDict, start_step: int, statistics: pipeline.Statistics) -> Iterator[Batch]:
+        """Return this process' share of each batch after `start_step` steps; see `pipeline.train_batches`."""
+        return pipeline.train_batches(
+            self.train_source,
+            self.order,
+            self.transform,
+            self.allowed_masks,
+            start_step=start_step,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            loader=config.data.loader,
+            num_workers=config.data.num_workers,
+            prefetch=config.data.prefetch,
+            max_broken_records=config.data.max_broken_records,
+            statistics=statistics,
+        )
+
+
+def open_examples(config: ConfigDict, open_source: Callable[..., Source] = sources.open_source) -> Examples:
+    """Open the data of a run, and print what each class has of it.
+
+    Raises:
+      ValueError: the data do not fit the config, or the evaluation's data those of training.
+      OSError: they cannot be read.
+    """
+    train_source, eval_source = (
+        open_source(config.data, training=training, seed=config.seed) for training in (True, False)
+    )
+    categories = train_source.categories
+    same_classes(eval_source.categories, categories, "the evaluation and the training data")
+    allowed_masks = mask_classes.mask_labels(config.data.mask_classes, categories)
+    info(f"{len(train_source)} training images\n{pipeline.class_table(train_source, allowed_masks)}")
+    groups = evaluation.trained_groups(train_source, config)
+    best_metric = None
+    if config.train.eval_every > 0:
+        measured = evaluation.measured_metrics(config, groups, eval_source)
+        best_metric = choose_best_metric(config.train.best_metric, measured)
+    transform = Transform(**config.data.transform)
+    order = _order(config, train_source, transform)
+    return Examples(train_source, eval_source, allowed_masks, groups, best_metric, transform, order)
+
+
+def _order(config: ConfigDict, source: Source, transform: Transform) -> Schedule:
+    data = config.data
+    factors = repeat_factors(source.image_labels, len(source.categories), data.repeat_threshold, data.keep_empty_images)
+    if not data.keep_empty_images:
+        info(f"{(factors == 0).sum()} of them without objects are left out")
+    return Schedule(source.sizes, config.train.batch_size, config.seed, factors, transform.single_canvas)
