@@ -2,10 +2,15 @@
 
 A field is set on the command line by its path: --config.optimizer.learning_rate=0.01. A family of detectors adds its
 section of `model`: see configs/families/.
+
+A run is continued with the values that it was begun with, but for those that stand in `may_change(...)`: they decide
+neither on the examples nor on the model nor on its updates.
 """
 
+import dataclasses
 import difflib
 from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
@@ -16,7 +21,7 @@ def get_config() -> ConfigDict:
     # Order of examples, augmentation and sampling are functions of (seed, step); the initial weights of the seed.
     config.seed = 0
     # The other processes of a run on many hosts: see docs/scaling.md.
-    config.distributed = ConfigDict(
+    config.distributed = may_change(
         {
             # Whether there are others; JAX finds them on Cloud TPUs, SLURM, Kubernetes and under MPI, and elsewhere
             # through JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.
@@ -27,7 +32,7 @@ def get_config() -> ConfigDict:
             "peer_timeout": 100,
         }
     )
-    config.watchdog = ConfigDict(
+    config.watchdog = may_change(
         {
             # Seconds between the signs of life that every process writes into the work directory.
             "sign_every": 10.0,
@@ -39,7 +44,7 @@ def get_config() -> ConfigDict:
     )
     # Weights to start from: the work directory of a run, or a file of torchvision, timm, detectron2 or Detectron. The
     # conventions that the weights were trained with replace those of `model` and `evaluation` below.
-    config.initialize = ConfigDict(
+    config.initialize = may_change(
         {
             # The work directory or the file; "" starts from random values.
             "path": "",
@@ -78,7 +83,7 @@ def get_config() -> ConfigDict:
                 "width": 64,
                 "norm": "frozen_batch",
                 "stride_in_1x1": False,
-                "remat": False,
+                "remat": may_change(False),
             },
         }
     )
@@ -97,9 +102,9 @@ def get_config() -> ConfigDict:
             # "prepared": a directory written by `python -m maskx_jax prepare`. "shapes": the synthetic set.
             "source": "prepared",
             # Of a prepared dataset, and its splits to train and to evaluate on.
-            "directory": "",
+            "directory": may_change(""),
             "train_split": "train",
-            "eval_split": "val",
+            "eval_split": may_change("val"),
             # Which classes keep their masks in training: see `maskx_jax.coco.mask_classes.mask_labels`.
             "mask_classes": "all",
             # Fields of `maskx_jax.data.transforms.Transform`. Evaluation uses the largest short side.
@@ -117,19 +122,19 @@ def get_config() -> ConfigDict:
             # Whether images without objects are trained on, as all background; Detectron and detectron2 leave them out.
             "keep_empty_images": True,
             # Who makes the examples, to the bit the same: "threads", or "tf_data" (docs/performance.md compares them).
-            "loader": "threads",
+            "loader": may_change("threads"),
             # Examples made at the same time, by each process.
-            "num_workers": 8,
+            "num_workers": may_change(8),
             # Batches made ahead.
-            "prefetch": 4,
+            "prefetch": may_change(4),
             # Broken records (an image that does not decode) that a process may skip in training; another example stands
             # in for each. Evaluation skips none.
-            "max_broken_records": 0,
+            "max_broken_records": may_change(0),
             # Of the synthetic set: `maskx_jax.data.shapes.source.ShapesSource`.
             "shapes": {
                 # Images to train and to evaluate on.
                 "num_train": 2000,
-                "num_eval": 100,
+                "num_eval": may_change(100),
                 "image_size": 128,
                 "num_hues": 10,
                 "num_textures": 6,
@@ -179,25 +184,26 @@ def get_config() -> ConfigDict:
             # Images a step, over all devices. Learning rate and steps are for 16: the variant batch=4 sets them for 4
             # by the linear scaling rule (`variants.batch`); this field by itself changes nothing else.
             "batch_size": 16,
-            # Where the run ends.
+            # Where the run ends. It may be another step where optimizer.schedule is "step": the learning rate does not
+            # depend on it.
             "num_steps": 90_000,
             # "replicated": every device holds all parameters and their optimizer state. "fsdp": large arrays are split
             # over the devices, for more memory a device at the price of communication. Checkpoints fit either.
-            "state_sharding": "replicated",
+            "state_sharding": may_change("replicated"),
             # Steps between lines of the log, and between checkpoints.
-            "log_every": 20,
-            "checkpoint_every": 5_000,
+            "log_every": may_change(20),
+            "checkpoint_every": may_change(5_000),
             # Steps between evaluations. Evaluation also writes a checkpoint; 0 leaves it to eval.py.
-            "eval_every": 10_000,
+            "eval_every": may_change(10_000),
             # How many of the latest are kept.
-            "keep_checkpoints": 2,
+            "keep_checkpoints": may_change(2),
             # The checkpoint that is best by a metric is kept too: by the first of these that the data and the model
             # measure, <kind>/<group>/<name>, groups all, A, B and mixed; () for none.
-            "best_metric": ("segm/all/AP", "bbox/all/AP"),
+            "best_metric": may_change(("segm/all/AP", "bbox/all/AP")),
         }
     )
 
-    config.evaluation = ConfigDict(
+    config.evaluation = may_change(
         {
             # Images at a time, over all devices.
             "batch_size": 16,
@@ -220,7 +226,32 @@ def get_config() -> ConfigDict:
             "picture_score_threshold": 0.5,
         }
     )
+    # Collected from above: the fields, and the sections, that a run may be continued with other values of.
+    config.may_change = _collect_marks(config)
     return config
+
+
+@dataclasses.dataclass(frozen=True)
+class _Mark:
+    value: Any
+
+
+def may_change(value: Any) -> Any:
+    """Mark the value of a field, or a section with all its fields: a run may be continued with another one."""
+    return _Mark(ConfigDict(value) if isinstance(value, dict) else value)
+
+
+def _collect_marks(config: ConfigDict, prefix: str = "") -> tuple[str, ...]:
+    """Return the names of what is marked, and take the marks away."""
+    names: list[str] = []
+    with config.ignore_type():
+        for name, value in config.items():
+            if isinstance(value, _Mark):
+                config[name] = value.value
+                names.append(prefix + name)
+            elif isinstance(value, ConfigDict):
+                names += _collect_marks(value, f"{prefix}{name}.")
+    return tuple(names)
 
 
 Variants = Mapping[str, Mapping[str, Callable[[ConfigDict], None]]]

@@ -34,7 +34,7 @@ def test_comments_and_docstrings_are_read(tmp_path):
         "        # First.\n"
         '        "first": (1,\n'
         "                  2),\n"
-        '        "inner": {"second": config_dict.placeholder(int)},\n'
+        '        "inner": {"second": may_change(config_dict.placeholder(int))},\n'
         "    })\n"
         "    return config\n"
     )
@@ -42,7 +42,7 @@ def test_comments_and_docstrings_are_read(tmp_path):
         document_config.Field("some", None, "A section of two lines."),
         document_config.Field("some.first", "(1, 2)", "First."),
         document_config.Field("some.inner", None, ""),
-        document_config.Field("some.inner.second", "None", ""),
+        document_config.Field("some.inner.second", "None", "", may_change=True),
     ]
     meanings = document_config.docstring_fields(document_config.EXPLAINED_BY["data.transform"])
     assert meanings["num_slots"] == "ground-truth slots of an image."

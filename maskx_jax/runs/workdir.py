@@ -4,7 +4,6 @@ import fcntl
 import json
 import os
 import pathlib
-import re
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -25,19 +24,6 @@ CONFIG_FILE = "config.json"
 DATA_FILE = "data.json"
 ENVIRONMENT_FILE = "environment.json"
 LOCK_FILE = "lock"
-
-# What a run may be continued with other than it was begun with: nothing that decides on examples, model or updates.
-HARMLESS = (
-    r"evaluation\..*",
-    r"initialize\..*",  # Used at the beginning alone.
-    r"distributed\..*",
-    r"watchdog\..*",
-    r"data\.(directory|eval_split|loader|num_workers|prefetch|max_broken_records)",
-    r"data\.shapes\.num_eval",
-    r"model\.backbone\.remat",
-    r"train\.(log_every|checkpoint_every|eval_every|keep_checkpoints|best_metric|state_sharding)",
-)
-
 
 # What loading and evaluating a run read of its config; what a family reads of its section is checked where it is built.
 _READ = {
@@ -168,18 +154,22 @@ def check_resumable(begun: ConfigDict, config: ConfigDict) -> None:
 
     Fields that one of the two does not have are of another version of the code, and pass.
 
+    Args:
+      begun: config that the run was begun with.
+      config: to go on with; `config.may_change` names the fields and sections that may differ.
+
     Raises:
       ValueError: fields differ that decide on the examples, the model or the updates; it names them.
     """
-    harmless = list(HARMLESS)
+    free = {"may_change", *config.get("may_change", ())}
     if config.optimizer.schedule == "step":
         # Its learning rate does not depend on where the run ends.
-        harmless.append(r"train\.num_steps")
+        free.add("train.num_steps")
     old, new = _flat(begun.to_dict()), _flat(config.to_dict())
     changed = [
         f"{name}: {old[name]!r} -> {new[name]!r}"
         for name in sorted(old.keys() & new.keys())
-        if old[name] != new[name] and not any(re.fullmatch(pattern, name) for pattern in harmless)
+        if old[name] != new[name] and not any(name == part or name.startswith(f"{part}.") for part in free)
     ]
     if changed:
         raise ValueError(

@@ -7,12 +7,40 @@ import sys
 import types
 
 import pytest
+from ml_collections import ConfigDict
 
+from configs import base
 from maskx_jax.coco.categories import Categories
 from maskx_jax.runs import workdir as runs
 from tests.models.build import tiny_config
 
 CATEGORIES = Categories((3, 5, 9), ("a", "b", "c"))
+
+
+def test_what_may_change_is_marked_in_the_config():
+    assert sorted(base.get_config().may_change) == sorted(
+        (
+            *("distributed", "evaluation", "initialize", "watchdog", "model.backbone.remat", "data.shapes.num_eval"),
+            *(f"data.{name}" for name in ("directory", "eval_split", "loader", "num_workers", "prefetch")),
+            "data.max_broken_records",
+            *(f"train.{name}" for name in ("log_every", "checkpoint_every", "eval_every", "keep_checkpoints")),
+            *("train.best_metric", "train.state_sharding"),
+        )
+    )
+
+
+def test_a_config_of_somebody_else_may_change_nothing_unless_it_says_so():
+    begun = ConfigDict({"optimizer": {"schedule": "cosine"}, "own": {"a": 1, "ab": 2}})
+    config = begun.copy_and_resolve_references()
+    config.own.a = 3
+    with pytest.raises(ValueError, match=r"own\.a: 1 -> 3"):
+        runs.check_resumable(begun, config)
+    config.may_change = ("own.a",)
+    runs.check_resumable(begun, config)
+    # The name of a field that begins alike is another one.
+    config.own.ab = 4
+    with pytest.raises(ValueError, match=r"own\.ab: 2 -> 4"):
+        runs.check_resumable(begun, config)
 
 
 def test_harmless_changes_pass():
