@@ -1,6 +1,6 @@
 """Errors as the user of a program meets them: one line that says what was wrong, and an exit code.
 
-A program of this package is run as `errors.run(main)`, or as `errors.run_with_flags(main)` where absl reads its flags.
+A program of this package is run as `errors.run(main)`, and its exit code is what `main` returns.
 What a user can cause (a file, a flag, a field, a full disk) is raised as one of `EXPECTED` with a message that says
 what was got, what was expected and where. Anything else is a defect of this package and keeps its traceback.
 """
@@ -51,24 +51,6 @@ def _keeps_traceback(error: BaseException) -> bool:
     expected = isinstance(error, (KeyboardInterrupt, *EXPECTED))
     # RecursionError and NotImplementedError are RuntimeErrors, and defects all the same.
     return _shows_traceback or not expected or isinstance(error, RecursionError | NotImplementedError)
-
-
-def run_with_flags(main: Callable[[list[str]], Any]) -> NoReturn:
-    """Run `main` as absl's `app.run` does; a wrong flag and an expected error are one line and exit code 1."""
-    from absl import app, flags
-
-    def parse(arguments: list[str]) -> list[str]:
-        try:
-            return flags.FLAGS(arguments)
-        except flags.Error as error:
-            raise ValueError(str(error)) from error
-
-    def checked(arguments: list[str]) -> Any:
-        if len(arguments) > 1:
-            raise ValueError(f"got arguments {arguments[1:]}; expected flags alone (--name=value)")
-        return main(arguments)
-
-    run(lambda: app.run(checked, flags_parser=parse))
 
 
 class ArgumentParser(argparse.ArgumentParser):

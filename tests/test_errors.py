@@ -56,7 +56,7 @@ def test_the_exit_code_is_what_the_program_returns(monkeypatch):
     ("arguments", "code", "said"),
     [
         (["--nothing"], 1, "error: Unknown command line flag 'nothing'"),
-        (["word", "--size=0"], 1, "error: got arguments ['word']; expected flags alone"),
+        (["word", "--size=0"], 1, "error: got arguments ['word']; expected only flags"),
         ([], 1, "error: flag --size=None: Flag --size must have a value other than None."),
         (["--size=3"], 1, "error: size is 3"),
         (["--size=0"], 0, ""),
@@ -64,13 +64,15 @@ def test_the_exit_code_is_what_the_program_returns(monkeypatch):
 )
 def test_a_wrong_flag_is_one_line(arguments, code, said):
     program = """
+import sys
 from absl import flags
 from maskx_jax import errors
-from tools import plot_sweep, sweep
-size = flags.DEFINE_integer("size", None, "A size.", required=True)
-def main(_):
+from maskx_jax.cli.flags import parse
+def main():
+    size = flags.DEFINE_integer("size", None, "A size.", required=True, flag_values=(values := flags.FlagValues()))
+    parse(values, sys.argv, None)
     if size.value: raise ValueError(f"size is {size.value}")
-errors.run_with_flags(main)
+errors.run(main)
 """
     done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == code
@@ -92,15 +94,15 @@ SWEEP = ("--table=1a", "--output={folder}/new")
         (sweep, ("--row=1a/oracle", "--output={folder}/broken"), "config.json or metrics.jsonl is no run's"),
         (plot_sweep, (), "the following arguments are required: --table, --output"),
         (plot_sweep, ("--table={folder}/none.csv", "--output=a.png"), "none.csv: No such file or directory"),
-        (plot_sweep, ("--table={folder}/file", "--output=a.png"), "file: no column row, segm/B/AP, split; expected"),
-        (plot_sweep, ("--table={folder}/other.csv", "--output=a.png"), "no run of a split random(trial,number) in"),
+        (plot_sweep, ("--table={folder}/file", "--output=a.png"), "file: no column masks, row, segm/B/AP; expected"),
+        (plot_sweep, ("--table={folder}/other.csv", "--output=a.png"), "no run with masks random(trial,number) in"),
         (plot_sweep, ("--table={folder}/fig3.csv", "--output={folder}/no/a.png"), "a.png: No such file or directory"),
     ],
 )
 def test_a_tool_names_what_is_wrong_in_one_line(monkeypatch, capsys, tmp_path, tool, arguments, said):
     (tmp_path / "file").write_text("text")
-    (tmp_path / "other.csv").write_text("row,split,segm/B/AP\n1a/cls,voc,0.1\n")
-    (tmp_path / "fig3.csv").write_text('row,split,segm/B/AP\n1a/cls,"random(1,20)",0.1\n')
+    (tmp_path / "other.csv").write_text("row,masks,segm/B/AP\n1a/cls,voc,0.1\n")
+    (tmp_path / "fig3.csv").write_text('row,masks,segm/B/AP\n1a/cls,"random(1,20)",0.1\n')
     broken = tmp_path / "broken/1a_oracle-seed0"
     broken.mkdir(parents=True)
     (broken / "config.json").write_text("{}")

@@ -140,6 +140,11 @@ def write(measured: Mapping[str, Any], folder: pathlib.Path) -> None:
     files.write_text(folder / "table.txt", f"{format_table(measured)}\n\n{format_class_table(measured)}\n")
 
 
+def titled_table(measured: Mapping) -> str:
+    """Return the table with a line above that says what it holds."""
+    return f"AP in percent; A: classes with masks in training, B: without\n{format_table(measured)}"
+
+
 def format_table(measured: Mapping) -> str:
     """Return what `metrics.score` measured as plain text, in percent: a row per kind and group."""
     scored = [kind for kind in _TITLES if kind in measured]

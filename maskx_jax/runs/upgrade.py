@@ -29,6 +29,9 @@ def upgrade(config: Mapping[str, Any]) -> dict[str, Any]:
       config: as read from a config.json, of any version and perhaps damaged. It is not changed.
     """
     upgraded = copy.deepcopy(dict(config))
+    if isinstance(evaluation := upgraded.get("evaluation"), dict):
+        # Runs older than this field were evaluated so.
+        evaluation.setdefault("paste_grid", "continuous")
     model = upgraded.get("model")
     for old, new in _MOVED.items():
         _move(upgraded, old, new)

@@ -1,0 +1,100 @@
+"""Evaluate a trained model: detect over a dataset, score what is found, and draw it.
+
+    python -m maskx_jax evaluate --workdir=RUN
+
+The latest checkpoint of a run and its config are restored; results.json (COCO format, boxes and masks), metrics.json,
+table.txt and pictures are written into RUN/evaluation/<step>.
+"""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import jax
+from absl import flags, logging
+from ml_collections import ConfigDict
+
+from maskx_jax import errors, files
+from maskx_jax.cli.evaluate_or_score import define_evaluate
+from maskx_jax.cli.flags import command_line, parse
+from maskx_jax.coco.categories import Categories, same_classes
+from maskx_jax.data.records import Source
+from maskx_jax.data.sources import open_source
+from maskx_jax.distributed import processes
+from maskx_jax.distributed.mesh import make_mesh, replicated
+from maskx_jax.evaluation import checks, scores
+from maskx_jax.evaluation.results import read_results
+from maskx_jax.inference import make_detect_step
+from maskx_jax.runs import compilation, evaluation
+from maskx_jax.runs.loading import Loaded, load
+from maskx_jax.runs.workdir import read_groups
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Evaluate as the flags say; return the exit code."""
+    argv, values = command_line(arguments), flags.FlagValues()
+    define_evaluate(values)
+    parse(values, argv, __doc__)
+    logging.use_absl_handler()
+    logging.set_verbosity(logging.WARNING)
+    # What others made is read before the model runs.
+    others = {title: read_results(path) for title, path in map(_title_and_path, values.compare)}
+    compilation.use_cache()
+    processes.join(enabled=values.distributed)
+    loaded = load(values.workdir, values.step)
+    config = loaded.config
+    config.evaluation.boundary |= values.boundary
+    evaluation.check(config)
+    source = _open_source(config, values.directory, values.split)
+    same_classes(source.categories, Categories.from_coco(loaded.categories), "the dataset and the checkpoint")
+    _check_others(others, source)
+    groups = read_groups(values.workdir, source.categories)
+    if groups is None:
+        groups = evaluation.scored_groups(source.categories, config)
+    output = None
+    if jax.process_index() == 0:
+        output = files.folder_in(*((values.output,) if values.output else (values.workdir, "evaluation", loaded.step)))
+    found = _detect(loaded, source)
+    if output is not None:
+        print(scores.titled_table(evaluation.write(found, source, config, output, groups, others)))
+        print(f"wrote {output}")
+    return 0
+
+
+def _detect(loaded: Loaded, source: Source) -> evaluation.Entries:
+    mesh = make_mesh()
+    variables = jax.device_put(loaded.variables, replicated(mesh))
+    return evaluation.detect(make_detect_step(loaded.model, mesh), variables, source, loaded.config, mesh)
+
+
+def _open_source(config: ConfigDict, directory: str | None, split: str | None) -> Source:
+    data = config.data
+    if data.source != "prepared" and (directory or split):
+        raise ValueError(f"got --directory or --split for data.source {data.source!r}; expected them with 'prepared'")
+    data.directory = directory or data.directory
+    data.eval_split = split or data.eval_split
+    return open_source(data, training=False, seed=config.seed)
+
+
+def _check_others(others: Mapping[str, evaluation.Entries], source: Source) -> None:
+    # No need for the annotations.
+    images = [
+        {"id": image_id, "height": height, "width": width}
+        for image_id, (height, width) in zip(source.image_ids.tolist(), source.sizes.tolist(), strict=True)
+    ]
+    ground_truth = {"images": images, "categories": source.categories.to_coco()}
+    for title, found in others.items():
+        try:
+            checks.check_results(found, ground_truth, scores.kinds_of(found))
+        except ValueError as error:
+            raise ValueError(f"--compare={title}: {error}") from None
+
+
+def _title_and_path(text: str) -> tuple[str, pathlib.Path]:
+    title, separator, path = text.partition("=")
+    if not separator:
+        raise ValueError(f"--compare: got {text!r}; expected title=results.json")
+    return title, pathlib.Path(path)
+
+
+if __name__ == "__main__":
+    errors.run(main)
