@@ -14,7 +14,7 @@ def test_the_small_experiment_has_its_own_backbone_and_schedule(get_config, othe
 
 
 def test_the_small_experiment_of_the_paper_has_its_own_classes_with_masks():
-    with pytest.raises(ValueError, match="^variants size=tiny and masks=voc exclude each other"):
+    with pytest.raises(ValueError, match=r"^variants size=tiny and masks=voc exclude each other"):
         paper.get_config("row=1a/cls,size=tiny,masks=voc")
 
 
