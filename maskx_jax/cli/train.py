@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None, parts: Parts = PARTS) -> int:
     compilation.use_cache()
     try:
         with leaving_at_once():
-            distributed.join(**config.value.distributed.to_dict())
+            distributed.join(**config.value.distributed.to_dict(), preemption_service=True)
             train(config.value, workdir.value, change_config.value, restart.value, parts)
     except InterruptedRun as interrupted:
         print(interrupted, file=sys.stderr)

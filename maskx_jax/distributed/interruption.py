@@ -4,16 +4,12 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
-from jax.sharding import Mesh
-
-from maskx_jax.distributed.mesh import replicated, split_batch
+from jax.experimental import multihost_utils
 
 # Of a program that was asked to leave and has saved (sysexits.h: temporary failure, try again).
 EXIT_INTERRUPTED = 75
@@ -26,7 +22,10 @@ class InterruptedRun(Exception):
 
 @contextlib.contextmanager
 def leaving_at_once() -> Iterator[None]:
-    """Let the signals end the process with `EXIT_INTERRUPTED` and a line, while there is nothing to save."""
+    """Let the signals end the process with `EXIT_INTERRUPTED` and a line, while there is nothing to save.
+
+    Where processes have joined with a preemption service, SIGTERM is no longer answered here: see `Interruption`.
+    """
 
     def leave(number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number).name
@@ -43,18 +42,20 @@ def leaving_at_once() -> Iterator[None]:
 class Interruption:
     """Catches the signals while it is entered, for a run that polls.
 
+    With many processes SIGTERM is caught by JAX's preemption service, from the moment that they have joined, and SIGINT
+    is passed on to it. It has all processes agree on the poll that says so.
+
     A second SIGINT is Python's own, for a run that does not come to the end of its step.
     """
 
-    def __init__(self, mesh: Mesh) -> None:
+    def __init__(self) -> None:
         self._requested = False
-        self._mesh = mesh
-        self._any = jax.jit(jnp.any, out_shardings=replicated(mesh))
-        self._answer: jax.Array | None = None
+        self._num_polls = 0
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> "Interruption":
-        self._stack.enter_context(_handling(self._handle))
+        numbers = _SIGNALS if jax.process_count() == 1 else (signal.SIGINT,)
+        self._stack.enter_context(_handling(self._handle, numbers))
         return self
 
     def __exit__(self, *error: Any) -> None:
@@ -63,25 +64,27 @@ class Interruption:
     def poll(self) -> bool:
         """Return whether any process was asked to leave: the same answer in all of them at the same call.
 
-        With many processes it is the answer to the question of the call before, so that nobody waits for it; all of
-        them must call equally often.
+        Nothing is computed, and nobody waits. All processes must call equally often.
         """
+        self._num_polls += 1
         if jax.process_count() == 1:
             return self._requested
-        previous = self._answer
-        mine = np.full(len(self._mesh.local_devices), self._requested)
-        self._answer = self._any(jax.make_array_from_process_local_data(split_batch(self._mesh), mine))
-        return previous is not None and bool(previous)
+        # Polls and not steps are counted: a run may begin at any step, and polls while it evaluates too.
+        return multihost_utils.reached_preemption_sync_point(self._num_polls)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self._requested = True
+        if jax.process_count() > 1:
+            os.kill(os.getpid(), signal.SIGTERM)
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @contextlib.contextmanager
-def _handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    previous = {number: signal.signal(number, handler) for number in _SIGNALS}
+def _handling(
+    handler: Callable[[int, FrameType | None], None], numbers: Sequence[signal.Signals] = _SIGNALS
+) -> Iterator[None]:
+    previous = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     finally:

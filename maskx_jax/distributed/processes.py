@@ -15,7 +15,7 @@ from maskx_jax import errors
 _BYTES_ON_DEVICE = 1 << 28
 
 
-def join(*, enabled: bool, start_timeout: int = 300, peer_timeout: int = 100) -> None:
+def join(*, enabled: bool, start_timeout: int = 300, peer_timeout: int = 100, preemption_service: bool = False) -> None:
     """Join the other processes of a run, before anything else is asked of JAX.
 
     JAX finds them itself on Cloud TPUs, SLURM, Kubernetes and under MPI. Elsewhere the environment says who they are:
@@ -25,12 +25,13 @@ def join(*, enabled: bool, start_timeout: int = 300, peer_timeout: int = 100) ->
       enabled: whether there are others; the address in the environment says so too.
       start_timeout: seconds to wait for all to join; after that the process ends with a line and exit code 1.
       peer_timeout: seconds without a sign of life after which a process counts as lost.
+      preemption_service: whether SIGTERM is from then on a request that all processes learn of, for a program that
+        polls an `Interruption`; else it ends the process that gets it.
     """
     address = os.environ.get("JAX_COORDINATOR_ADDRESS")
     if not (enabled or address):
         return
-    # Its handler would take the place of ours for SIGTERM.
-    jax.config.update("jax_enable_preemption_service", False)
+    jax.config.update("jax_enable_preemption_service", preemption_service)
     numbers = {"num_processes": os.environ.get("JAX_NUM_PROCESSES"), "process_id": os.environ.get("JAX_PROCESS_ID")}
     # In a thread, so that a signal is answered while this one waits for the others.
     joining = concurrent.futures.ThreadPoolExecutor(1).submit(

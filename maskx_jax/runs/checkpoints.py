@@ -97,8 +97,10 @@ class Checkpoints:
             if not self._directory.exists() and "://" not in str(self._directory):
                 # Orbax would make it anew, without the rest of the run.
                 raise FileNotFoundError("the folder was deleted")
+            # By force, because Orbax would else ask JAX's preemption service by step; `Interruption` asks it by poll.
             self._manager.save(
                 step,
+                force=True,
                 args=ocp.args.Composite(
                     model=ocp.args.StandardSave(model),
                     training=ocp.args.StandardSave(training),

@@ -122,7 +122,7 @@ def _train_on(
         enter("initialize", 0)
         state = starts.fresh_state(config, model, optimizer, abstract, start.weights, examples.categories.names)
     with contextlib.ExitStack() as stack:
-        interruption = stack.enter_context(Interruption(mesh))
+        interruption = stack.enter_context(Interruption())
         checkpoints = stack.enter_context(Checkpoints(workdir, keep=config.train.keep_checkpoints, writes=True))
         if state is None:
             enter("restore", 0)
@@ -319,8 +319,8 @@ class Loop:
         step = int(self.state.step)
         if step > 0 and self.checkpoints.latest_step() != step:
             self.save()
-        saved = ", which is saved" if step > 0 else ""
-        raise InterruptedRun(f"asked to leave after step {step}{saved}; start the command again to go on")
+        after = f"after step {step}, which is saved" if step > 0 else "before the first step"
+        raise InterruptedRun(f"asked to leave {after}; start the command again to go on")
 
     def summary(self) -> str:
         """Return what became of the examples that this process made."""

@@ -45,6 +45,8 @@ class Fault:
 
     def strike(self, phase: str, step: int) -> None:
         """Let it happen, if it is here."""
+        import jax
+
         if not self.is_at(phase, step):
             return
         if self.kind in ("term", "kill"):
@@ -53,6 +55,8 @@ class Fault:
                 threading.Timer(self.seconds, os.kill, (os.getpid(), sent)).start()
             else:
                 os.kill(os.getpid(), sent)
+                # JAX's preemption service looks once a second.
+                time.sleep(2.5 if jax.process_count() > 1 else 0)
         elif self.kind == "int":
             for _ in range(2):
                 os.kill(os.getpid(), signal.SIGINT)

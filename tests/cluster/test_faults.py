@@ -148,7 +148,7 @@ def test_two_processes_that_are_hit_one_after_the_other_end_as_one(whole, tmp_pa
         return codes, capfd.readouterr().err
 
     # One that is asked to leave takes the other with it, after the same step.
-    codes, said = goes_on(fault="term 1 step 2")
+    codes, said = goes_on(fault="term 1 step 3")
     assert codes == [EXIT_INTERRUPTED] * 2 and saved_step(tmp_path) == 3
     assert said.count("asked to leave after step 3, which is saved") == 2
 
