@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import cases
-from tests.golden.model_inputs import make_parameters
+from benchmarks.parameters import make_parameters
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 COLUMNS = (

@@ -7,26 +7,22 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool
 
 from maskx_jax.ops import boxes as box_ops
 from maskx_jax.ops.nms import nms
 from maskx_jax.ops.sampling import top_k
 
-Form = Callable[..., tuple[Int[Array, "k"], Bool[Array, "k"]]]
+# As `nms`.
+Form = Callable[..., tuple[Array, Array]]
 
 
 def _form(choose: Callable[[Array, Array], Array]) -> Form:
     """Return NMS that leaves to `choose(suppresses, valid)` which of the sorted boxes are kept."""
 
     def run(
-        boxes: Float[Array, "n 4"],
-        scores: Float[Array, "n"],
-        labels: Int[Array, "n"],
-        valid: Bool[Array, "n"],
-        iou_threshold: float,
-        max_outputs: int,
-    ) -> tuple[Int[Array, "k"], Bool[Array, "k"]]:
+        boxes: Array, scores: Array, labels: Array, valid: Array, iou_threshold: float, max_outputs: int
+    ) -> tuple[Array, Array]:
         order = top_k(jnp.where(valid, scores, -jnp.inf), scores.shape[0])
         boxes, labels, valid = boxes[order], labels[order], valid[order]
         position = jnp.arange(order.size)

@@ -12,11 +12,11 @@ import pytest
 
 from benchmarks import __main__ as benchmark
 from benchmarks import cases, checks, gpu_day, host, measuring, models, nms_forms, ours, roi_align_forms, trace
+from benchmarks.parameters import make_parameter, parameter_shapes
 from configs import mask_rcnn, maskx_rcnn
 from maskx_jax.models import build as make
 from maskx_jax.ops.nms import nms
 from maskx_jax.ops.roi_align import roi_align
-from tests.golden.model_inputs import make_parameter, parameter_shapes
 
 
 def test_case_names_tell_them_apart():
@@ -386,7 +386,7 @@ def test_a_run_leaves_in_time(monkeypatch, code, ending):
 # Of a bare machine: nothing but jax, flax, optax, jaxtyping and what these bring.
 MISSING = (
     *("tensorflow", "tensorflow_datasets", "ml_collections", "pycocotools", "faster_coco_eval", "cv2", "PIL"),
-    *("safetensors", "tensorboardX", "tqdm", "array_record", "hotcoco"),
+    *("safetensors", "tensorboardX", "tqdm", "array_record", "hotcoco", "tests"),
 )
 
 

@@ -15,6 +15,7 @@ import pytest
 from safetensors.numpy import save_file
 
 import maskx_jax
+from benchmarks.parameters import make_parameter, parameter_shapes
 from configs import maskx_rcnn
 from configs.families import rcnn
 from maskx_jax.data.shapes.source import ShapesSource
@@ -26,7 +27,6 @@ from maskx_jax.runs import evaluation
 from maskx_jax.training import loop
 from maskx_jax.training.steps import make_train_step
 from tests.compilation import optimized
-from tests.golden.model_inputs import make_parameter, parameter_shapes
 from tests.models.build import tiny_config
 from tests.processes import ENVIRONMENT, ROOT
 

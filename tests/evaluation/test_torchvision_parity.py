@@ -1,4 +1,4 @@
-"""Our pasting against what torchvision returned for the same inputs (`python -m tests.golden.make ops`)."""
+"""Our pasting against what torchvision returned for the same inputs (`python -m tests.golden.make_ops`)."""
 
 import pathlib
 

@@ -1,4 +1,6 @@
-"""What torchvision's Mask R-CNN makes of the parameters and images of `tests/golden/model_inputs.py`.
+"""What torchvision's Mask R-CNN makes of our parameters and images, where torch is installed.
+
+    python -m tests.golden.make_model
 
 It also runs the way back: our parameters, exported, in torchvision, against our own detections.
 """
@@ -21,6 +23,8 @@ from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops.misc import FrozenBatchNorm2d
 
+from benchmarks.parameters import NUM_CLASSES, make_parameters
+from maskx_jax import errors
 from maskx_jax.ops.mask_targets import sample_mask
 from maskx_jax.weights.export import to_torchvision
 from tests.golden import model_inputs as inputs
@@ -30,18 +34,21 @@ from tests.models.torchvision_model import imported_model
 _MEAN, _STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 
-def make_model_goldens(folder: pathlib.Path) -> None:
+_FOLDER = pathlib.Path(__file__).resolve().parent
+
+
+def main() -> None:
     """Write one file an image with the outputs of every stage, one with losses and gradients; check the way back."""
-    state = {name: torch.from_numpy(value) for name, value in inputs.make_parameters().items()}
+    state = {name: torch.from_numpy(value) for name, value in make_parameters().items()}
     coco_mini = pathlib.Path(os.environ.get("MASKX_COCO_MINI", "../shared/data/coco_mini"))
     for name in inputs.CANVASES:
         canvas, size = inputs.make_canvas(name, coco_mini)
         arrays = _stages(_torchvision_model(state).eval(), name, canvas, size)
         arrays["canvas_crc32"] = np.array(zlib.crc32(canvas.tobytes()))
-        _save(folder / f"model_{name}.npz", arrays)
+        _save(_FOLDER / f"model_{name}.npz", arrays)
         scores = arrays["detections/scores"]
         print(f"{name}: {len(scores)} detections, scores {scores[0]:.4f} to {scores[-1]:.4f}")
-    _save(folder / "model_losses.npz", _losses(state))
+    _save(_FOLDER / "model_losses.npz", _losses(state))
     _way_back()
 
 
@@ -52,7 +59,7 @@ def _save(path: pathlib.Path, arrays: dict[str, Any]) -> None:
 def _torchvision_model(state: Mapping[str, torch.Tensor], **options: Any) -> MaskRCNN:
     """Return `maskrcnn_resnet50_fpn` as it is with pretrained weights: frozen BatchNorm, stem and layer1."""
     body = torchvision.models.resnet50(weights=None, norm_layer=FrozenBatchNorm2d)
-    model = MaskRCNN(_resnet_fpn_extractor(body, 3), inputs.NUM_CLASSES + 1, **options)
+    model = MaskRCNN(_resnet_fpn_extractor(body, 3), NUM_CLASSES + 1, **options)
     model.load_state_dict(state, strict=True)
     return model
 
@@ -89,7 +96,7 @@ def _stages(model: MaskRCNN, image: str, canvas: np.ndarray, size: tuple[int, in
     box_logits, box_deltas = heads.box_predictor(heads.box_head(heads.box_roi_pool(pyramid, [rois], [size])))
     arrays |= {"box_rois": rois.numpy(), "box_logits": box_logits.numpy(), "box_deltas": box_deltas.numpy()}
     rois = proposals[0][torch.from_numpy(inputs.MASK_ROIS[len(proposals[0]) > inputs.MASK_ROIS])]
-    labels = torch.arange(len(rois)) * 7 % inputs.NUM_CLASSES + 1
+    labels = torch.arange(len(rois)) * 7 % NUM_CLASSES + 1
     mask_logits = heads.mask_predictor(heads.mask_head(heads.mask_roi_pool(pyramid, [rois], [size])))
     arrays |= {"mask_rois": rois.numpy(), "mask_labels": labels.numpy().astype(np.int32)}
     arrays["mask_logits"] = mask_logits[torch.arange(len(rois)), labels].numpy()
@@ -182,3 +189,7 @@ def _way_back() -> None:
         f"{np.abs(np.array(ours.scores[0])[kept] - theirs['detections/scores']).max():.2e}, lowest mask IoU "
         f"{overlap.min():.5f}"
     )
+
+
+if __name__ == "__main__":
+    errors.run(main)

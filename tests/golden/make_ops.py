@@ -1,4 +1,4 @@
-"""What torchvision's detection ops return for the inputs of `tests/golden/op_inputs.py`."""
+"""What torchvision's detection ops return for the inputs of `op_inputs.py`: `python -m tests.golden.make_ops`."""
 
 import pathlib
 
@@ -11,11 +11,12 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 from torchvision.ops import MultiScaleRoIAlign, batched_nms, box_iou, nms
 
+from maskx_jax import errors
 from tests.golden import op_inputs
 
 
-def make_op_goldens(folder: pathlib.Path) -> None:
-    """Compute all goldens of the ops and write them to `ops.npz` in a folder."""
+def main() -> None:
+    """Compute all goldens of the ops and write them to `ops.npz`."""
     goldens = {
         "versions": np.array([torch.__version__, torchvision.__version__]),
         **_roi_align(),
@@ -25,7 +26,7 @@ def make_op_goldens(folder: pathlib.Path) -> None:
         **_matching(),
         **_paste(),
     }
-    np.savez_compressed(folder / "ops.npz", allow_pickle=False, **goldens)
+    np.savez_compressed(pathlib.Path(__file__).with_name("ops.npz"), allow_pickle=False, **goldens)
 
 
 def _pool(boxes: np.ndarray, size: int) -> tuple[np.ndarray, dict[int, np.ndarray]]:
@@ -114,3 +115,7 @@ def _paste() -> dict[str, np.ndarray]:
         pasted = paste_masks_in_image(torch.from_numpy(masks)[:, None], boxes, op_inputs.PASTE_IMAGE)[:, 0]
         goldens[f"paste/{name}"] = np.packbits(pasted.numpy() > 0.5, axis=-1)
     return goldens
+
+
+if __name__ == "__main__":
+    errors.run(main)

@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 from safetensors.numpy import save_file
 
+from benchmarks.parameters import NUM_CLASSES, make_parameters
 from configs import mask_rcnn
 from maskx_jax.models.build import build, initialize
 from maskx_jax.models.rcnn.detector import RCNN
 from maskx_jax.structures import PyTree
 from maskx_jax.weights.pretrained import apply_conventions, open_weights, take_over
-from tests.golden import model_inputs as inputs
 from tests.models.build import set_fields
 
 
@@ -36,10 +36,10 @@ def imported_model(**changes: Any) -> Imported:
     config.model.rcnn.rpn.boundary_threshold = -1.0
     config.model.rcnn.box_head.update(smooth_l1_beta=1 / 9, pre_nms_top_k=4000)
     set_fields(config, **changes)
-    names = [f"class {i + 1}" for i in range(inputs.NUM_CLASSES)]
+    names = [f"class {i + 1}" for i in range(NUM_CLASSES)]
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "model.safetensors"
-        save_file(inputs.make_parameters(), path)
+        save_file(make_parameters(), path)
         weights = open_weights(path, "torchvision_detector", names)
         apply_conventions(config, weights.conventions)
         model = build(config.model, len(names))

@@ -1,4 +1,4 @@
-"""Our ops against what torchvision returned for the same inputs (`python -m tests.golden.make ops`)."""
+"""Our ops against what torchvision returned for the same inputs (`python -m tests.golden.make_ops`)."""
 
 import functools
 import pathlib

@@ -8,6 +8,7 @@ import pytest
 from flax import traverse_util
 from safetensors.numpy import save_file
 
+from benchmarks.parameters import make_parameter, parameter_shapes
 from configs import mask_rcnn
 from maskx_jax.coco.categories import COCO_IDS
 from maskx_jax.models.build import build, initialize
@@ -27,7 +28,6 @@ from maskx_jax.weights.pretrained import (
     untrained_without_source,
     with_class_embeddings,
 )
-from tests.golden.model_inputs import make_parameter, parameter_shapes
 from tests.models.build import numpy_variables, set_fields, tiny_config, tiny_model
 
 CLASSES = ("cat", "dog", "tv")
