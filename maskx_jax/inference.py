@@ -2,18 +2,20 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from maskx_jax.data.pipeline import evaluation_batches
-from maskx_jax.data.records import Source
-from maskx_jax.data.transforms import Transform
 from maskx_jax.distributed.mesh import apply_on, global_batch, local_part, split_batch, whole
 from maskx_jax.structures import Batch, Detections, PyTree
+
+# What detects in one batch needs neither OpenCV nor files.
+if TYPE_CHECKING:
+    from maskx_jax.data.records import Source
+    from maskx_jax.data.transforms import Transform
 
 DetectStep = Callable[[PyTree, jax.Array, jax.Array], Detections]
 
@@ -51,8 +53,8 @@ class ImageDetections:
 def detect(
     step: DetectStep,
     variables: PyTree,
-    source: Source,
-    transform: Transform,
+    source: "Source",
+    transform: "Transform",
     mesh: Mesh,
     *,
     batch_size: int,
@@ -77,6 +79,8 @@ def detect(
     Raises:
       RuntimeError: a record is broken.
     """
+    from maskx_jax.data.pipeline import evaluation_batches
+
     batches = evaluation_batches(
         source,
         transform,

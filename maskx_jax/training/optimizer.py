@@ -7,7 +7,6 @@ from typing import Any
 import jax
 import optax
 from flax import traverse_util
-from ml_collections import ConfigDict
 
 from maskx_jax.structures import PyTree
 
@@ -82,7 +81,7 @@ def make_optimizer(
     return optax.chain(rule, faster_biases, optax.scale_by_learning_rate(learning_rate))
 
 
-def from_config(config: ConfigDict) -> tuple[optax.Schedule, optax.GradientTransformation]:
+def from_config(config: Any) -> tuple[optax.Schedule, optax.GradientTransformation]:
     """Return the learning rate by step and the update rule of a run."""
     fields = config.optimizer
     learning_rate = learning_rate_schedule(
