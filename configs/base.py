@@ -9,6 +9,7 @@ neither on the examples nor on the model nor on its updates.
 
 import dataclasses
 import difflib
+import itertools
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -283,13 +284,11 @@ def apply_variants(
         if name in chosen:
             raise ValueError(f"variant {name!r} is given twice in {argument!r}")
         chosen[name] = choice
-    for item, others in (excluded or {}).items():
-        name, _, choice = item.partition("=")
-        for other, value in chosen.items():
-            if chosen.get(name) == choice and (other in others or f"{other}={value}" in others):
-                raise ValueError(
-                    f"variants {item} and {other}={value} exclude each other: {item} brings its own {other}"
-                )
+    given = [f"{name}={choice}" for name, choice in chosen.items()]
+    for one, other in itertools.product(given, given):
+        name = other.partition("=")[0]
+        if {name, other} & set((excluded or {}).get(one, ())):
+            raise ValueError(f"variants {one} and {other} exclude each other: {one} brings its own {name}")
     for name, choices in variants.items():
         if name in chosen:
             choices[chosen[name]](config)
