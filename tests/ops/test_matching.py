@@ -7,25 +7,25 @@ import pytest
 
 from maskx_jax.ops.boxes import encode, iou
 from maskx_jax.ops.losses import masked_mean, smooth_l1
-from maskx_jax.ops.matching import match
+from maskx_jax.ops.matching import Matcher
 from tests.compilation import optimized
 from tests.ops.collectives import collectives
 from tests.reference import matching as reference
 
 RPN = {
-    "foreground_threshold": 0.7,
-    "background_threshold": 0.3,
-    "crowd_threshold": 0.7,
-    "match_low_quality": True,
+    "foreground": 0.7,
+    "background": 0.3,
+    "crowd": 0.7,
+    "low_quality": True,
 }
-BOX_HEAD = {**RPN, "foreground_threshold": 0.5, "background_threshold": 0.5, "match_low_quality": False}
+BOX_HEAD = {**RPN, "foreground": 0.5, "background": 0.5, "low_quality": False}
 
 SETTINGS = pytest.mark.parametrize("settings", [RPN, BOX_HEAD], ids=["rpn", "box_head"])
 
 
 @functools.cache
 def jitted(settings):
-    return jax.jit(lambda *arguments: match(*arguments, **dict(settings)))
+    return jax.jit(lambda *arguments: Matcher(**dict(settings))(*arguments))
 
 
 def run(candidates, gt_boxes, gt_is_crowd, settings, candidate_valid=None, gt_valid=None):
@@ -85,7 +85,7 @@ def test_equals_the_reference_with_ties_empty_boxes_and_crowds(settings, seed):
 def test_thresholds_are_inclusive_for_foreground_and_exclusive_for_background():
     gt = [[0, 0, 10, 10]]
     half, less = [[0, 0, 10, 5]], [[0, 0, 10, 4]]
-    settings = {**BOX_HEAD, "background_threshold": 0.4}
+    settings = {**BOX_HEAD, "background": 0.4}
     assert names(run(half, gt, [False], settings)) == [("foreground", 0)]
     assert names(run(less, gt, [False], settings)) == [("ignored", None)]
     assert names(run([[0, 0, 10, 3]], gt, [False], settings)) == [("background", None)]
@@ -118,7 +118,7 @@ def test_crowd_is_never_matched_and_what_it_covers_is_ignored():
     crowd = [[0, 0, 20, 20]]
     candidates = [[0, 0, 20, 20], [2, 2, 8, 8], [0, 0, 10, 40], [15, 0, 25, 10], [30, 30, 40, 40]]
     for threshold, states in ((0.7, "iibbb"), (0.5, "iibbb"), (0.4, "iiiib")):
-        settings = {**RPN, "crowd_threshold": threshold}
+        settings = {**RPN, "crowd": threshold}
         assert "".join(state[0] for state, _ in names(run(candidates, crowd, [True], settings))) == states
 
 
@@ -178,7 +178,7 @@ def test_every_object_that_any_candidate_touches_gets_one_under_jit(seed):
     candidates = np.concatenate([corner, corner + rng.uniform(1, 300, (4000, 2))], axis=1).astype(np.float32)
     corner = rng.uniform(0, 900, (100, 2))
     gt_boxes = np.concatenate([corner, corner + rng.uniform(0.1, 40, (100, 2))], axis=1).astype(np.float32)
-    function = jax.jit(lambda *arguments: match(*arguments, **RPN))
+    function = jax.jit(lambda *arguments: Matcher(**RPN)(*arguments))
     ones = np.ones(4000, bool), np.ones(100, bool)
     with optimized():
         result = function(candidates, ones[0], gt_boxes, ones[1], ~ones[1])
@@ -196,13 +196,13 @@ def test_jit_equals_no_jit_and_vmap_equals_loop():
         jnp.asarray(rng.random((4, 5)) < 0.8),
         jnp.asarray(rng.random((4, 5)) < 0.3),
     )
-    together = jax.jit(jax.vmap(lambda *arguments: match(*arguments, **RPN)))(*batch)
+    together = jax.jit(jax.vmap(lambda *arguments: Matcher(**RPN)(*arguments)))(*batch)
     for i in range(4):
-        alone = match(*(argument[i] for argument in batch), **RPN)
+        alone = Matcher(**RPN)(*(argument[i] for argument in batch))
         for name in alone._fields:
             np.testing.assert_array_equal(getattr(alone, name), getattr(together, name)[i])
 
 
 def test_a_batch_split_over_devices_sends_nothing():
     batch = (jnp.ones((8, 30, 4)), jnp.ones((8, 30), bool), jnp.ones((8, 5, 4)), *[jnp.ones((8, 5), bool)] * 2)
-    assert not collectives(jax.vmap(lambda *arguments: match(*arguments, **RPN)), *batch)
+    assert not collectives(jax.vmap(lambda *arguments: Matcher(**RPN)(*arguments)), *batch)

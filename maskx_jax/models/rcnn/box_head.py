@@ -12,11 +12,11 @@ from jaxtyping import Array, Float, Int, Key
 from maskx_jax.limits import Check, number, numbers
 from maskx_jax.models.layers import Linear32, xavier_fill
 from maskx_jax.ops import boxes as box_ops
+from maskx_jax.ops.detections import select
 from maskx_jax.ops.losses import Mean, masked_mean, smooth_l1
-from maskx_jax.ops.matching import match
-from maskx_jax.ops.nms import nms_of_sorted
+from maskx_jax.ops.matching import Matcher
 from maskx_jax.ops.per_image import per_image
-from maskx_jax.ops.sampling import sample, top_k
+from maskx_jax.ops.sampling import sample
 from maskx_jax.structures import Detections, GroundTruth, Proposals, RoiTargets
 
 LIMITS: Mapping[str, Check] = {
@@ -59,7 +59,7 @@ class BoxHead(nn.Module):
       num_samples: regions an image that are trained on.
       foreground_fraction: at most this part of them is foreground.
       foreground_threshold: IoU from which a region is foreground; below it is background.
-      crowd_threshold: see `ops.matching.match`.
+      crowd_threshold: see `ops.matching.Matcher`.
       box_weights: scale of the deltas (Detectron's bbox_reg_weights).
       smooth_l1_beta: of the box loss: 1 in Detectron, 1/9 in torchvision, 0 in detectron2.
       score_threshold: detections must score more than this.
@@ -104,21 +104,12 @@ class BoxHead(nn.Module):
         self, proposals: Proposals, ground_truth: GroundTruth, keys: Key[Array, "b"] | Int[Array, "b 2"]
     ) -> RoiTargets:
         """Draw the regions to train on from the proposals and the ground-truth boxes themselves."""
+        match = Matcher(self.foreground_threshold, self.foreground_threshold, self.crowd_threshold)
 
-        def of_image(proposals: Proposals, gt: GroundTruth, key: Array) -> RoiTargets:
+        def one_image(proposals: Proposals, gt: GroundTruth, key: Array) -> RoiTargets:
             candidates = jnp.concatenate([proposals.boxes, gt.boxes])
             valid = jnp.concatenate([proposals.valid, gt.valid & ~gt.is_crowd])
-            matched = match(
-                candidates,
-                valid,
-                gt.boxes,
-                gt.valid,
-                gt.is_crowd,
-                foreground_threshold=self.foreground_threshold,
-                background_threshold=self.foreground_threshold,
-                crowd_threshold=self.crowd_threshold,
-                match_low_quality=False,
-            )
+            matched = match(candidates, valid, gt.boxes, gt.valid, gt.is_crowd)
             drawn = sample(key, matched.foreground, matched.background, self.num_samples, self.foreground_fraction)
             gt_index = matched.gt_index[drawn.indices]
             return RoiTargets(
@@ -129,7 +120,7 @@ class BoxHead(nn.Module):
                 valid=drawn.valid,
             )
 
-        return per_image(of_image)(proposals, ground_truth, keys)
+        return per_image(one_image)(proposals, ground_truth, keys)
 
     def losses(self, predictions: BoxPredictions, rois: RoiTargets, ground_truth: GroundTruth) -> dict[str, Mean]:
         """Return box_class (softmax cross-entropy) and box (smooth L1), both over all sampled regions."""
@@ -145,37 +136,27 @@ class BoxHead(nn.Module):
 
     def detect(self, predictions: BoxPredictions, proposals: Proposals, image_sizes: Float[Array, "b 2"]) -> Detections:
         """Turn predictions on proposals into detections without masks."""
-        # Probabilities sum to 1, so fewer than 1 / threshold classes of one region can pass: looking at only so many
-        # loses nothing and keeps the candidates few, whatever the number of classes.
-        per_region = self.num_classes
-        if self.score_threshold > 0:
-            per_region = min(per_region, int(1 / self.score_threshold))
+        # Probabilities sum to 1, so fewer than 1 / threshold classes of one region can pass: looking at as many loses
+        # nothing and keeps the candidates few, whatever the number of classes.
+        labels_per_region = int(1 / self.score_threshold) if self.score_threshold > 0 else None
 
-        def of_image(
+        def one_image(
             logits: Float[Array, "p classes"],
             deltas: Float[Array, "p classes 4"],
             proposals: Proposals,
             size: Float[Array, "2"],
         ) -> Detections:
-            scores = jax.nn.softmax(logits)[:, 1:]
-            labels = top_k(scores, per_region) + 1
-            scores = jnp.take_along_axis(scores, labels - 1, axis=1)
-            valid = (scores > self.score_threshold) & proposals.valid[:, None]
-            flat_scores = jnp.where(valid, scores, -jnp.inf).ravel()
-            best = top_k(flat_scores, self.pre_nms_top_k)
-            region, label = best // per_region, labels.ravel()[best]
-            decoded = box_ops.decode(deltas[region, label], proposals.boxes[region], self.box_weights)
-            boxes = box_ops.clip(decoded, size)
-            keep = nms_of_sorted(boxes, label, valid.ravel()[best], self.nms_threshold)
-            kept_scores = jnp.where(keep, flat_scores[best], -jnp.inf)
-            kept = top_k(kept_scores, self.max_detections)
-            return Detections(
-                boxes=boxes[kept],
-                scores=jnp.where(keep, kept_scores, 0.0)[kept],
-                labels=label[kept],
-                masks=None,
-                keypoints=None,
-                valid=keep[kept],
+            found = select(
+                jax.nn.softmax(logits)[:, 1:],
+                proposals.valid,
+                lambda region, label: box_ops.decode(deltas[region, label], proposals.boxes[region], self.box_weights),
+                size,
+                score_threshold=self.score_threshold,
+                pre_nms_top_k=self.pre_nms_top_k,
+                nms_threshold=self.nms_threshold,
+                max_detections=self.max_detections,
+                labels_per_candidate=labels_per_region,
             )
+            return Detections(found.boxes, found.scores, found.labels, masks=None, keypoints=None, valid=found.valid)
 
-        return per_image(of_image)(predictions.logits, predictions.deltas, proposals, image_sizes)
+        return per_image(one_image)(predictions.logits, predictions.deltas, proposals, image_sizes)

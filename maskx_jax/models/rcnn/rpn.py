@@ -14,7 +14,7 @@ from maskx_jax.models.layers import Linear32, conv
 from maskx_jax.ops import boxes as box_ops
 from maskx_jax.ops.anchors import CONVENTIONS, cell_anchors, grid_anchors, grid_strides
 from maskx_jax.ops.losses import Mean, masked_mean, smooth_l1
-from maskx_jax.ops.matching import match
+from maskx_jax.ops.matching import Matcher
 from maskx_jax.ops.nms import nms_of_sorted
 from maskx_jax.ops.per_image import per_image
 from maskx_jax.ops.sampling import Sample, sample, top_k
@@ -52,7 +52,7 @@ class RPN(nn.Module):
       anchor_convention: see `ops.anchors.cell_anchors`.
       boundary_threshold: anchors that reach further than this over the image's border (pixels) are ignored in
         training; negative means that none is.
-      foreground_threshold, background_threshold, crowd_threshold: see `ops.matching.match`.
+      foreground_threshold, background_threshold, crowd_threshold: see `ops.matching.Matcher`.
       num_samples: anchors an image that are trained on.
       foreground_fraction: at most this part of them is foreground.
       pre_nms_top_k: (training, detection) proposals a level before NMS.
@@ -60,6 +60,7 @@ class RPN(nn.Module):
       smooth_l1_beta: of the box loss: 1/9 in Detectron and torchvision, 0 in detectron2.
       nms_threshold: IoU above which the worse of two proposals of one level is dropped.
       min_size: proposals with a side shorter than this, in pixels, are dropped.
+      dtype: of the computation.
     """
 
     channels: int = 256
@@ -128,7 +129,7 @@ class RPN(nn.Module):
         """Decode, clip and thin out the best predictions; NMS runs within each level, the last cut over all."""
         pre_nms, post_nms = (pair[0 if training else 1] for pair in (self.pre_nms_top_k, self.post_nms_top_k))
 
-        def of_image(
+        def one_image(
             logits: dict[int, Float[Array, "_"]],
             deltas: dict[int, Float[Array, "_ 4"]],
             size: Float[Array, "2"],
@@ -136,7 +137,7 @@ class RPN(nn.Module):
         ) -> Proposals:
             count = min(pre_nms, max(level.shape[0] for level in logits.values()))
 
-            def of_level(logits: Array, deltas: Array, anchors: Array) -> Proposals:
+            def one_level(logits: Array, deltas: Array, anchors: Array) -> Proposals:
                 best = top_k(logits, count)
                 boxes = box_ops.clip(box_ops.decode(deltas[best], anchors[best], _BOX_WEIGHTS), size)
                 large = (boxes[:, 2:] - boxes[:, :2] >= self.min_size).all(axis=-1)
@@ -147,7 +148,7 @@ class RPN(nn.Module):
                     Proposals(boxes, logits[best], large),
                 )
 
-            levels = [of_level(logits[level], deltas[level], anchors[level]) for level in sorted(logits)]
+            levels = [one_level(logits[level], deltas[level], anchors[level]) for level in sorted(logits)]
             stacked = jax.tree.map(lambda *values: jnp.stack(values), *levels)
             one_label = jnp.zeros(count, jnp.int32)
             keep = jax.vmap(lambda boxes, valid: nms_of_sorted(boxes, one_label, valid, self.nms_threshold))
@@ -159,7 +160,7 @@ class RPN(nn.Module):
         # Proposals are inputs of the second stage, not outputs of the first: their gradient is not used (Faster
         # R-CNN, "approximate joint training").
         logits, deltas = jax.lax.stop_gradient((logits, deltas))
-        return per_image(of_image, in_axes=(0, 0, 0, None))(logits, deltas, image_sizes, anchors)
+        return per_image(one_image, in_axes=(0, 0, 0, None))(logits, deltas, image_sizes, anchors)
 
     def losses(
         self,
@@ -175,6 +176,7 @@ class RPN(nn.Module):
         Both are divided by the number of sampled anchors of the whole batch.
         """
         levels = sorted(logits)
+        match = Matcher(self.foreground_threshold, self.background_threshold, self.crowd_threshold, low_quality=True)
 
         def draw(
             size: Float[Array, "2"], gt: GroundTruth, key: Array, anchors: Float[Array, "a 4"]
@@ -183,17 +185,7 @@ class RPN(nn.Module):
             if self.boundary_threshold >= 0:
                 margin = self.boundary_threshold
                 allowed = (anchors[:, :2] >= -margin).all(-1) & (anchors[:, 2:] <= size[::-1] + margin).all(-1)
-            matched = match(
-                anchors,
-                allowed,
-                gt.boxes,
-                gt.valid,
-                gt.is_crowd,
-                foreground_threshold=self.foreground_threshold,
-                background_threshold=self.background_threshold,
-                crowd_threshold=self.crowd_threshold,
-                match_low_quality=True,
-            )
+            matched = match(anchors, allowed, gt.boxes, gt.valid, gt.is_crowd)
             drawn = sample(key, matched.foreground, matched.background, self.num_samples, self.foreground_fraction)
             gt_boxes = gt.boxes[matched.gt_index[drawn.indices]]
             return drawn, box_ops.encode(gt_boxes, anchors[drawn.indices], _BOX_WEIGHTS)
