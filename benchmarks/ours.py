@@ -167,7 +167,7 @@ def _stage(
         return jax.jit(apply(part))(variables, *arguments)
 
     def pyramid_of(model: Any, images: Any) -> Any:
-        return model._pyramid(images, sizes)
+        return model.pyramid(images, sizes)
 
     def proposals(model: Any, pyramid: Any, logits: Any, deltas: Any) -> Any:
         return model.rpn.proposals(logits, deltas, model.rpn.anchors(pyramid), sizes, training=False)
@@ -178,10 +178,11 @@ def _stage(
     labels = jnp.ones(of_masks.shape[:2], jnp.int32)
 
     def mask_head(model: Any, pooled: Any, weights: Any) -> Any:
-        return model.mask_head(pooled.reshape(-1, *pooled.shape[2:]), labels.reshape(-1), model.mask_weights(weights))
+        branch, pooled = model.mask_branch, pooled.reshape(-1, *pooled.shape[2:])
+        return branch.head(pooled, labels.reshape(-1), branch.weights(weights))
 
     def pool(size: int) -> Callable[..., Any]:
-        return lambda model, pyramid, boxes: model._pool(pyramid, boxes, size)
+        return lambda model, pyramid, boxes: model.pool(pyramid, boxes, size)
 
     parts: dict[str, Callable[[], tuple[Callable[..., Any], tuple[Any, ...]]]] = {
         "backbone_fpn": lambda: (pyramid_of, (images,)),

@@ -249,7 +249,7 @@ HLO = """
 %fused_a (p: f32[8]) -> f32[8] {
   %p = f32[8]{0} parameter(0)
   %scatter.1 = f32[8]{0} scatter(%p, %p, %p), to_apply=%add
-  ROOT %mul.1 = f32[8]{0} multiply(%scatter.1, %p), metadata={op_name="jit(step)/jvp(RCNN.losses)/RCNN._pool/mul"}
+  ROOT %mul.1 = f32[8]{0} multiply(%scatter.1, %p), metadata={op_name="jit(step)/jvp(RCNN.losses)/RCNN.pool/mul"}
 }
 
 %fused_b (q: f32[8]) -> f32[8] {

@@ -128,7 +128,7 @@ def pixels_seen(**fields):
 
     spied = model.clone(backbone=Spy(**{f: getattr(model.backbone, f) for f in ("stage_sizes", "width", "norm")}))
     images = jnp.broadcast_to(jnp.array([10, 20, 30], jnp.uint8), (1, 64, 64, 3))
-    spied.apply(numpy_variables(model), images, jnp.array([[64.0, 64.0]]), method="_pyramid")
+    spied.apply(numpy_variables(model), images, jnp.array([[64.0, 64.0]]), method="pyramid")
     return np.asarray(seen[0][0, 0, 0])
 
 

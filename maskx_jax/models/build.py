@@ -11,6 +11,7 @@ from maskx_jax.limits import Check, number, one_of
 from maskx_jax.models import pixels
 from maskx_jax.models.backbones import resnet
 from maskx_jax.models.rcnn import detector as rcnn
+from maskx_jax.ops.cpu.platform import on_one_cpu
 from maskx_jax.structures import PyTree
 
 
@@ -18,8 +19,9 @@ class Part(NamedTuple):
     """A family of detectors, or a backbone.
 
     Attributes:
-      build: from the fields of its section of the config. A family gets num_classes, pixels (`pixels.Pixels`), backbone
-        (a module), max_detections and dtype as well, and returns a `detector.Detector`; a backbone gets dtype.
+      build: from the fields of its section of the config. A backbone gets dtype and cpu besides. A family gets
+        num_classes, pixels (`pixels.Pixels`), backbone (a module), max_detections, dtype and cpu besides, and returns a
+        `detector.Detector`.
       limits: what fields of its section may be, by their dotted names in it.
     """
 
@@ -33,12 +35,14 @@ FAMILIES: dict[str, Part] = {"rcnn": Part(rcnn.build, rcnn.LIMITS)}
 BACKBONES: dict[str, Part] = {"resnet": Part(resnet.ResNet, resnet.LIMITS)}
 
 
-def build(model: Any, num_classes: int) -> Any:
+def build(model: Any, num_classes: int, cpu: bool | None = None) -> Any:
     """Return the detector that a config describes: a Flax module with what `detector.Detector` asks for.
 
     Args:
       model: `config.model`, a ConfigDict or a mapping; see configs/base.py and configs/families/.
       num_classes: C, without background.
+      cpu: whether to compute as one CPU device does best: convolutions by matrix products, and nothing for regions that
+        are not used. The results differ by rounding only. By default the devices of this process decide.
 
     Raises:
       ValueError: the family or the backbone is unknown, or the family refuses a value; the message names the field.
@@ -47,12 +51,13 @@ def build(model: Any, num_classes: int) -> Any:
     model = _mapping(model)
     family, backbone = _part_of(FAMILIES, model["family"], "family"), model["backbone"]
     kind = _part_of(BACKBONES, backbone.pop("kind"), "backbone.kind")
+    how = {"dtype": model["dtype"], "cpu": on_one_cpu() if cpu is None else cpu}
     return family.build(
         num_classes,
         pixels=pixels.Pixels(**model["pixels"]),
-        backbone=kind.build(**backbone, dtype=model["dtype"]),
+        backbone=kind.build(**backbone, **how),
         max_detections=model["max_detections"],
-        dtype=model["dtype"],
+        **how,
         **model[model["family"]],
     )
 

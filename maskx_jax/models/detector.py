@@ -1,6 +1,6 @@
 """What training, evaluation and loading ask of a model: the contract of every family of detectors."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Array, Float, Int, Key, UInt8
 
@@ -8,6 +8,7 @@ from maskx_jax.ops.losses import Mean
 from maskx_jax.structures import Batch, Detections
 
 
+@runtime_checkable
 class Detector(Protocol):
     """A Flax module with these attributes and methods; no base class is needed."""
 

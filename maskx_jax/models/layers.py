@@ -14,11 +14,20 @@ msra_fill = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 xavier_fill = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
 
 
-def conv(features: int, kernel_size: int, stride: int = 1, **options: Any) -> nn.Conv:
-    """Return a convolution with square kernel and the symmetric padding k // 2 of Caffe and PyTorch."""
+def conv(features: int, kernel_size: int, stride: int = 1, *, cpu: bool = False, **options: Any) -> nn.Conv:
+    """Return a convolution with square kernel and the symmetric padding k // 2 of Caffe and PyTorch.
+
+    Args:
+      features: of the output.
+      kernel_size: k.
+      stride: along both axes.
+      cpu: whether it is computed by matrix products, as one CPU does best: see `ops.cpu.convolution`.
+      **options: of `flax.linen.Conv`.
+    """
     # XLA's "SAME" would pad a strided convolution on the bottom and right only.
     padding = [(kernel_size // 2, kernel_size // 2)] * 2
-    options["conv_general_dilated"] = convolution
+    if cpu:
+        options["conv_general_dilated"] = convolution
     return nn.Conv(features, (kernel_size, kernel_size), (stride, stride), padding, **options)
 
 

@@ -50,14 +50,14 @@ def to_torchvision(variables: PyTree, model: RCNN, fields: Mapping[str, Any]) ->
     lacking = []
     for field, required in _REQUIRED.items():
         value = field_of(fields, field)
-        if value != required and not (field.startswith("rcnn.mask_head.") and model.mask_head is None):
+        if value != required and not (field.startswith("rcnn.mask_head.") and model.mask_branch is None):
             lacking.append(f"{field} = {value!r} (expected {required!r})")
     if lacking:
         raise ValueError(f"torchvision's Mask R-CNN cannot express model.{', model.'.join(lacking)}")
 
     params = traverse_util.flatten_dict(variables["params"], sep="/")
     params = {path: value for path, value in params.items() if not path.startswith("mask_weights/")}
-    if model.mask_head is not None:
+    if model.mask_branch is not None:
         weights: Any = model.apply(variables, method=_mask_weights)
         params |= {"mask_weights/kernel": weights.weights.T, "mask_weights/bias": weights.bias}
 
@@ -92,5 +92,5 @@ def _mask_weights(model: RCNN) -> Any:
     """Return the mask predictor's weights of every class."""
     params = model.variables["params"]["box_head"]
     classification, boxes = params["classification"]["kernel"].T, params["boxes"]["kernel"].T
-    assert model.mask_weights is not None
-    return model.mask_weights(ClassWeights(classification, boxes.reshape(len(classification), -1)))
+    assert model.mask_branch is not None
+    return model.mask_branch.weights(ClassWeights(classification, boxes.reshape(len(classification), -1)))

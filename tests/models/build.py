@@ -38,8 +38,8 @@ def tiny_config(argument: str = "size=tiny,data=shapes,mlp=light", **model: Any)
     return config
 
 
-def tiny_model(num_classes: int = NUM_CLASSES, **model: Any) -> RCNN:
-    return build(tiny_config(**model).model, num_classes)
+def tiny_model(num_classes: int = NUM_CLASSES, cpu: bool | None = None, **model: Any) -> RCNN:
+    return build(tiny_config(**model).model, num_classes, cpu)
 
 
 @functools.lru_cache(maxsize=4)

@@ -27,13 +27,14 @@ SECTIONS = {
     "rcnn.weight_transfer": WeightTransfer,
 }
 # What `build` gives to modules: of the data, of the whole model, or of another module.
-GIVEN = {"num_classes", "dtype", "max_detections", "parent", "name"}
+GIVEN = {"num_classes", "dtype", "cpu", "max_detections", "parent", "name"}
+OF_THE_FAMILY = {WeightTransfer: {"channels"}, FPN: {"levels", "top"}}
 
 
 @pytest.mark.parametrize("section", SECTIONS)
 def test_a_section_has_the_fields_and_the_defaults_of_its_module(section):
     module = SECTIONS[section]
-    given = GIVEN | ({"channels"} if module is WeightTransfer else set())
+    given = GIVEN | OF_THE_FAMILY.get(module, set())
     defaults = {field.name: field.default for field in dataclasses.fields(module) if field.name not in given}
     fields = field_of(rcnn.get_config().model, section).to_dict()
     fields.pop("kind", None)

@@ -50,12 +50,13 @@ def _stages_of(name, coco_mini):
     imported = imported_model()
 
     def run(model, images, image_sizes, box_rois, mask_rois, mask_labels):
-        pyramid = model._pyramid(images, image_sizes)
+        pyramid = model.pyramid(images, image_sizes)
         logits, deltas = model.rpn(pyramid)
         proposals = model.rpn.proposals(logits, deltas, model.rpn.anchors(pyramid), image_sizes, training=False)
-        predictions = model._box_predictions(pyramid, box_rois)
-        mask_logits = model._mask_logits(
-            pyramid, mask_rois, mask_labels, jnp.ones(mask_labels.shape, bool), predictions.class_weights
+        predictions = model.box_predictions(pyramid, box_rois)
+        used = jnp.ones(mask_labels.shape, bool)
+        mask_logits = model.region_predictions(
+            model.mask_branch, pyramid, mask_rois, mask_labels, used, predictions.class_weights
         )
         detections = model.detect(images, image_sizes)
         return {

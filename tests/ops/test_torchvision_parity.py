@@ -1,6 +1,5 @@
 """Our ops against what torchvision returned for the same inputs (`python -m tests.golden.make_ops`)."""
 
-import functools
 import pathlib
 
 import jax
@@ -10,7 +9,7 @@ import pytest
 
 from maskx_jax.ops import boxes as box_ops
 from maskx_jax.ops.anchors import cell_anchors, grid_anchors, grid_strides
-from maskx_jax.ops.matching import match
+from maskx_jax.ops.matching import Matcher
 from maskx_jax.ops.nms import nms
 from maskx_jax.ops.roi_align import assign_levels, roi_align
 from tests.golden import op_inputs
@@ -125,18 +124,10 @@ def test_anchors_equal_torchvision_in_value_and_order(name):
 
 def matched(candidates, objects, settings):
     """Match as torchvision writes it: the object of a foreground candidate, else -1 (background) or -2 (ignored)."""
-    foreground_threshold, background_threshold, match_low_quality = settings
+    foreground, background, low_quality = settings
     # Two empty slots, on top of the first candidates.
     slots = np.concatenate([objects, np.resize(candidates, (2, 4))])
-    result = jax.jit(
-        functools.partial(
-            match,
-            foreground_threshold=foreground_threshold,
-            background_threshold=background_threshold,
-            crowd_threshold=0.7,
-            match_low_quality=match_low_quality,
-        )
-    )(
+    result = jax.jit(Matcher(foreground, background, crowd=0.7, low_quality=low_quality))(
         jnp.asarray(candidates),
         np.ones(len(candidates), bool),
         jnp.asarray(slots),

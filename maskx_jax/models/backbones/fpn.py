@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 from maskx_jax.limits import Check, number
 from maskx_jax.models.layers import conv, xavier_fill
 
+TOPS = ("pool", "convs", "none")
 LIMITS: Mapping[str, Check] = {"channels": number(1)}
 
 
@@ -18,26 +19,45 @@ class FPN(nn.Module):
 
     Attributes:
       channels: of every output level.
+      levels: of the backbone that it takes.
+      top: what is above them. "pool": every second pixel of the highest (Mask R-CNN's P6). "convs": two more levels by
+        strided convolutions (RetinaNet's and FCOS' P6 and P7). "none": nothing.
+      dtype: of the computation.
+      cpu: whether convolutions are computed as one CPU does best, see `layers.conv`.
     """
 
     channels: int = 256
+    levels: tuple[int, ...] = (2, 3, 4, 5)
+    top: str = "pool"
     dtype: Any = jnp.float32
+    cpu: bool = False
 
     @nn.compact
     def __call__(self, features: dict[int, Float[Array, "b _ _ _"]]) -> dict[int, Float[Array, "b _ _ channels"]]:
-        """Return P2..P6 from res2..res5; P6 is every second pixel of P5, for the RPN alone."""
+        """Return the pyramid's levels from the backbone's maps.
 
-        def layer(kernel_size: int, name: str) -> nn.Conv:
-            return conv(self.channels, kernel_size, kernel_init=xavier_fill, dtype=self.dtype, name=name)
+        Raises:
+          ValueError: `top` is unknown.
+        """
+
+        def layer(kernel_size: int, name: str, stride: int = 1) -> nn.Conv:
+            options = {"kernel_init": xavier_fill, "dtype": self.dtype, "cpu": self.cpu, "name": name}
+            return conv(self.channels, kernel_size, stride, **options)
 
         pyramid = {}
         above = None
-        for level in sorted(features, reverse=True):
+        for level in sorted(self.levels, reverse=True):
             inner = layer(1, f"lateral{level}")(features[level])
             if above is not None:
                 inner += above.repeat(2, axis=1).repeat(2, axis=2)
             pyramid[level] = layer(3, f"output{level}")(inner)
             above = inner
-        top = max(pyramid)
-        pyramid[top + 1] = pyramid[top][:, ::2, ::2]
+        highest = max(pyramid)
+        if self.top == "pool":
+            pyramid[highest + 1] = pyramid[highest][:, ::2, ::2]
+        elif self.top == "convs":
+            pyramid[highest + 1] = layer(3, f"output{highest + 1}", stride=2)(pyramid[highest])
+            pyramid[highest + 2] = layer(3, f"output{highest + 2}", stride=2)(nn.relu(pyramid[highest + 1]))
+        elif self.top != "none":
+            raise ValueError(f"got top {self.top!r} of the pyramid; expected one of {TOPS}")
         return pyramid

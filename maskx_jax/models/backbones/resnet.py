@@ -25,6 +25,7 @@ class Bottleneck(nn.Module):
     stride_in_1x1: bool
     residual_scale: float
     dtype: Any
+    cpu: bool
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c4"]:
@@ -32,7 +33,8 @@ class Bottleneck(nn.Module):
         strides = (self.stride, 1) if self.stride_in_1x1 else (1, self.stride)
 
         def block(x: Array, features: int, size: int, stride: int, name: str, scale: float = 1.0) -> Array:
-            layer = conv(features, size, stride, use_bias=False, kernel_init=_he_normal, dtype=self.dtype, name=name)
+            options = {"kernel_init": _he_normal, "dtype": self.dtype, "cpu": self.cpu, "name": name}
+            layer = conv(features, size, stride, use_bias=False, **options)
             return _normalize(layer(x), self.norm, scale, self.dtype, f"{name}_norm")
 
         y = nn.relu(block(x, self.width, 1, strides[0], "conv1"))
@@ -55,6 +57,7 @@ class ResNet(nn.Module):
       remat: whether the backward pass computes the inside of each block again instead of keeping it: less memory for
         about one more forward pass of the backbone.
       dtype: of the computation; parameters are float32.
+      cpu: whether convolutions are computed as one CPU does best, see `layers.conv`.
     """
 
     stage_sizes: Sequence[int] = (3, 4, 6, 3)
@@ -63,6 +66,7 @@ class ResNet(nn.Module):
     stride_in_1x1: bool = False
     remat: bool = False
     dtype: Any = jnp.float32
+    cpu: bool = False
 
     levels = (2, 3, 4, 5)
     multiple = 32
@@ -70,7 +74,8 @@ class ResNet(nn.Module):
     @nn.compact
     def __call__(self, images: Float[Array, "b h w 3"]) -> dict[int, Float[Array, "b _ _ _"]]:
         """Return {2: res2, 3: res3, 4: res4, 5: res5}."""
-        x = conv(self.width, 7, 2, use_bias=False, kernel_init=_he_normal, dtype=self.dtype, name="stem")(images)
+        options = {"kernel_init": _he_normal, "dtype": self.dtype, "cpu": self.cpu, "name": "stem"}
+        x = conv(self.width, 7, 2, use_bias=False, **options)(images)
         x = nn.relu(_normalize(x, self.norm, 1.0, self.dtype, "stem_norm"))
         x = nn.max_pool(x, (3, 3), (2, 2), [(1, 1), (1, 1)])
         features = {}
@@ -86,6 +91,7 @@ class ResNet(nn.Module):
                     # grows by at most e a stage instead of 2^blocks.
                     residual_scale=num_blocks**-0.5,
                     dtype=self.dtype,
+                    cpu=self.cpu,
                     name=f"res{stage + 2}_block{index}",
                 )(x)
             features[stage + 2] = x

@@ -1,6 +1,7 @@
 """Faster, Mask and Mask^X R-CNN: the parts wired together."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,16 +16,16 @@ from maskx_jax.models.backbones.fpn import FPN
 from maskx_jax.models.pixels import Pixels
 from maskx_jax.models.rcnn import box_head, mask_head, rpn, weight_transfer
 from maskx_jax.models.rcnn.box_head import BoxHead, BoxPredictions, ClassWeights
+from maskx_jax.models.rcnn.mask_branch import MaskBranch
 from maskx_jax.models.rcnn.mask_head import MaskHead
+from maskx_jax.models.rcnn.region_head import RegionHead
 from maskx_jax.models.rcnn.rpn import RPN
 from maskx_jax.models.rcnn.weight_transfer import (
     ClassAgnosticWeights,
     ClassSpecificWeights,
-    MaskWeights,
     WeightTransfer,
 )
 from maskx_jax.ops import roi_align
-from maskx_jax.ops.cpu.used_slots import map_used_slots
 from maskx_jax.ops.losses import Mean
 from maskx_jax.structures import Batch, Detections
 
@@ -57,13 +58,11 @@ class RoIAlign:
 
 
 class RCNN(nn.Module):
-    """A two-stage detector with an optional mask branch.
+    """A two-stage detector.
 
     Attributes:
-      pixels, backbone, fpn, rpn, roi_align, box_head: the substrate (Faster R-CNN with FPN).
-      mask_head: the mask branch, or None for boxes only.
-      mask_weights: what says the mask predictor's weights of each class: `ClassSpecificWeights` (Mask R-CNN),
-        `ClassAgnosticWeights` or `WeightTransfer` (Mask^X R-CNN). None without a mask branch.
+      pixels, backbone, fpn, rpn, roi_align, box_head: Faster R-CNN with FPN.
+      heads: what works on regions after the box head: the mask branch, or nothing for boxes only.
     """
 
     pixels: Pixels
@@ -72,23 +71,30 @@ class RCNN(nn.Module):
     rpn: RPN
     roi_align: RoIAlign
     box_head: BoxHead
-    mask_head: MaskHead | None = None
-    mask_weights: Callable[[ClassWeights], MaskWeights] | None = None
+    heads: tuple[RegionHead, ...] = ()
+
+    # The modules of `heads` are named by their own names: parameter paths are "mask_head/...", not "heads_0_...".
+    preserve_adopted_names = True
 
     @property
     def produces(self) -> frozenset[str]:
         """What its detections have."""
-        return frozenset({"boxes"} if self.mask_head is None else {"boxes", "masks"})
+        return frozenset({"boxes", *(head.produces for head in self.heads)})
 
     @property
     def multiple(self) -> int:
         """What the sides of a canvas must be multiples of."""
         return self.backbone.multiple
 
+    @property
+    def mask_branch(self) -> MaskBranch | None:
+        """The head that makes masks, if there is one."""
+        return next((head for head in self.heads if isinstance(head, MaskBranch)), None)
+
     def losses(
         self, batch: Batch, key: Key[Array, ""] | Int[Array, "2"]
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-        """Return the total loss and its parts: rpn_class, rpn_box, box_class, box and, with a mask branch, mask."""
+        """Return the total loss and its parts: rpn_class, rpn_box, box_class, box, and those of the heads."""
         means = self.loss_means(batch, jax.random.split(key, batch.images.shape[0]))
         losses = {name: mean.value() for name, mean in means.items()}
         return sum(losses.values(), jnp.float32(0)), losses
@@ -103,40 +109,38 @@ class RCNN(nn.Module):
         gt = batch.ground_truth
         rpn_keys, roi_keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
 
-        pyramid = self._pyramid(batch.images, batch.image_sizes)
+        pyramid = self.pyramid(batch.images, batch.image_sizes)
         logits, deltas = self.rpn(pyramid)
         anchors = self.rpn.anchors(pyramid)
         losses = self.rpn.losses(logits, deltas, anchors, batch.image_sizes, gt, rpn_keys)
         proposals = self.rpn.proposals(logits, deltas, anchors, batch.image_sizes, training=True)
 
         rois = self.box_head.sample(proposals, gt, roi_keys)
-        predictions = self._box_predictions(pyramid, rois.boxes)
+        predictions = self.box_predictions(pyramid, rois.boxes)
         losses |= self.box_head.losses(predictions, rois, gt)
 
-        if self.mask_head is not None:
-            mask_rois, supervised = self.mask_head.select(rois, gt)
-            mask_logits = self._mask_logits(
-                pyramid, mask_rois.boxes, mask_rois.labels, supervised, predictions.class_weights
-            )
-            losses |= self.mask_head.losses(mask_logits, mask_rois, supervised, gt)
+        for head in self.heads:
+            own, used = head.regions(rois, gt)
+            predicted = self.region_predictions(head, pyramid, own.boxes, own.labels, used, predictions.class_weights)
+            losses |= head.losses(predicted, own, used, gt)
         return losses
 
     def detect(self, images: UInt8[Array, "b h w 3"], image_sizes: Float[Array, "b 2"]) -> Detections:
-        """Return the detections of each image, best first, with mask probabilities if there is a mask branch."""
-        pyramid = self._pyramid(images, image_sizes)
+        """Return the detections of each image, best first, with what the heads add."""
+        pyramid = self.pyramid(images, image_sizes)
         logits, deltas = self.rpn(pyramid)
         proposals = self.rpn.proposals(logits, deltas, self.rpn.anchors(pyramid), image_sizes, training=False)
-        predictions = self._box_predictions(pyramid, proposals.boxes)
-        detections = self.box_head.detect(predictions, proposals, image_sizes)
-        if self.mask_head is None:
-            return detections
-        # Masks are made for the detections, not for the proposals: fewer and better placed (Mask R-CNN, section 3.1).
-        mask_logits = self._mask_logits(
-            pyramid, detections.boxes, detections.labels, detections.valid, predictions.class_weights
-        )
-        return dataclasses.replace(detections, masks=jax.nn.sigmoid(mask_logits))
+        predictions = self.box_predictions(pyramid, proposals.boxes)
+        found = self.box_head.detect(predictions, proposals, image_sizes)
+        # For the detections, not for the proposals: fewer and better placed (Mask R-CNN, section 3.1).
+        for head in self.heads:
+            predicted = self.region_predictions(
+                head, pyramid, found.boxes, found.labels, found.valid, predictions.class_weights
+            )
+            found = head.detect(predicted, found)
+        return found
 
-    def _pyramid(self, images: Array, image_sizes: Array) -> dict[int, Array]:
+    def pyramid(self, images: UInt8[Array, "b h w 3"], image_sizes: Float[Array, "b 2"]) -> dict[int, Array]:
         """Normalise the pixels and compute P2..P6.
 
         Raises:
@@ -146,34 +150,26 @@ class RCNN(nn.Module):
             raise ValueError(
                 f"got a canvas of {images.shape[1]} x {images.shape[2]}; expected multiples of {self.multiple}"
             )
-        return self.fpn(self.backbone(self.pixels(images, image_sizes).astype(self.backbone.dtype)))
+        return self.fpn(self.backbone(self.pixels(images, image_sizes).astype(self.fpn.dtype)))
 
-    def _box_predictions(self, pyramid: dict[int, Array], boxes: Float[Array, "b r 4"]) -> BoxPredictions:
-        return self.box_head(self._pool(pyramid, boxes, self.box_head.resolution))
+    def box_predictions(self, pyramid: dict[int, Array], boxes: Float[Array, "b r 4"]) -> BoxPredictions:
+        """Return the box head's predictions for regions."""
+        return self.box_head(self.pool(pyramid, boxes, self.box_head.resolution))
 
-    def _mask_logits(
+    def region_predictions(
         self,
+        head: RegionHead,
         pyramid: dict[int, Array],
         boxes: Float[Array, "b r 4"],
         labels: Int[Array, "b r"],
         used: Bool[Array, "b r"],
         class_weights: ClassWeights,
-    ) -> Float[Array, "b r m m"]:
-        assert self.mask_head is not None and self.mask_weights is not None
-        pooled = self._pool(pyramid, boxes, self.mask_head.resolution)
-        w_seg = self.mask_weights(class_weights)
-        if self.is_initializing():
-            self.mask_head(pooled[0], labels[0], w_seg)
-        # As a function of its parameters: JAX's loops do not take the modules of Flax.
-        head, variables = self.mask_head.unbind()
+    ) -> Any:
+        """Return what one of the heads predicts for regions, such as the mask branch's logits `b r m m`."""
+        return head(self.pool(pyramid, boxes, head.resolution), labels, used, class_weights)
 
-        def of_regions(parameters: Any, pooled: Array, labels: Array) -> Any:
-            variables, w_seg = parameters
-            return head.apply(variables, pooled, labels, w_seg)
-
-        return map_used_slots(of_regions, (variables, w_seg), pooled, labels, used)
-
-    def _pool(self, pyramid: dict[int, Array], boxes: Float[Array, "b r 4"], size: int) -> Float[Array, "b r s s c"]:
+    def pool(self, pyramid: dict[int, Array], boxes: Float[Array, "b r 4"], size: int) -> Float[Array, "b r s s c"]:
+        """Return the features of regions, each pooled from its level into `size` x `size` bins."""
         # The last level is the RPN's alone. Each image gathers from its own maps, so that a batch split over devices
         # needs no communication.
         maps = {level: features for level, features in pyramid.items() if level < max(pyramid)}
@@ -188,6 +184,7 @@ def build(
     backbone: nn.Module,
     max_detections: int,
     dtype: str,
+    cpu: bool,
     mask_predictor: str,
     fpn: Mapping[str, Any],
     rpn: Mapping[str, Any],
@@ -204,6 +201,7 @@ def build(
       backbone: images to maps.
       max_detections: an image, over all classes.
       dtype: of the computation in the networks; parameters, losses and boxes are float32 always.
+      cpu: whether the program is for one CPU device, see `models.build.build`.
       mask_predictor: "none", "class_specific", "class_agnostic" or "transfer".
       fpn, rpn, roi_align, box_head, mask_head, weight_transfer: fields of the modules of that name.
 
@@ -213,24 +211,25 @@ def build(
     """
     if mask_predictor not in MASK_PREDICTORS:
         raise ValueError(f"rcnn.mask_predictor is {mask_predictor!r}; expected one of {', '.join(MASK_PREDICTORS)}")
-    head = MaskHead(**mask_head, dtype=dtype)
+    head = MaskHead(**mask_head, dtype=dtype, cpu=cpu, name="mask_head")
     if head.body == "residual" and head.num_convs % 2 == 0:
         raise ValueError(
             f"rcnn.mask_head.num_convs is {head.num_convs}; expected an odd number: one convolution and then pairs"
         )
-    weights: dict[str, Callable[[], nn.Module | None]] = {
-        "none": lambda: None,
-        "class_specific": lambda: ClassSpecificWeights(num_classes, head.channels),
-        "class_agnostic": lambda: ClassAgnosticWeights(num_classes, head.channels),
-        "transfer": lambda: WeightTransfer(num_classes, head.channels, **weight_transfer),
+    weights: dict[str, Callable[..., Any]] = {
+        "class_specific": ClassSpecificWeights,
+        "class_agnostic": ClassAgnosticWeights,
+        "transfer": functools.partial(WeightTransfer, **weight_transfer),
     }
+    heads: tuple[RegionHead, ...] = ()
+    if mask_predictor != "none":
+        heads = (MaskBranch(head, weights[mask_predictor](num_classes, head.channels, name="mask_weights"), cpu),)
     return RCNN(
         pixels=pixels,
         backbone=backbone,
-        fpn=FPN(**fpn, dtype=dtype),
-        rpn=RPN(**rpn, dtype=dtype),
+        fpn=FPN(**fpn, dtype=dtype, cpu=cpu),
+        rpn=RPN(**rpn, dtype=dtype, cpu=cpu),
         roi_align=RoIAlign(**roi_align),
         box_head=BoxHead(num_classes, **box_head, max_detections=max_detections, dtype=dtype),
-        mask_head=head if mask_predictor != "none" else None,
-        mask_weights=weights[mask_predictor](),
+        heads=heads,
     )

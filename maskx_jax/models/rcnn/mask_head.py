@@ -19,7 +19,7 @@ from maskx_jax.structures import GroundTruth, RoiTargets
 
 MLP_BRANCHES = ("none", "paper", "light")
 BODIES = ("plain", "residual")
-REGIONS = ("proposals", "gt_boxes")
+TRAIN_ON = ("proposals", "gt_boxes")
 TARGETS = {"sampled": sample_mask, "averaged": average_mask}
 
 
@@ -30,7 +30,7 @@ LIMITS: Mapping[str, Check] = {
     "resolution": number(1),
     "mlp": one_of(*MLP_BRANCHES),
     "mlp_channels": number(1),
-    "train_on": one_of(*REGIONS),
+    "train_on": one_of(*TRAIN_ON),
     "num_samples": number(1),
     "targets": one_of(*TARGETS),
 }
@@ -55,6 +55,8 @@ class MaskHead(nn.Module):
       num_samples: at most so many regions an image are trained on.
       targets: "sampled": whether the middle of each predicted pixel is object (Mask R-CNN). "averaged": which part of
         the pixel is.
+      dtype: of the computation.
+      cpu: whether convolutions are computed as one CPU does best, see `layers.conv`.
     """
 
     channels: int = 256
@@ -67,6 +69,7 @@ class MaskHead(nn.Module):
     num_samples: int = 128
     targets: str = "sampled"
     dtype: Any = jnp.float32
+    cpu: bool = False
 
     @nn.compact
     def __call__(
@@ -93,7 +96,7 @@ class MaskHead(nn.Module):
         return logits
 
     def _conv(self, index: int) -> nn.Conv:
-        return conv(self.channels, 3, kernel_init=msra_fill, dtype=self.dtype, name=f"conv{index}")
+        return conv(self.channels, 3, kernel_init=msra_fill, dtype=self.dtype, cpu=self.cpu, name=f"conv{index}")
 
     def _plain_body(self, x: Float[Array, "r s s c"]) -> Float[Array, "r s s channels"]:
         for index in range(1, self.num_convs + 1):
@@ -119,7 +122,7 @@ class MaskHead(nn.Module):
         dense = Linear32(m * m, nn.initializers.normal(0.001), self.dtype, name="mlp")
         return dense(x.reshape(r, -1))[0].reshape(r, m, m)
 
-    def select(self, rois: RoiTargets, ground_truth: GroundTruth) -> tuple[RoiTargets, Bool[Array, "b q"]]:
+    def regions(self, rois: RoiTargets, ground_truth: GroundTruth) -> tuple[RoiTargets, Bool[Array, "b q"]]:
         """Choose the regions to train masks on, and say which of them are supervised.
 
         A region is supervised if it is foreground and its own matched object has a mask. Those come first.
@@ -127,8 +130,8 @@ class MaskHead(nn.Module):
         Raises:
           ValueError: `train_on` is unknown.
         """
-        if self.train_on not in REGIONS:
-            raise ValueError(f"got train_on {self.train_on!r}; expected one of {REGIONS}")
+        if self.train_on not in TRAIN_ON:
+            raise ValueError(f"got train_on {self.train_on!r}; expected one of {TRAIN_ON}")
         if self.train_on == "gt_boxes":
             slots = jnp.broadcast_to(jnp.arange(ground_truth.valid.shape[1]), ground_truth.valid.shape)
             objects = ground_truth.valid & ~ground_truth.is_crowd

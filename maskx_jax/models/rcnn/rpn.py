@@ -61,6 +61,7 @@ class RPN(nn.Module):
       nms_threshold: IoU above which the worse of two proposals of one level is dropped.
       min_size: proposals with a side shorter than this, in pixels, are dropped.
       dtype: of the computation.
+      cpu: whether convolutions are computed as one CPU does best, see `layers.conv`.
     """
 
     channels: int = 256
@@ -79,11 +80,12 @@ class RPN(nn.Module):
     nms_threshold: float = 0.7
     min_size: float = 1e-3
     dtype: Any = jnp.float32
+    cpu: bool = False
 
     def setup(self) -> None:
         """Name the layers, shared by all levels."""
         num_anchors = len(self.aspect_ratios)
-        self.conv = conv(self.channels, 3, kernel_init=_normal, dtype=self.dtype)
+        self.conv = conv(self.channels, 3, kernel_init=_normal, dtype=self.dtype, cpu=self.cpu)
         self.objectness = Linear32(num_anchors, _normal, self.dtype, (1, 1))
         self.deltas = Linear32(4 * num_anchors, _normal, self.dtype, (1, 1))
 

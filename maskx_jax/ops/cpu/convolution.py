@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from maskx_jax.ops.cpu.platform import largest_divisor, on_one_cpu
+from maskx_jax.ops.cpu.platform import largest_divisor
 
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 # What is multiplied at a time: so that it stays in the cache of a core between its making and its use.
@@ -46,18 +46,15 @@ def convolution(
 ) -> Float[Array, "b h2 w2 o"]:
     """Convolve as `jax.lax.conv_general_dilated` does, without dilation or groups.
 
-    On one CPU device this is `matrix_convolution`, elsewhere XLA's own convolution. Its place is `flax.linen.Conv`'s
-    argument `conv_general_dilated`, whose other options come along and must have their defaults.
+    This is `matrix_convolution` in the place of `flax.linen.Conv`'s argument `conv_general_dilated`: its other options
+    come along and must have their defaults.
 
     Raises:
-      ValueError: dilation, groups or another order of dimensions on a CPU.
+      ValueError: dilation, groups or another order of dimensions.
     """
-    if on_one_cpu():
-        _expect_plain(options)
-        (top, bottom), (left, right) = padding
-        return matrix_convolution(x, kernel, (strides[0], strides[1]), ((top, bottom), (left, right)))
-    plain: Array = jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
-    return plain
+    _expect_plain(options)
+    (top, bottom), (left, right) = padding
+    return matrix_convolution(x, kernel, (strides[0], strides[1]), ((top, bottom), (left, right)))
 
 
 def matrix_convolution(

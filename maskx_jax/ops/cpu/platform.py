@@ -4,7 +4,7 @@ import jax
 
 
 def on_one_cpu() -> bool:
-    """Say, when a program is traced, whether it is for a single CPU device.
+    """Say whether this process computes on a single CPU device.
 
     There work is done one piece after the other, and what is cut into pieces that fit the cache, or left out, is won.
     Several CPU devices stand for other accelerators: a batch that is split over them is not to be cut anew.

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from maskx_jax.ops.cpu.platform import largest_divisor, on_one_cpu
+from maskx_jax.ops.cpu.platform import largest_divisor
 
 _CHUNK = 16
 
@@ -25,10 +25,9 @@ def map_used_slots(
 ) -> Float[Array, "b r ..."]:
     """Apply a function of independent slots; what it returns for slots that are not used has no meaning.
 
-    On one CPU device the slots are worked through a few at a time, and where none of these is used the result is zero:
-    it costs as much as is used, in the backward pass too, which computes the intermediate results again. The used slots
-    of an image should be its first. Elsewhere the function gets all slots at once: accelerators are fast at many of
-    them and slow at deciding.
+    The slots are worked through a few at a time, and where none of these is used the result is zero: it costs as much
+    as is used, in the backward pass too, which computes the intermediate results again. The used slots of an image
+    should be its first. This is for one CPU device: accelerators are fast at many slots and slow at deciding.
 
     Args:
       function: of `parameters`, and of `values` and `labels` with a single leading dimension.
@@ -38,10 +37,6 @@ def map_used_slots(
       used: whether anything is to be made of a slot.
     """
     images, slots = used.shape
-    if not on_one_cpu():
-        result = function(parameters, values.reshape(-1, *values.shape[2:]), labels.reshape(-1))
-        return result.reshape(images, slots, *result.shape[1:])
-
     size = largest_divisor(slots, _CHUNK)
     chunk_is_used = used.reshape(-1, size).any(axis=1)
     order, count = jnp.argsort(~chunk_is_used, stable=True), chunk_is_used.sum()

@@ -1,0 +1,80 @@
+"""The mask branch: the network on each region, and what says the weights of its predictor."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int
+
+from maskx_jax.models.rcnn.box_head import ClassWeights
+from maskx_jax.models.rcnn.mask_head import MaskHead
+from maskx_jax.models.rcnn.weight_transfer import MaskWeights
+from maskx_jax.ops.cpu.used_slots import map_used_slots
+from maskx_jax.ops.losses import Mean
+from maskx_jax.structures import Detections, GroundTruth, RoiTargets
+
+
+@struct.dataclass
+class MaskBranch:
+    """A `region_head.RegionHead` that makes masks.
+
+    Attributes:
+      head: the network.
+      weights: what says the mask predictor's weights of each class: `ClassSpecificWeights` (Mask R-CNN),
+        `ClassAgnosticWeights` or `WeightTransfer` (Mask^X R-CNN).
+      cpu: whether only the regions that are used are computed, a few at a time; see `ops.cpu.used_slots`.
+    """
+
+    head: MaskHead
+    weights: Callable[[ClassWeights], MaskWeights]
+    cpu: bool = struct.field(pytree_node=False, default=False)
+
+    @property
+    def produces(self) -> str:
+        """What it adds to the detections."""
+        return "masks"
+
+    @property
+    def resolution(self) -> int:
+        """Bins along each side of the pooled features."""
+        return self.head.resolution
+
+    def regions(self, rois: RoiTargets, ground_truth: GroundTruth) -> tuple[RoiTargets, Bool[Array, "b q"]]:
+        """Choose the regions to train masks on, and say which of them are supervised, see `MaskHead.regions`."""
+        return self.head.regions(rois, ground_truth)
+
+    def __call__(
+        self,
+        pooled: Float[Array, "b q s s c"],
+        labels: Int[Array, "b q"],
+        used: Bool[Array, "b q"],
+        class_weights: ClassWeights,
+    ) -> Float[Array, "b q m m"]:
+        """Return the mask logits of each region for its own label; those of regions that are not used mean nothing."""
+        weights = self.weights(class_weights)
+        if self.cpu and not self.head.is_initializing():
+            # As a function of its parameters: JAX's loops do not take the modules of Flax.
+            head, variables = self.head.unbind()
+
+            def logits_of(parameters: Any, pooled: Array, labels: Array) -> Any:
+                return head.apply(parameters[0], pooled, labels, parameters[1])
+
+            return map_used_slots(logits_of, (variables, weights), pooled, labels, used)
+        logits = self.head(pooled.reshape(-1, *pooled.shape[2:]), labels.reshape(-1), weights)
+        return logits.reshape(*labels.shape, *logits.shape[1:])
+
+    def losses(
+        self,
+        predictions: Float[Array, "b q m m"],
+        rois: RoiTargets,
+        used: Bool[Array, "b q"],
+        ground_truth: GroundTruth,
+    ) -> dict[str, Mean]:
+        """Return mask, see `MaskHead.losses`."""
+        return self.head.losses(predictions, rois, used, ground_truth)
+
+    def detect(self, predictions: Float[Array, "b d m m"], detections: Detections) -> Detections:
+        """Return the detections with mask probabilities."""
+        return dataclasses.replace(detections, masks=jax.nn.sigmoid(predictions))
