@@ -52,7 +52,7 @@ def file(model, variables, tmp_path_factory):
     """Return a file of the tiny model as torchvision names its parameters, with six classes."""
     config = tiny_config()
     state = to_torchvision(variables, model, config.model)
-    categories = open_source(config.data, training=False).categories.to_coco()
+    categories = open_source(config.data, training=False).categories
     path = tmp_path_factory.mktemp("file") / "model.safetensors"
     save_file(state, path, describe(config, categories).to_text())
     return path

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from maskx_jax import errors, files
 from maskx_jax.cli.evaluate_or_score import define_evaluate
 from maskx_jax.cli.flags import command_line, parse
-from maskx_jax.coco.categories import Categories, same_classes
+from maskx_jax.coco.categories import same_classes
 from maskx_jax.data.records import Source
 from maskx_jax.data.sources import open_source
 from maskx_jax.distributed import processes
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     config.evaluation.boundary |= values.boundary
     evaluation.check(config)
     source = _open_source(config, values.directory, values.split)
-    same_classes(source.categories, Categories.from_coco(loaded.categories), "the dataset and the checkpoint")
+    same_classes(source.categories, loaded.categories, "the dataset and the checkpoint")
     _check_others(others, source)
     groups = read_groups(values.workdir, source.categories)
     if groups is None:

@@ -95,7 +95,7 @@ def recipe(run: Loaded, output: str) -> str:
         model="FasterRCNN" if rcnn.mask_predictor == "none" else "MaskRCNN",
         stage_sizes=list(model.backbone.stage_sizes),
         num_classes=len(run.categories) + 1,
-        first=run.categories[0]["name"],
+        first=run.categories.names[0],
         anchor_sizes=tuple((size,) for size in rcnn.rpn.anchor_sizes),
         ratios=(tuple(rcnn.rpn.aspect_ratios),) * len(rcnn.rpn.anchor_sizes),
         mean=[round(value / 255, 6) for value in model.pixels.mean],

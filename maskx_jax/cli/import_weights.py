@@ -56,7 +56,7 @@ def import_weights(config: ConfigDict, workdir: str) -> None:
     try:
         write_config(workdir, config)
         with contextlib.closing(Checkpoints(workdir, writes=True)) as checkpoints:
-            checkpoints.save(state, categories.to_coco())
+            checkpoints.save(state, categories)
     except BaseException:
         for path in directory.iterdir() if existed else [directory]:
             path.rmtree(missing_ok=True) if path.is_dir() else path.unlink(missing_ok=True)

@@ -59,11 +59,16 @@ class Categories:
     @classmethod
     def from_coco(cls, categories: Iterable[dict]) -> "Categories":
         """Take the `categories` list of a COCO file, in order of ascending id (as pycocotools does)."""
-        ordered = sorted(categories, key=lambda category: category["id"])
-        return cls(tuple(int(c["id"]) for c in ordered), tuple(str(c["name"]) for c in ordered))
+        return cls.in_label_order(sorted(categories, key=lambda category: category["id"]))
+
+    @classmethod
+    def in_label_order(cls, categories: Iterable[dict]) -> "Categories":
+        """Take back what `to_coco` returned: such a list whose order is that of the labels."""
+        listed = list(categories)
+        return cls(tuple(int(c["id"]) for c in listed), tuple(str(c["name"]) for c in listed))
 
     def to_coco(self) -> list[dict]:
-        """Return the `categories` list of a COCO file."""
+        """Return the `categories` list of a COCO file, in label order."""
         return [{"id": i, "name": name} for i, name in zip(self.ids, self.names, strict=True)]
 
     def label_of_id(self) -> dict[int, int]:

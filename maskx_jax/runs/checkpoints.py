@@ -26,6 +26,7 @@ from etils import epath
 from flax import traverse_util
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, LatestN
 
+from maskx_jax.coco.categories import Categories
 from maskx_jax.distributed.processes import gather_objects
 from maskx_jax.runs.fingerprints import fingerprints
 from maskx_jax.structures import PyTree, TrainState
@@ -68,14 +69,12 @@ class Checkpoints:
         """Return the newest finished step, or None."""
         return self._manager.latest_step()
 
-    def save(
-        self, state: TrainState, categories: list[dict[str, Any]], scores: Mapping[int, float] | None = None
-    ) -> None:
+    def save(self, state: TrainState, categories: Categories, scores: Mapping[int, float] | None = None) -> None:
         """Start to write the state; an error of the previous write surfaces here.
 
         Args:
           state: to save, under its own step.
-          categories: the `categories` list of a COCO file, in label order.
+          categories: that the model knows.
           scores: of earlier steps; the checkpoint with the largest one is kept as well.
 
         Raises:
@@ -91,7 +90,7 @@ class Checkpoints:
             name: {"shape": list(array.shape), "dtype": str(array.dtype), "fingerprint": values[name]}
             for name, array in arrays.items()
         }
-        description: dict[str, Any] = {"categories": categories, "arrays": described}
+        description: dict[str, Any] = {"categories": categories.to_coco(), "arrays": described}
         description["digest"] = _digest(description)
         with self._naming_the_last_good_one(f"the checkpoint of step {step}"):
             if not self._directory.exists() and "://" not in str(self._directory):
@@ -178,7 +177,7 @@ class Checkpoints:
             say(f"damaged: {damages[0]}; it is now {place}, and an older one is used")
         raise RuntimeError(f"all checkpoints in {self._directory} were damaged. {_put_aside_text(self._workdir)}")
 
-    def restore_model(self, abstract_model: PyTree, step: int | None = None) -> tuple[PyTree, list[dict[str, Any]]]:
+    def restore_model(self, abstract_model: PyTree, step: int | None = None) -> tuple[PyTree, Categories]:
         """Return the `model` part of a checkpoint, shaped as `abstract_model`, and its categories.
 
         Raises: as `restore`.
@@ -191,17 +190,16 @@ class Checkpoints:
             items = {"model": ocp.args.StandardRestore(abstract_model)}
             restored = self._manager.restore(step, args=ocp.args.Composite(**items))
             self._verify(description, _named(restored["model"], {}))
-        return restored["model"], description["categories"]
+        return restored["model"], _categories(description)
 
-    def categories(self, step: int | None = None) -> list[dict[str, Any]]:
-        """Return the categories of a checkpoint, in label order.
+    def categories(self, step: int | None = None) -> Categories:
+        """Return the categories of a checkpoint.
 
         Raises: as `restore`.
         """
         step = self.existing_step(step)
         with self._reading(step):
-            categories: list[dict[str, Any]] = self._describe(step)["categories"]
-        return categories
+            return _categories(self._describe(step))
 
     def close(self) -> None:
         """Wait for the write in progress.
@@ -394,6 +392,13 @@ def _cause(error: BaseException) -> str:
     if isinstance(error, DamagedCheckpointError):
         return first
     return f"{type(error).__name__}: {first}" if first else type(error).__name__
+
+
+def _categories(description: Mapping[str, Any]) -> Categories:
+    try:
+        return Categories.in_label_order(description["categories"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise DamagedCheckpointError(f"its description has no categories: {_cause(error)}") from error
 
 
 def _digest(description: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ import jax
 from flax import linen as nn
 from ml_collections import ConfigDict
 
+from maskx_jax.coco.categories import Categories
 from maskx_jax.models.build import build, initialize
 from maskx_jax.runs.checkpoints import Checkpoints
 from maskx_jax.runs.workdir import read_config
@@ -22,14 +23,14 @@ class Loaded:
       config: of the run.
       model: `model.apply(variables, images, image_sizes, method="detect")` returns `structures.Detections`.
       variables: the averaged parameters where the run kept an average, else the last ones.
-      categories: the `categories` list of a COCO file; label `i + 1` is its entry `i`.
+      categories: what its labels stand for.
       step: of the checkpoint.
     """
 
     config: ConfigDict
     model: nn.Module
     variables: PyTree
-    categories: list[dict[str, Any]]
+    categories: Categories
     step: int
 
 

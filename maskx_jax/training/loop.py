@@ -281,7 +281,7 @@ class Loop:
     def save(self) -> None:
         """Begin to write a checkpoint of the state."""
         self.enter("checkpoint", int(self.state.step))
-        self.checkpoints.save(self.state, self.examples.categories.to_coco(), self.scores)
+        self.checkpoints.save(self.state, self.examples.categories, self.scores)
 
     def evaluate(self) -> None:
         """Detect on the evaluation data and score what was found; log and print the metrics."""

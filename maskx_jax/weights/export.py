@@ -1,11 +1,12 @@
 """Parameters of ours as a state dict of torchvision's Mask R-CNN: what is trained here runs there."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from flax import traverse_util
 
+from maskx_jax.coco.categories import Categories
 from maskx_jax.models.rcnn.box_head import ClassWeights
 from maskx_jax.models.rcnn.detector import RCNN
 from maskx_jax.structures import PyTree
@@ -78,14 +79,14 @@ def to_torchvision(variables: PyTree, model: RCNN, fields: Mapping[str, Any]) ->
     return state
 
 
-def describe(config: Any, categories: Sequence[Mapping[str, Any]]) -> Metadata:
+def describe(config: Any, categories: Categories) -> Metadata:
     """Return what is written beside an export, so that it can be read back as what it was.
 
     Args:
       config: of the run.
-      categories: the `categories` list of a COCO file, in label order.
+      categories: that its model knows.
     """
-    return Metadata(categories, _LAYOUT.epsilon, conventions_of(config))
+    return Metadata(categories.to_coco(), _LAYOUT.epsilon, conventions_of(config))
 
 
 def _mask_weights(model: RCNN) -> Any:

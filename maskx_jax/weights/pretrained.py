@@ -170,7 +170,7 @@ class RunWeights:
         return conventions_of(self.run.config)
 
     def classes(self, num_rows: int) -> tuple[Sequence[str | None] | None, str]:
-        return [category["name"] for category in self.run.categories], "named in the run"
+        return self.run.categories.names, "named in the run"
 
     def propose(
         self, shapes: Mapping[str, tuple[int, ...]], model: Mapping[str, Any]

@@ -38,6 +38,11 @@ def test_from_coco_undoes_to_coco():
     assert categories.to_coco()[1] == {"id": 13, "name": "stop sign"}
 
 
+def test_labels_keep_their_order_whatever_their_ids():
+    categories = Categories((7, 3, 9), ("tv", "zebra", "person"))
+    assert Categories.in_label_order(categories.to_coco()) == categories
+
+
 def test_names_become_labels_in_the_order_asked_for():
     assert Categories.from_coco(COCO).labels_of_names(["toothbrush", "person"]) == [3, 1]
     assert Categories.from_coco(COCO).labels_of_names([]) == []

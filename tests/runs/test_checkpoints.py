@@ -11,13 +11,15 @@ import optax
 import pytest
 
 import maskx_jax
+from maskx_jax.coco.categories import Categories
 from maskx_jax.distributed.mesh import make_mesh, replicated, state_shardings
 from maskx_jax.runs.checkpoints import Checkpoints, DamagedCheckpointError, check_beginning
 from maskx_jax.runs.workdir import read_config, write_config
 from maskx_jax.structures import TrainState
 from tests.models.build import tiny_config
 
-CATEGORIES = [{"id": 7, "name": "seven"}, {"id": 11, "name": "eleven"}]
+# Not in the order of their ids.
+CATEGORIES = Categories((11, 7), ("eleven", "seven"))
 OPTIMIZER = optax.chain(optax.masked(optax.scale(2.0), {"fc": {"kernel": True, "bias": False}}), optax.adam(0.1))
 
 

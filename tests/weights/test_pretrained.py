@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 
 from benchmarks.parameters import make_parameter, parameter_shapes
 from configs import mask_rcnn
-from maskx_jax.coco.categories import COCO_IDS
+from maskx_jax.coco.categories import COCO_IDS, Categories
 from maskx_jax.models.build import build, initialize
 from maskx_jax.runs.loading import Loaded
 from maskx_jax.weights.arrays import to_ours
@@ -458,7 +458,7 @@ def run_weights(names, config=None):
     config = config or small_config()
     model = build(config.model, len(names))
     variables = numpy_variables(model)
-    categories = [{"id": i, "name": name} for i, name in enumerate(names)]
+    categories = Categories(tuple(range(len(names))), tuple(names))
     return RunWeights("RUN", Loaded(config, model, variables, categories, 5)), variables
 
 
@@ -487,7 +487,7 @@ def test_a_run_gives_a_longer_list_of_classes_all_that_it_has(capsys, mask_predi
 def test_what_the_export_writes_beside_the_arrays_decides_how_it_is_read(tmp_path):
     # 90 classes of our own, with a mean of our own: by the number of rows alone this would be torchvision's.
     config = small_config(pixels__mean=(1.0, 2.0, 3.0), rpn__aspect_ratios=(0.5, 1.0, 2.0, 4.0))
-    categories = [{"id": i, "name": f"own {i}"} for i in range(90)]
+    categories = Categories(tuple(range(90)), tuple(f"own {i}" for i in range(90)))
     arrays = {"backbone.body.conv1.weight": np.ones(1, np.float32)}
     arrays["roi_heads.box_predictor.cls_score.bias"] = np.ones(91, np.float32)
     save_file(arrays, tmp_path / "own.safetensors", describe(config, categories).to_text())
