@@ -18,6 +18,7 @@ from maskx_jax.cli import export_weights, import_weights
 from maskx_jax.data.sources import open_source
 from maskx_jax.distributed.mesh import make_mesh, replicated
 from maskx_jax.inference import make_detect_step
+from maskx_jax.models.build import build
 from maskx_jax.runs import evaluation
 from maskx_jax.runs.loading import Loaded
 from maskx_jax.runs.workdir import write_config

@@ -120,7 +120,7 @@ def test_config_survives_the_work_directory(tmp_path):
         json.dumps(config.to_dict()),
         object_hook=lambda d: {k: tuple(v) if isinstance(v, list) else v for k, v in d.items()},
     )
-    assert isinstance(read_config(tmp_path).model.rpn.anchor_sizes, tuple)
+    assert isinstance(read_config(tmp_path).model.rcnn.rpn.anchor_sizes, tuple)
 
 
 @pytest.fixture
