@@ -29,18 +29,18 @@ def get_config() -> ConfigDict:
             "enabled": False,
             # Seconds to wait for all of them to join.
             "start_timeout": 300,
-            # Seconds without a sign of life after which one is lost.
+            # Seconds without a heartbeat after which one is lost.
             "peer_timeout": 100,
         }
     )
     config.watchdog = may_change(
         {
-            # Seconds between the signs of life that every process writes into the work directory.
-            "sign_every": 10.0,
-            # A process that makes no step for so many seconds says where it stands (compilation counts).
+            # Seconds between the heartbeats that every process writes into the work directory.
+            "heartbeat_every": 10.0,
+            # A process that makes no step for this many seconds prints where it is (compilation counts).
             "report_after": 600.0,
-            # And after so many it ends; 0 is never.
-            "leave_after": 0.0,
+            # And after this many it ends; 0 is never.
+            "exit_after": 0.0,
         }
     )
     # Weights to start from: the work directory of a run, or a file of torchvision, timm, detectron2 or Detectron. The

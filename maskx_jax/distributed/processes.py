@@ -1,4 +1,4 @@
-"""What the processes of a run say to each other."""
+"""How the processes of a run find each other, and what they exchange."""
 
 import concurrent.futures
 import json
@@ -24,7 +24,7 @@ def join(*, enabled: bool, start_timeout: int = 300, peer_timeout: int = 100, pr
     Args:
       enabled: whether there are others; the address in the environment says so too.
       start_timeout: seconds to wait for all to join; after that the process ends with a line and exit code 1.
-      peer_timeout: seconds without a sign of life after which a process counts as lost.
+      peer_timeout: seconds without a heartbeat after which a process counts as lost.
       preemption_service: whether SIGTERM is from then on a request that all processes learn of, for a program that
         polls an `Interruption`; else it ends the process that gets it.
     """
@@ -67,9 +67,9 @@ def gather_objects(value: Any) -> list[Any]:
     part = _BYTES_ON_DEVICE // jax.process_count()
     parts = []
     for start in range(0, max(lengths), part):
-        own = message[start : start + part]
+        piece = message[start : start + part]
         # Arrays of one shape are gathered: of the longest message's rest, or of a whole part.
-        parts.append(_all_gather(np.pad(own, (0, min(part, max(lengths) - start) - own.size))))
+        parts.append(_all_gather(np.pad(piece, (0, min(part, max(lengths) - start) - piece.size))))
     messages = np.concatenate(parts, axis=1)
     return [json.loads(row[:length].tobytes()) for row, length in zip(messages, lengths, strict=True)]
 

@@ -146,8 +146,8 @@ class Checkpoints:
             self._verify(description, _named(restored["model"], restored["training"]))
         return _with_parts(abstract, restored["model"], restored["training"])
 
-    def restore_newest(self, state: TrainState, say: Callable[[str], None]) -> TrainState:
-        """Return the newest state that is whole; damaged checkpoints are put aside, and said so.
+    def restore_newest(self, state: TrainState, log: Callable[[str], None]) -> TrainState:
+        """Return the newest state that is whole; damaged checkpoints are put aside, and logged.
 
         A checkpoint counts as damaged where two readings say so. All processes take the same one.
 
@@ -174,7 +174,7 @@ class Checkpoints:
                     assert restored is not None
                     return restored
             place = self._put_aside(step)
-            say(f"damaged: {damages[0]}; it is now {place}, and an older one is used")
+            log(f"damaged: {damages[0]}; it is now {place}, and an older one is used")
         raise RuntimeError(f"all checkpoints in {self._directory} were damaged. {_put_aside_text(self._workdir)}")
 
     def restore_model(self, abstract_model: PyTree, step: int | None = None) -> tuple[PyTree, Categories]:

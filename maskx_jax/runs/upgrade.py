@@ -9,6 +9,8 @@ _MOVED = {
     "data.mask_split": "data.mask_classes",
     "evaluation.split": "evaluation.mask_classes",
     "optimizer.frozen": "optimizer.untrained",
+    "watchdog.sign_every": "watchdog.heartbeat_every",
+    "watchdog.leave_after": "watchdog.exit_after",
     "model.channel_order": "model.pixels.channel_order",
     "model.pixel_mean": "model.pixels.mean",
     "model.pixel_std": "model.pixels.std",

@@ -23,5 +23,5 @@ def get_config() -> ConfigDict:
     config.train.update(batch_size=4, num_steps=8, log_every=1, checkpoint_every=2, eval_every=4, keep_checkpoints=3)
     config.evaluation.update(batch_size=4, num_pictures=0)
     config.distributed.update(start_timeout=60, peer_timeout=20)
-    config.watchdog.sign_every = 0.5
+    config.watchdog.heartbeat_every = 0.5
     return config

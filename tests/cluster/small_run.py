@@ -62,7 +62,7 @@ class Fault:
                 os.kill(os.getpid(), signal.SIGINT)
                 time.sleep(0.01)
         elif self.kind == "fail":
-            raise ValueError("this process alone has no luck")
+            raise ValueError("only this process has no luck")
         while self.kind == "hang":
             time.sleep(1)
 

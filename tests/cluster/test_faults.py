@@ -156,25 +156,21 @@ def test_two_processes_that_are_hit_one_after_the_other_end_as_one(whole, tmp_pa
     began = time.monotonic()
     codes, said = goes_on("distributed.peer_timeout=600", fault="fail 1 data 5")
     assert codes == [EXIT_LOST, 1] and time.monotonic() - began < 300
-    assert said.count("error: this process alone has no luck\n") == 1 and "Traceback" not in said
-    assert (
-        f"process 1 on {HOST} ended by an error: ValueError: this process alone has no luck; process 0 leaves" in said
-    )
+    assert said.count("error: only this process has no luck\n") == 1 and "Traceback" not in said
+    assert f"process 1 on {HOST} ended by an error: ValueError: only this process has no luck; process 0 exits" in said
     codes, said = goes_on("distributed.peer_timeout=600", fault="fail 0 data 5")
     assert codes == [1, EXIT_LOST]
-    assert (
-        f"process 0 on {HOST} ended by an error: ValueError: this process alone has no luck; process 1 leaves" in said
-    )
+    assert f"process 0 on {HOST} ended by an error: ValueError: only this process has no luck; process 1 exits" in said
 
     # What is not finite is the error of both, wherever it came from.
     codes, said = goes_on(fault="nan 1 data 5")
     assert codes == [1, 1] and said.count("error: step 5: not finite") == 2 and saved_step(tmp_path) == 4
 
-    # One that dies is named, and where it gave its last sign, which may be a few seconds before its death.
+    # One that dies is named, and the place of its last heartbeat, which may be a few seconds before its death.
     codes, said = goes_on("distributed.peer_timeout=5", fault="kill 1 data 6")
     assert codes[0] not in (0, -9) and codes[1] == -9, codes
-    assert "no sign of life for 5 s from process 1; process 0 leaves" in said
-    assert re.search(r"process 1 on \S+: \w+, step \d; last sign of life \d+ s ago", said)
+    assert "no heartbeat for 5 s from process 1; process 0 exits" in said
+    assert re.search(r"process 1 on \S+: \w+, step \d; last heartbeat \d+ s ago", said)
 
     # With another number of processes it goes on as well.
     assert run(tmp_path) == [0]

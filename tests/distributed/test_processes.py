@@ -1,4 +1,4 @@
-"""What the processes of a run say to each other."""
+"""What the processes of a run exchange."""
 
 import json
 

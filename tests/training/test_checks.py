@@ -31,7 +31,7 @@ def changed(**fields):
     [
         ("seed", -1, "0 to 2.14748e+09"),
         ("distributed__peer_timeout", 0, "1 or more"),
-        ("watchdog__sign_every", 0.0, "0.001 or more"),
+        ("watchdog__heartbeat_every", 0.0, "0.001 or more"),
         ("initialize__preset", "torchvison", "one of auto, torchvision_detector"),
         ("initialize__new", ("box_head/(",), "regular expressions (missing )"),
         ("embedding__path", "/no/such/file.npz", "an existing file"),
