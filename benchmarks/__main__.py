@@ -39,7 +39,7 @@ def main() -> None:
     chosen = [case for suite in options.suite or ["ops"] for case in cases.SUITES[suite] if options.only in case.name]
     records = []
     with tempfile.TemporaryDirectory() as folder:
-        if any(case.model for case in chosen):
+        if any(isinstance(case, cases.Network | cases.Stage) for case in chosen):
             measuring.write_parameters(pathlib.Path(folder))
         for case in chosen:
             with measuring.Workers(folder, options.peer_python, options.cache) as workers:

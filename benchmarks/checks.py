@@ -66,7 +66,7 @@ def compare(reference: Reference) -> Iterator[dict[str, Any]]:
         yield row
 
 
-def of_operations(arrays: Mapping[str, np.ndarray], case: cases.Case) -> list[Reference]:
+def of_operations(arrays: Mapping[str, np.ndarray], case: cases.OperationChecks) -> list[Reference]:
     """Return RoIAlign, forward and backward, and NMS: every form beside the models' own on the CPU."""
     rng = np.random.default_rng(2)
     maps = {k: rng.standard_normal((case.canvas[0] >> k, case.canvas[1] >> k, 64), np.float32) for k in cases.LEVELS}

@@ -63,17 +63,22 @@ def plan(rehearse: bool) -> tuple[Step, ...]:
     passes = (False,) if rehearse else (False, True)
 
     def pooled(form: str) -> Iterator[Case]:
-        for size in (7, 14):
+        for bins in (7, 14):
             for gradient in passes:
-                yield Case("roi_align", "", canvas, small, dtype, size, form, gradient, rois)
+                yield cases.RoIAlign(bins, gradient, canvas, small, dtype, rois, form)
 
     detections = tuple(
-        Case(kind, model, canvas, batch, dtype) for kind in ("network", "detect") for batch in (1, small)
+        cases.Network(work, model, canvas, batch, dtype) for work in ("network", "detect") for batch in (1, small)
     )
     steps = (
         Step("checks", "Operations and a tiny model beside the CPU's results", 150, _CHECKS, rounds=0),
         Step(
-            "train", "Train step", 300, tuple(Case("train", model, canvas, b, dtype) for b in batches), rounds, seconds
+            "train",
+            "Train step",
+            300,
+            tuple(cases.Network("train", model, canvas, b, dtype) for b in batches),
+            rounds,
+            seconds,
         ),
         Step("detect", "Detection, without and with masks pasted into the image", 180, detections, rounds, seconds),
         Step(
@@ -90,19 +95,23 @@ def plan(rehearse: bool) -> tuple[Step, ...]:
             60,
             (
                 *(
-                    Case("nms", size=boxes, groups=count, clustered=True, form=form)
+                    cases.NMS(boxes, count, clustered=True, form=form)
                     for count in (1, groups)
                     for form in ("", *cases.NMS_FORMS)
                 ),
-                Case("product", size=256 if rehearse else 8192, dtype="bfloat16"),
-                Case("copy", size=8 if rehearse else 512),
+                cases.Product(256 if rehearse else 8192, "bfloat16"),
+                cases.Copy(8 if rehearse else 512),
             ),
             rounds,
             seconds,
         ),
         Step("shapes", "train.py on the synthetic set", 150),
         Step(
-            "trace", "What takes the time of a train step", 120, (Case("trace", model, canvas, small, dtype),), rounds=0
+            "trace",
+            "What takes the time of a train step",
+            120,
+            (cases.Network("trace", model, canvas, small, dtype),),
+            rounds=0,
         ),
     )
     # A busy CPU takes as long as it takes.
@@ -110,8 +119,8 @@ def plan(rehearse: bool) -> tuple[Step, ...]:
 
 
 _CHECKS = (
-    Case("checks", canvas=(128, 128), size=500, rois=16, clustered=True),
-    Case("checks", "tiny", (128, 128), 2),
+    cases.OperationChecks((128, 128), rois=16, boxes=500),
+    cases.ModelChecks("tiny", (128, 128), 2),
 )
 
 

@@ -1,7 +1,6 @@
 """One case, timed in a process for each side, whose calls alternate."""
 
 import contextlib
-import dataclasses
 import importlib.util
 import json
 import os
@@ -122,14 +121,12 @@ class Workers:
 
     def sides(self, case: cases.Case) -> dict[str, tuple[Worker, cases.Case]]:
         """Return who works on which case, under "ours" and, where the case has a peer and it is here, "peer"."""
-        sides = {"ours": ("ours", case)}
+        sides: dict[str, tuple[str, cases.Case]] = {"ours": ("ours", case)}
         if case.peer == "torchvision":
             if "torchvision" in self._commands:
                 sides["peer"] = ("torchvision", case)
-        elif case.peer == "pycocotools":
-            sides["peer"] = ("peer", dataclasses.replace(case, backend="pycocotools"))
-        elif case.peer:
-            sides["peer"] = ("peer", dataclasses.replace(case, model=case.peer))
+        elif isinstance(case, cases.Network | cases.Scores) and case.peer:
+            sides["peer"] = ("peer", case.for_peer())
         return {side: (self._worker(name), own) for side, (name, own) in sides.items()}
 
     def _worker(self, name: str) -> Worker:
@@ -172,7 +169,7 @@ def measure(case: cases.Case, workers: Workers, rounds: int, seconds: float, dea
         return [side for side in sides if "error" not in record[side]]
 
     for side in sides:
-        record[side] |= ask(side, build=dataclasses.asdict(sides[side][1]))
+        record[side] |= ask(side, build=cases.to_json(sides[side][1]))
     repeats = {}
     for side in working() if rounds else ():
         record[side]["times"] = []

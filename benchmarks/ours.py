@@ -28,22 +28,29 @@ _TRACED_STEPS = 3
 
 def build(folder: pathlib.Path, case: cases.Case) -> tuple[Call, dict[str, Any]]:
     """Return the call that does the work of a case, and what is to be told."""
-    arrays = cases.make_inputs(case)
-    works = {"train": _train, "detect": _detect, "network": _network, "stage": _stage, "trace": _trace}
-    if case.kind in works:
-        work, told = works[case.kind](*_model(folder, case), arrays, case)
-    else:
-        others = {
-            "roi_align": _roi_align,
-            "nms": _nms,
-            "paste": _paste,
-            "product": _product,
-            "copy": _copy,
-            "input": _input,
-            "scores": _scores,
-            "checks": _checks,
-        }
-        work, told = others[case.kind](arrays, case)
+    arrays = cases.inputs(case)
+    match case:
+        case cases.Network() | cases.Stage():
+            model, variables = _model(folder, case.model, case.dtype)
+            work, told = _model_work(model, variables, arrays, case)
+        case cases.RoIAlign():
+            work, told = _roi_align(arrays, case)
+        case cases.NMS():
+            work, told = _nms(arrays, case)
+        case cases.Paste():
+            work, told = _paste(arrays, case)
+        case cases.Product():
+            work, told = _product(case)
+        case cases.Copy():
+            work, told = _copy(case)
+        case cases.Input():
+            work, told = _input(case)
+        case cases.Scores():
+            work, told = _scores(case)
+        case cases.OperationChecks():
+            work, told = _checks(checks.of_operations(arrays, case))
+        case cases.ModelChecks():
+            work, told = _checks(checks.of_model(case.model, make_batch(arrays), _sizes(case.canvas, case.batch)))
     device = jax.local_devices()[0]
     told |= {"version": f"jax {jax.__version__} on {device.device_kind}", "platform": device.platform}
     return lambda: jax.block_until_ready(work()), told
@@ -62,17 +69,27 @@ def _compile(function: Any, *arguments: Any) -> tuple[Callable[..., Any], dict[s
     return program, told
 
 
-def _model(folder: pathlib.Path, case: cases.Case) -> tuple[RCNN, PyTree]:
+def _model_work(
+    model: RCNN, variables: PyTree, arrays: Mapping[str, np.ndarray], case: cases.Network | cases.Stage
+) -> tuple[Call, dict[str, Any]]:
+    if isinstance(case, cases.Stage):
+        part = _train_stage if case.stage in cases.TRAIN_STAGES else _stage
+        return part(model, variables, arrays, case)
+    works = {"train": _train, "detect": _detect, "network": _network, "trace": _trace}
+    return works[case.work](model, variables, arrays, case)
+
+
+def _model(folder: pathlib.Path, name: str, dtype: str = "float32") -> tuple[RCNN, PyTree]:
     """Return the model with the parameters that the peer has too; what it has not is small and random."""
-    fields = models.fields(case.model, case.dtype)
+    fields = models.fields(name, dtype)
     names = [f"class {i + 1}" for i in range(cases.NUM_CLASSES)]
     model = make.build(fields, len(names))
     shapes = jax.eval_shape(lambda: initialize(model, jax.random.key(0)))
     variables = checks.make_variables(shapes)
-    if case.model == "tiny":
+    if name == "tiny":
         return model, variables
     weights = open_weights(folder / "parameters.npz", "torchvision_detector", names)
-    new, unused = ((), ()) if case.model == "mask_rcnn" else (("mask_(head|weights)/.*",), (".*mask_predictor.*",))
+    new, unused = ((), ()) if name == "mask_rcnn" else (("mask_(head|weights)/.*",), (".*mask_predictor.*",))
     return model, take_over(variables, weights, fields, names, new=new, unused=unused, say=_say_nothing)
 
 
@@ -81,7 +98,7 @@ def _say_nothing(text: str) -> None:
 
 
 def _train(
-    model: RCNN, variables: PyTree, arrays: Mapping[str, np.ndarray], case: cases.Case
+    model: RCNN, variables: PyTree, arrays: Mapping[str, np.ndarray], case: cases.Network
 ) -> tuple[Call, dict[str, Any]]:
     once, told, _ = _train_program(model, variables, arrays)
     return once, told
@@ -106,7 +123,7 @@ def _train_program(
 
 
 def _trace(
-    model: RCNN, variables: PyTree, arrays: Mapping[str, np.ndarray], case: cases.Case
+    model: RCNN, variables: PyTree, arrays: Mapping[str, np.ndarray], case: cases.Network
 ) -> tuple[Call, dict[str, Any]]:
     """Return a train step, and what takes its time."""
     once, told, program = _train_program(model, variables, arrays)
@@ -126,7 +143,7 @@ def _optimizer() -> optax.GradientTransformation:
 
 
 def _detect(
-    model: RCNN, variables: PyTree, arrays: Mapping[str, np.ndarray], case: cases.Case
+    model: RCNN, variables: PyTree, arrays: Mapping[str, np.ndarray], case: cases.Network
 ) -> tuple[Call, dict[str, Any]]:
     paste = _paste_all(case.canvas)
     network, told = _network(model, variables, arrays, case)
@@ -144,21 +161,18 @@ def _detect(
 
 
 def _network(
-    model: RCNN, variables: PyTree, arrays: Mapping[str, np.ndarray], case: cases.Case
+    model: RCNN, variables: PyTree, arrays: Mapping[str, np.ndarray], case: cases.Network
 ) -> tuple[Call, dict[str, Any]]:
-    arguments = jax.device_put((variables, arrays["images"], _sizes(case)))
+    arguments = jax.device_put((variables, arrays["images"], _sizes(case.canvas, case.batch)))
     program, told = _compile(make_detect_step(model, make_mesh()), *arguments)
     return lambda: program(*arguments), told
 
 
 def _stage(
-    model: RCNN, variables: PyTree, arrays: Mapping[str, np.ndarray], case: cases.Case
+    model: RCNN, variables: PyTree, arrays: Mapping[str, np.ndarray], case: cases.Stage
 ) -> tuple[Call, dict[str, Any]]:
     """Return one part of detection, on what the parts before it make of the images, or of a train step."""
-    stage = cases.STAGES[case.size]
-    if stage in cases.TRAIN_STAGES:
-        return _train_stage(model, variables, arrays, case)
-    sizes, images = _sizes(case), arrays["images"]
+    sizes, images = _sizes(case.canvas, case.batch), arrays["images"]
 
     def apply(part: Callable[..., Any]) -> Any:
         return lambda variables, *arguments: model.apply(variables, *arguments, method=part)
@@ -199,13 +213,13 @@ def _stage(
             (run(pool(14), pyramid, of_masks), run(_class_weights, run(pool(7), pyramid, rois))),
         ),
     }
-    part, arguments = parts[stage]()
+    part, arguments = parts[case.stage]()
     program, told = _compile(apply(part), variables, *arguments)
     return lambda: program(variables, *arguments), told
 
 
 def _train_stage(
-    model: RCNN, variables: PyTree, arrays: Mapping[str, np.ndarray], case: cases.Case
+    model: RCNN, variables: PyTree, arrays: Mapping[str, np.ndarray], case: cases.Stage
 ) -> tuple[Call, dict[str, Any]]:
     """Return one part of a train step."""
     trained, rest = split_params(variables["params"], models.FROZEN)
@@ -220,7 +234,7 @@ def _train_stage(
         updates, state = optimizer.update(gradients, state, trained)
         return optax.apply_updates(trained, updates), state
 
-    if cases.STAGES[case.size] == "optimizer":
+    if case.stage == "optimizer":
         step, told = _compile(jax.jit(update, donate_argnums=(0, 2)), trained, trained, optimizer.init(trained))
         gradients = jax.tree.map(jnp.ones_like, trained)
         updated = jax.tree.map(jnp.copy, trained), optimizer.init(trained)
@@ -231,7 +245,7 @@ def _train_stage(
             return updated
 
         return once, told
-    function = losses if cases.STAGES[case.size] == "losses" else jax.value_and_grad(losses)
+    function = losses if case.stage == "losses" else jax.value_and_grad(losses)
     program, told = _compile(function, trained, rest, frozen, batch)
     return lambda: program(trained, rest, frozen, batch), told
 
@@ -240,12 +254,12 @@ def _class_weights(model: Any, pooled: Any) -> Any:
     return model.box_head(pooled).class_weights
 
 
-def _roi_align(arrays: Mapping[str, np.ndarray], case: cases.Case) -> tuple[Call, dict[str, Any]]:
-    maps, rois = jax.device_put((cases.feature_maps(case), arrays["rois"][:, : case.rois]))
+def _roi_align(arrays: Mapping[str, np.ndarray], case: cases.RoIAlign) -> tuple[Call, dict[str, Any]]:
+    maps, rois = jax.device_put((cases.feature_maps(case.canvas), arrays["rois"][:, : case.rois]))
     maps = {level: features.astype(case.dtype) for level, features in maps.items()}
 
     def pool(maps: Any, rois: Any) -> Any:
-        return roi_align_forms.FORMS[case.form](maps, rois, case.size)
+        return roi_align_forms.FORMS[case.form](maps, rois, case.bins)
 
     if case.batch == 1:
         forward, rois = pool, rois[0]
@@ -258,58 +272,50 @@ def _roi_align(arrays: Mapping[str, np.ndarray], case: cases.Case) -> tuple[Call
     return lambda: program(maps, rois), told
 
 
-def _nms(arrays: Mapping[str, np.ndarray], case: cases.Case) -> tuple[Call, dict[str, Any]]:
+def _nms(arrays: Mapping[str, np.ndarray], case: cases.NMS) -> tuple[Call, dict[str, Any]]:
     boxes, scores = jax.device_put((arrays["nms_boxes"], arrays["nms_scores"]))
-    one_label, valid = jnp.zeros(case.size, jnp.int32), jnp.ones(case.size, bool)
+    one_label, valid = jnp.zeros(case.boxes, jnp.int32), jnp.ones(case.boxes, bool)
 
-    def of_group(boxes: Any, scores: Any) -> Any:
-        return nms_forms.FORMS[case.form](boxes, scores, one_label, valid, 0.7, case.size)
+    def keep(boxes: Any, scores: Any) -> Any:
+        return nms_forms.FORMS[case.form](boxes, scores, one_label, valid, 0.7, case.boxes)
 
-    program, told = _compile(jax.vmap(of_group), boxes, scores)
+    program, told = _compile(jax.vmap(keep), boxes, scores)
     return lambda: program(boxes, scores), told
 
 
-def _checks(arrays: Mapping[str, np.ndarray], case: cases.Case) -> tuple[Call, dict[str, Any]]:
-    if case.model:
-        compared = checks.of_model(case.model, make_batch(arrays), _sizes(case))
-    else:
-        compared = checks.of_operations(arrays, case)
-    return (lambda: None), {"checks": [row for reference in compared for row in checks.compare(reference)]}
+def _checks(references: list[checks.Reference]) -> tuple[Call, dict[str, Any]]:
+    return (lambda: None), {"checks": [row for reference in references for row in checks.compare(reference)]}
 
 
-def _paste(arrays: Mapping[str, np.ndarray], case: cases.Case) -> tuple[Call, dict[str, Any]]:
+def _paste(arrays: Mapping[str, np.ndarray], case: cases.Paste) -> tuple[Call, dict[str, Any]]:
     paste = _paste_all(case.canvas)
     return lambda: paste(arrays["masks"], arrays["rois"][0, :100]), {}
 
 
-def _product(arrays: Mapping[str, np.ndarray], case: cases.Case) -> tuple[Call, dict[str, Any]]:
-    del arrays
-    matrix = jnp.ones((case.size, case.size), case.dtype)
+def _product(case: cases.Product) -> tuple[Call, dict[str, Any]]:
+    matrix = jnp.ones((case.rows, case.rows), case.dtype)
     program, told = _compile(jnp.matmul, matrix, matrix)
     return lambda: program(matrix, matrix), told
 
 
-def _copy(arrays: Mapping[str, np.ndarray], case: cases.Case) -> tuple[Call, dict[str, Any]]:
-    del arrays
-    values = jnp.ones(case.size * 2**18, jnp.float32)
+def _copy(case: cases.Copy) -> tuple[Call, dict[str, Any]]:
+    values = jnp.ones(case.mebibytes * 2**18, jnp.float32)
     # A copy alone would be left out.
     program, told = _compile(lambda values: values + 1, values)
     return lambda: program(values), told | {"bytes": 2 * values.nbytes}
 
 
-def _input(arrays: Mapping[str, np.ndarray], case: cases.Case) -> tuple[Call, dict[str, Any]]:
+def _input(case: cases.Input) -> tuple[Call, dict[str, Any]]:
     from benchmarks import host
 
-    del arrays
     batches = host.training_batches(case.batch)
     return lambda: next(batches), {}
 
 
-def _scores(arrays: Mapping[str, np.ndarray], case: cases.Case) -> tuple[Call, dict[str, Any]]:
+def _scores(case: cases.Scores) -> tuple[Call, dict[str, Any]]:
     from benchmarks import host
 
-    del arrays
-    ground_truth, results = host.evaluation(case.size)
+    ground_truth, results = host.evaluation(case.num_images)
     return lambda: host.scores(ground_truth, results, case.scored, case.backend), {}
 
 
@@ -328,8 +334,8 @@ def _paste_all(canvas: tuple[int, int]) -> Callable[[np.ndarray, np.ndarray], np
     return paste
 
 
-def _sizes(case: cases.Case) -> np.ndarray:
-    return np.tile(np.array(case.canvas, np.float32), (case.batch, 1))
+def _sizes(canvas: cases.Canvas, batch: int) -> np.ndarray:
+    return np.tile(np.array(canvas, np.float32), (batch, 1))
 
 
 def make_batch(arrays: Mapping[str, np.ndarray]) -> Batch:
@@ -352,4 +358,4 @@ def _peak_bytes() -> int | None:
 
 if __name__ == "__main__":
     given = pathlib.Path(sys.argv[1])
-    serve(lambda fields: build(given, cases.Case(**fields | {"canvas": tuple(fields["canvas"])})), _peak_bytes)
+    serve(lambda fields: build(given, cases.from_json(fields)), _peak_bytes)

@@ -27,16 +27,11 @@ def build(folder: pathlib.Path, case: cases.Case) -> tuple[Call, dict[str, Any]]
     if DEVICE.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    arrays = cases.make_inputs(case)
-    works = {"train": _train, "detect": _detect, "network": _network, "stage": _stage}
-    if case.kind in works:
-        work = works[case.kind](_model(folder, case), arrays, case)
-    else:
-        others = {"roi_align": _roi_align, "nms": _nms, "paste": _paste, "product": _product, "copy": _copy}
-        work = others[case.kind](arrays, case)
+    work = _work(folder, case)
+    half = getattr(case, "dtype", "float32") == "bfloat16"
 
     def call() -> None:
-        with torch.autocast(DEVICE.type, torch.bfloat16) if case.dtype == "bfloat16" else contextlib.nullcontext():
+        with torch.autocast(DEVICE.type, torch.bfloat16) if half else contextlib.nullcontext():
             work()
         if DEVICE.type == "cuda":
             torch.cuda.synchronize()
@@ -45,10 +40,32 @@ def build(folder: pathlib.Path, case: cases.Case) -> tuple[Call, dict[str, Any]]
     return call, {"version": f"torch {torch.__version__}, torchvision {torchvision.__version__} on {device}"}
 
 
-def _model(folder: pathlib.Path, case: cases.Case) -> MaskRCNN:
+def _work(folder: pathlib.Path, case: cases.Case) -> Call:
+    arrays = cases.inputs(case)
+    match case:
+        case cases.Network():
+            works = {"train": _train, "detect": _detect, "network": _network}
+            return works[case.work](_model(folder, case.canvas), arrays, case)
+        case cases.Stage():
+            stage = _train if case.stage in cases.TRAIN_STAGES else _stage
+            return stage(_model(folder, case.canvas), arrays, case)
+        case cases.RoIAlign():
+            return _roi_align(arrays, case)
+        case cases.NMS():
+            return _nms(arrays, case)
+        case cases.Paste():
+            return _paste(arrays, case)
+        case cases.Product():
+            return _product(case)
+        case cases.Copy():
+            return _copy(case)
+    raise ValueError(f"torchvision has nothing beside {case.name}")
+
+
+def _model(folder: pathlib.Path, canvas: cases.Canvas) -> MaskRCNN:
     """Return `maskrcnn_resnet50_fpn` as it is with pretrained weights, with our parameters and number of proposals."""
     body = torchvision.models.resnet50(weights=None, norm_layer=FrozenBatchNorm2d)
-    height, width = case.canvas
+    height, width = canvas
     model = MaskRCNN(
         _resnet_fpn_extractor(body, 3),
         cases.NUM_CLASSES + 1,
@@ -66,7 +83,7 @@ def _images(arrays: dict[str, np.ndarray]) -> list[torch.Tensor]:
     return [torch.from_numpy(image).permute(2, 0, 1).to(DEVICE).float() / 255 for image in arrays["images"]]
 
 
-def _train(model: MaskRCNN, arrays: dict[str, np.ndarray], case: cases.Case, stage: str = "") -> Call:
+def _train(model: MaskRCNN, arrays: dict[str, np.ndarray], case: cases.Network | cases.Stage) -> Call:
     """Return a train step, or one part of it."""
     model.train()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -90,6 +107,7 @@ def _train(model: MaskRCNN, arrays: dict[str, np.ndarray], case: cases.Case, sta
         backward()
         optimizer.step()
 
+    stage = case.stage if isinstance(case, cases.Stage) else ""
     if stage == "optimizer":
         backward()
     parts: dict[str, Call] = {
@@ -100,7 +118,7 @@ def _train(model: MaskRCNN, arrays: dict[str, np.ndarray], case: cases.Case, sta
     return parts.get(stage, step)
 
 
-def _detect(model: MaskRCNN, arrays: dict[str, np.ndarray], case: cases.Case) -> Call:
+def _detect(model: MaskRCNN, arrays: dict[str, np.ndarray], case: cases.Network) -> Call:
     del case
     model.eval()
     images = _images(arrays)
@@ -112,7 +130,7 @@ def _detect(model: MaskRCNN, arrays: dict[str, np.ndarray], case: cases.Case) ->
     return detect
 
 
-def _network(model: MaskRCNN, arrays: dict[str, np.ndarray], case: cases.Case) -> Call:
+def _network(model: MaskRCNN, arrays: dict[str, np.ndarray], case: cases.Network) -> Call:
     # Masks stay as the network makes them, and on the device.
     model.transform.postprocess = lambda result, shapes, sizes: result
     model.eval()
@@ -120,15 +138,8 @@ def _network(model: MaskRCNN, arrays: dict[str, np.ndarray], case: cases.Case) -
     return torch.no_grad()(lambda: model(images))
 
 
-def _stage(model: MaskRCNN, arrays: dict[str, np.ndarray], case: cases.Case) -> Call:
-    stage = cases.STAGES[case.size]
-    if stage in cases.TRAIN_STAGES:
-        return _train(model, arrays, case, stage)
-    return _stage_of_detection(model, arrays, case)
-
-
 @torch.no_grad()
-def _stage_of_detection(model: MaskRCNN, arrays: dict[str, np.ndarray], case: cases.Case) -> Call:
+def _stage(model: MaskRCNN, arrays: dict[str, np.ndarray], case: cases.Stage) -> Call:
     model.eval()
     sizes = [case.canvas] * case.batch
     images = ImageList(torch.stack(_images(arrays)), sizes)
@@ -157,20 +168,20 @@ def _stage_of_detection(model: MaskRCNN, arrays: dict[str, np.ndarray], case: ca
         "pool_masks": lambda: heads.mask_roi_pool(pyramid, of_masks, sizes),
         "mask_head": lambda: heads.mask_predictor(heads.mask_head(for_masks)),
     }
-    return torch.no_grad()(stages[cases.STAGES[case.size]])
+    return torch.no_grad()(stages[case.stage])
 
 
-def _roi_align(arrays: dict[str, np.ndarray], case: cases.Case) -> Call:
+def _roi_align(arrays: dict[str, np.ndarray], case: cases.RoIAlign) -> Call:
     maps = {
         str(level): torch.from_numpy(features)
         .permute(2, 0, 1)
         .expand(case.batch, -1, -1, -1)
         .to(DEVICE, getattr(torch, case.dtype), memory_format=torch.contiguous_format)
-        for level, features in cases.feature_maps(case).items()
+        for level, features in cases.feature_maps(case.canvas).items()
     }
     rois = [torch.from_numpy(boxes[: case.rois]).to(DEVICE) for boxes in arrays["rois"]]
     sizes = [case.canvas] * case.batch
-    pool = MultiScaleRoIAlign(list(maps), case.size, 2)
+    pool = MultiScaleRoIAlign(list(maps), case.bins, 2)
     if not case.gradient:
         return torch.no_grad()(lambda: pool(maps, rois, sizes))
     for features in maps.values():
@@ -184,28 +195,26 @@ def _roi_align(arrays: dict[str, np.ndarray], case: cases.Case) -> Call:
     return both
 
 
-def _nms(arrays: dict[str, np.ndarray], case: cases.Case) -> Call:
+def _nms(arrays: dict[str, np.ndarray], case: cases.NMS) -> Call:
     boxes = torch.from_numpy(arrays["nms_boxes"]).flatten(0, 1).to(DEVICE)
     scores = torch.from_numpy(arrays["nms_scores"]).flatten().to(DEVICE)
-    groups = torch.arange(case.groups, device=DEVICE).repeat_interleave(case.size)
+    groups = torch.arange(case.groups, device=DEVICE).repeat_interleave(case.boxes)
     return lambda: batched_nms(boxes, scores, groups, 0.7)
 
 
-def _paste(arrays: dict[str, np.ndarray], case: cases.Case) -> Call:
+def _paste(arrays: dict[str, np.ndarray], case: cases.Paste) -> Call:
     masks = torch.from_numpy(arrays["masks"])[:, None]
     boxes = torch.from_numpy(arrays["rois"][0, :100])
     return lambda: paste_masks_in_image(masks, boxes, case.canvas) > 0.5
 
 
-def _product(arrays: dict[str, np.ndarray], case: cases.Case) -> Call:
-    del arrays
-    matrix = torch.ones((case.size, case.size), dtype=getattr(torch, case.dtype), device=DEVICE)
+def _product(case: cases.Product) -> Call:
+    matrix = torch.ones((case.rows, case.rows), dtype=getattr(torch, case.dtype), device=DEVICE)
     return lambda: matrix @ matrix
 
 
-def _copy(arrays: dict[str, np.ndarray], case: cases.Case) -> Call:
-    del arrays
-    values = torch.ones(case.size * 2**18, device=DEVICE)
+def _copy(case: cases.Copy) -> Call:
+    values = torch.ones(case.mebibytes * 2**18, device=DEVICE)
     return lambda: values + 1
 
 
@@ -215,4 +224,4 @@ def _peak_bytes() -> int | None:
 
 if __name__ == "__main__":
     given = pathlib.Path(sys.argv[1])
-    serve(lambda fields: build(given, cases.Case(**fields | {"canvas": tuple(fields["canvas"])})), _peak_bytes)
+    serve(lambda fields: build(given, cases.from_json(fields)), _peak_bytes)

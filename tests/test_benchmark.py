@@ -19,6 +19,11 @@ from maskx_jax.ops.nms import nms
 from maskx_jax.ops.roi_align import roi_align
 
 
+def test_cases_go_to_a_worker_and_back():
+    for case in (*SMALL, *(case for suite in cases.SUITES.values() for case in suite), *gpu_day.plan(False)[0].cases):
+        assert cases.from_json(json.loads(json.dumps(cases.to_json(case)))) == case
+
+
 def test_case_names_tell_them_apart():
     steps = {step.name: step.cases for rehearse in (False, True) for step in gpu_day.plan(rehearse)}
     for suite in (*cases.SUITES.values(), *steps.values()):
@@ -26,14 +31,14 @@ def test_case_names_tell_them_apart():
 
 
 SMALL = [
-    cases.Case("nms", size=50, groups=2),
-    cases.Case("roi_align", canvas=(64, 96), size=7, gradient=True, rois=20),
-    cases.Case("roi_align", canvas=(64, 96), batch=2, dtype="bfloat16", size=7, rois=20),
-    cases.Case("paste", canvas=(120, 150)),
-    cases.Case("product", size=64),
-    cases.Case("copy", size=1),
-    cases.Case("input", batch=2),
-    cases.Case("scores", size=3, scored="segm", backend="hotcoco"),
+    cases.NMS(50, groups=2),
+    cases.RoIAlign(7, gradient=True, canvas=(64, 96), rois=20),
+    cases.RoIAlign(7, canvas=(64, 96), batch=2, dtype="bfloat16", rois=20),
+    cases.Paste((120, 150)),
+    cases.Product(64),
+    cases.Copy(1),
+    cases.Input(2),
+    cases.Scores(3, "segm", "hotcoco"),
 ]
 
 
@@ -71,7 +76,7 @@ def test_both_sides_have_the_same_parameters(name, tmp_path, monkeypatch):
     narrow = {path: tuple(16 if side == 1024 else side for side in shape) for path, shape in shapes.items()}
     parameters = {path: make_parameter(path, shape) for path, shape in narrow.items()}
     np.savez(tmp_path / "parameters.npz", **parameters)
-    _, variables = ours._model(tmp_path, cases.Case("network", name))
+    _, variables = ours._model(tmp_path, name)
     scores = parameters["roi_heads.box_predictor.cls_score.weight"]
     np.testing.assert_array_equal(variables["params"]["box_head"]["classification"]["kernel"], scores.T)
     assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(variables))
@@ -134,8 +139,8 @@ def test_the_kernel_is_one_of_triton_on_a_gpu(monkeypatch, dtype, batch):
 @pytest.mark.parametrize("form", cases.NMS_FORMS)
 def test_other_forms_of_nms_keep_the_same_boxes(form):
     rng = np.random.default_rng(0)
-    case = cases.Case("nms", canvas=(64, 64), size=60, groups=4, clustered=True)
-    boxes = jnp.asarray(cases.make_inputs(case)["nms_boxes"])
+    case = cases.NMS(60, 4, (64, 64), clustered=True)
+    boxes = jnp.asarray(cases.inputs(case)["nms_boxes"])
     # With ties, two classes and empty slots.
     scores = jnp.asarray(rng.integers(0, 20, (4, 60)) / 20, jnp.float32)
     labels, valid = jnp.asarray(rng.integers(0, 2, (4, 60))), jnp.asarray(rng.uniform(size=(4, 60)) < 0.8)
@@ -150,7 +155,7 @@ def test_other_forms_of_nms_keep_the_same_boxes(form):
 
 
 def test_a_process_is_told_what_to_time_and_a_row_is_written(monkeypatch, capfd):
-    monkeypatch.setitem(cases.SUITES, "ops", (cases.Case("nms", size=20), cases.Case("nms", size=30)))
+    monkeypatch.setitem(cases.SUITES, "ops", (cases.NMS(20), cases.NMS(30)))
     monkeypatch.setattr(sys, "argv", ["benchmark", "--suite=ops", "--only=x 20", "--rounds=2", "--seconds=0"])
     benchmark.main()
     lines = capfd.readouterr().out.splitlines()
@@ -176,7 +181,7 @@ def test_a_process_that_takes_too_long_is_killed():
 SERVE = """
 from benchmarks.worker import serve
 def build(fields):
-    if fields["kind"] == "product":
+    if fields["kind"] == "Product":
         raise ValueError("no such thing\\nas this")
     return (lambda: None), {"version": "v", "platform": "p"}
 serve(build, lambda: 7)
@@ -187,8 +192,8 @@ def test_a_case_that_fails_is_told_and_the_next_one_goes_on():
     workers = measuring.Workers("", "")
     workers._commands["ours"] = [sys.executable, "-c", SERVE]
     with workers:
-        failed = measuring.measure(cases.Case("product", size=1), workers, 1, 0.0)
-        record = measuring.measure(cases.Case("copy", size=1), workers, 2, 0.0)
+        failed = measuring.measure(cases.Product(1), workers, 1, 0.0)
+        record = measuring.measure(cases.Copy(1), workers, 2, 0.0)
     assert failed["ours"] == {"error": "ValueError: no such thing"}
     assert measuring.row(failed)[1] == "ValueError: no such thing"
     assert len(record["ours"]["times"]) == 2 and record["ours"]["peak"] == 7
@@ -196,7 +201,7 @@ def test_a_case_that_fails_is_told_and_the_next_one_goes_on():
 
 def test_inputs_are_the_same_in_every_process():
     case = dataclasses.replace(cases.SUITES["train"][0], canvas=(64, 96))
-    first, second = cases.make_inputs(case), cases.make_inputs(case)
+    first, second = cases.inputs(case), cases.inputs(case)
     for name, value in first.items():
         np.testing.assert_array_equal(value, second[name])
     assert first["images"].shape == (2, 64, 96, 3) and first["images"].std() > 10
@@ -233,8 +238,8 @@ def test_operations_are_compared_in_all_their_forms(monkeypatch):
         roi_align_forms, "FORMS", {"": roi_align, "other": lambda *arguments: 2 * roi_align(*arguments)}
     )
     monkeypatch.setattr(nms_forms, "FORMS", {"": nms})
-    case = cases.Case("checks", canvas=(64, 64), size=30, rois=2, clustered=True)
-    references = checks.of_operations(cases.make_inputs(case), case)
+    case = cases.OperationChecks((64, 64), rois=2, boxes=30)
+    references = checks.of_operations(cases.inputs(case), case)
     rows = [row for reference in references for row in checks.compare(reference)]
     assert {row["what"]: row["passes"] for row in rows} == {
         "RoIAlign, forward": True,
@@ -315,14 +320,14 @@ def two_steps(monkeypatch):
     clock = [0.0]
     monkeypatch.setattr(gpu_day.time, "monotonic", lambda: clock[0])
     monkeypatch.setattr(measuring, "write_parameters", lambda folder: None)
-    nms = tuple(cases.Case("nms", size=size) for size in (1, 2, 3))
-    train = (cases.Case("train", "mask_rcnn", batch=8),)
+    nms = tuple(cases.NMS(boxes) for boxes in (1, 2, 3))
+    train = (cases.Network("train", "mask_rcnn", batch=8),)
     steps = (gpu_day.Step("nms", "NMS", 20.0, nms), gpu_day.Step("train", "Train step", 20.0, train))
     monkeypatch.setattr(gpu_day, "plan", lambda rehearse: steps)
 
     def measure(case, workers, rounds, seconds, deadline):
         clock[0] += 12.0
-        return _record(case, 0.5, "cpu" if case.size == 99 else "gpu")
+        return _record(case, 0.5, "cpu" if case == cases.NMS(99) else "gpu")
 
     monkeypatch.setattr(measuring, "measure", measure)
     return steps
@@ -351,7 +356,7 @@ def test_what_a_day_cannot_do_is_refused(two_steps, tmp_path, monkeypatch):
         gpu_day.main([f"--output={tmp_path}", "--step=nm"])
     with pytest.raises(ValueError, match="budget"):
         gpu_day.main([f"--output={tmp_path}", "--budget=0"])
-    on_cpu = (gpu_day.Step("nms", "NMS", 20.0, (cases.Case("nms", size=99),)),)
+    on_cpu = (gpu_day.Step("nms", "NMS", 20.0, (cases.NMS(99),)),)
     monkeypatch.setattr(gpu_day, "plan", lambda rehearse: on_cpu)
     with pytest.raises(RuntimeError, match="no accelerator"):
         gpu_day.main([f"--output={tmp_path}"])
