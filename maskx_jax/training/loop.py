@@ -112,19 +112,28 @@ def _train_on(
     parts: Parts,
     enter: Callable[[str, int], None],
 ) -> dict[str, Any]:
+    """Train on the examples, from where the run starts."""
     mesh = make_mesh()
     model = parts.build(config.model, len(examples.categories))
     learning_rate, optimizer = optimizers.from_config(config)
     abstract = starts.abstract_state(config, model, optimizer, mesh)
     info(f"{optimizers.num_parameters(abstract.params):,} parameters on {mesh.size} devices")
-    state = None
     if not start.resumes:
         enter("initialize", 0)
         state = starts.fresh_state(config, model, optimizer, abstract, start.weights, examples.categories.names)
-    with contextlib.ExitStack() as stack:
-        interruption = stack.enter_context(Interruption())
-        checkpoints = stack.enter_context(Checkpoints(workdir, keep=config.train.keep_checkpoints, writes=True))
-        if state is None:
+    train_step = parts.make_train_step(
+        model,
+        optimizer,
+        mesh,
+        seed=config.seed,
+        state_shardings=jax.tree.map(lambda x: x.sharding, abstract),
+        num_microbatches=config.optimizer.num_microbatches,
+        ema_decay=config.optimizer.ema_decay or None,
+    )
+    detect_step = parts.make_detect_step(model, mesh)
+    checkpoints = Checkpoints(workdir, keep=config.train.keep_checkpoints, writes=True)
+    with Interruption() as interruption, checkpoints:
+        if start.resumes:
             enter("restore", 0)
             state = starts.resumed_state(checkpoints, abstract)
         # From here on it is this config's run: a restore that was refused has changed nothing.
@@ -133,40 +142,33 @@ def _train_on(
                 workdir, config, examples.train_source, examples.groups, describe_environment()
             )
         )
-        metric_log = stack.enter_context(contextlib.closing(MetricLog(workdir, int(state.step))))
-        loop = Loop(
-            config=config,
-            examples=examples,
-            mesh=mesh,
-            state=state,
-            train_step=parts.make_train_step(
-                model,
-                optimizer,
-                mesh,
-                seed=config.seed,
-                state_shardings=jax.tree.map(lambda x: x.sharding, abstract),
-                num_microbatches=config.optimizer.num_microbatches,
-                ema_decay=config.optimizer.ema_decay or None,
-            ),
-            detect_step=parts.make_detect_step(model, mesh),
-            learning_rate=learning_rate,
-            checkpoints=checkpoints,
-            metric_log=metric_log,
-            interruption=interruption,
-            enter=enter,
-            parts=parts,
-        )
-        return loop.run()
+        with contextlib.closing(MetricLog(workdir, int(state.step))) as metric_log:
+            loop = Loop(
+                config=config,
+                examples=examples,
+                mesh=mesh,
+                state=state,
+                train_step=train_step,
+                detect_step=detect_step,
+                learning_rate=learning_rate,
+                checkpoints=checkpoints,
+                metric_log=metric_log,
+                interruption=interruption,
+                enter=enter,
+                parts=parts,
+            )
+            return loop.run()
 
 
+@dataclasses.dataclass(kw_only=True)
 class Loop:
     """A run that goes from its present step to the last one.
 
-    Args:
+    Attributes:
       config: of the run.
       examples: that it learns from and is scored on.
       mesh: of the devices.
-      state: at the present step; the step donates its buffers.
+      state: at the present step; a step donates its buffers.
       train_step: one update.
       detect_step: of evaluations.
       learning_rate: by step, to report it.
@@ -175,42 +177,30 @@ class Loop:
       interruption: says whether the run was asked to leave.
       enter: called with the phase and the step that the run enters.
       parts: for `score` and `on_batch`.
+      statistics: of the examples that this process made.
+      recent: losses since the last report.
+      pace: of the steps since the last report.
+      scores: of the best metric, by step.
+      metrics: of the last evaluation.
     """
 
-    def __init__(
-        self,
-        *,
-        config: ConfigDict,
-        examples: Examples,
-        mesh: Mesh,
-        state: TrainState,
-        train_step: TrainStep,
-        detect_step: DetectStep,
-        learning_rate: optax.Schedule,
-        checkpoints: Checkpoints,
-        metric_log: MetricLog,
-        interruption: Interruption,
-        enter: Callable[[str, int], None],
-        parts: Parts,
-    ) -> None:
-        self.config = config
-        self.examples = examples
-        self.mesh = mesh
-        self.state = state
-        self.train_step = train_step
-        self.detect_step = detect_step
-        self.learning_rate = learning_rate
-        self.checkpoints = checkpoints
-        self.metric_log = metric_log
-        self.interruption = interruption
-        self.enter = enter
-        self.parts = parts
-        self.statistics = pipeline.Statistics()
-        self.recent = RecentLosses()
-        self.pace = Pace()
-        # Of the best metric, by step.
-        self.scores = {step: value for step, value in self._history(examples.best_metric).items() if value is not None}
-        self.metrics: dict[str, Any] = {}
+    config: ConfigDict
+    examples: Examples
+    mesh: Mesh
+    state: TrainState
+    train_step: TrainStep
+    detect_step: DetectStep
+    learning_rate: optax.Schedule
+    checkpoints: Checkpoints
+    metric_log: MetricLog
+    interruption: Interruption
+    enter: Callable[[str, int], None]
+    parts: Parts
+    statistics: pipeline.Statistics = dataclasses.field(default_factory=pipeline.Statistics)
+    recent: RecentLosses = dataclasses.field(default_factory=RecentLosses)
+    pace: Pace = dataclasses.field(default_factory=Pace)
+    scores: dict[int, float] = dataclasses.field(default_factory=dict)
+    metrics: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def run(self) -> dict[str, Any]:
         """Train to the last step; return the metrics of the last evaluation, if there was one.
@@ -221,6 +211,8 @@ class Loop:
           OSError: a checkpoint cannot be written.
         """
         start, num_steps = int(self.state.step), self.config.train.num_steps
+        history = self._history(self.examples.best_metric)
+        self.scores = {step: value for step, value in history.items() if value is not None}
         if start > 0 and self.evaluates_at(start) and start not in self._history(_ALWAYS_MEASURED):
             # The run ended in the middle of this evaluation.
             self.evaluate()

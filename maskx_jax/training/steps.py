@@ -55,7 +55,7 @@ def make_train_step(
 ) -> TrainStep:
     """Return the jitted step: (state, batch) -> (state, losses with total and gradient_norm).
 
-    The random key is a function of (seed, step) alone. Gradients are taken of the trained parameters only, so frozen
+    The random key is a function of (seed, step) alone. Gradients are taken of the trained parameters only, so other
     layers cost no backward pass. Losses are normalised over the whole batch, on however many devices it lies. The
     forward and backward pass of a device work on its own images with the whole parameters, however the state is split.
 
@@ -66,37 +66,17 @@ def make_train_step(
       seed: of the sampling.
       state_shardings: where the state given and returned lies, see `distributed.mesh.state_shardings`; by default
         every device holds all of it.
-      num_microbatches: the batch is worked through in so many parts, with the losses and gradients of the whole: less
+      num_microbatches: parts that the batch is worked through in, with the losses and gradients of the whole: less
         memory for one more forward pass, since the gradient needs to know by what the sums of all parts are divided.
       ema_decay: of the running average of the parameters, or None. It is less in the first steps, (1 + step) /
         (10 + step), so that the average soon forgets the initial parameters.
 
     The step raises ValueError as `check_microbatches` does, before it is compiled.
     """
-
     everywhere = replicated(mesh)
     layout: Any = everywhere if state_shardings is None else state_shardings
     gradient_shardings = everywhere if state_shardings is None else state_shardings.trained
-
-    def loss(trained: PyTree, state: TrainState, batch: Batch, keys: jax.Array) -> Any:
-        # Left to itself XLA multiplies by split weights where they lie, and sends the features of all images around.
-        variables = whole({"params": merge(trained, state.untrained), "frozen": state.frozen}, mesh)
-
-        def means(part: tuple[Batch, jax.Array]) -> Any:
-            return apply_on(mesh, model, variables, *part, method="loss_means")
-
-        if num_microbatches == 1:
-            summed = means((batch, keys))
-        else:
-            # Image i goes to part i % num_microbatches: every device finds its share of each part among its own images.
-            parts = jax.tree.map(lambda x: x.reshape(-1, num_microbatches, *x.shape[1:]).swapaxes(0, 1), (batch, keys))
-            # Nothing of a part is kept for its backward pass, which computes it again.
-            of_parts = jax.lax.map(jax.checkpoint(means, prevent_cse=False), parts)
-            summed = jax.tree.map(lambda x: x.sum(axis=0), of_parts)
-        losses = {name: mean.value() for name, mean in summed.items()}
-        return sum(losses.values(), jnp.float32(0)), losses
-
-    gradient = jax.value_and_grad(loss, has_aux=True)
+    gradient = jax.value_and_grad(_make_loss(model, mesh, num_microbatches), has_aux=True)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
         batch_size = len(batch.images)
@@ -107,10 +87,7 @@ def make_train_step(
         grads = jax.lax.with_sharding_constraint(grads, gradient_shardings)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.trained)
         trained = optax.apply_updates(state.trained, updates)
-        average = state.average
-        if ema_decay is not None:
-            decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
-            average = optax.incremental_update(trained, average, 1 - decay)
+        average = state.average if ema_decay is None else _averaged(state, trained, ema_decay)
         metrics = losses | {"total": total, "gradient_norm": optax.tree.norm(grads)}
         new_state = dataclasses.replace(
             state, step=state.step + 1, trained=trained, opt_state=opt_state, average=average
@@ -125,8 +102,38 @@ def make_train_step(
     )
 
 
+def _make_loss(model: nn.Module, mesh: Mesh, num_microbatches: int) -> Callable[..., Any]:
+    """Return (trained, state, batch, keys) -> (total loss, losses by name), in as many parts as there are to be."""
+
+    def loss(trained: PyTree, state: TrainState, batch: Batch, keys: jax.Array) -> Any:
+        # Left to itself XLA multiplies by split weights where they lie, and sends the features of all images around.
+        variables = whole({"params": merge(trained, state.untrained), "frozen": state.frozen}, mesh)
+
+        def means(part: tuple[Batch, jax.Array]) -> Any:
+            return apply_on(mesh, model, variables, *part, method="loss_means")
+
+        if num_microbatches == 1:
+            summed = means((batch, keys))
+        else:
+            # Image i goes to part i % num_microbatches: every device finds its share of each part among its own images.
+            parts = jax.tree.map(lambda x: x.reshape(-1, num_microbatches, *x.shape[1:]).swapaxes(0, 1), (batch, keys))
+            # Nothing of a part is kept for its backward pass, which computes it again.
+            means_of_parts = jax.lax.map(jax.checkpoint(means, prevent_cse=False), parts)
+            summed = jax.tree.map(lambda x: x.sum(axis=0), means_of_parts)
+        losses = {name: mean.value() for name, mean in summed.items()}
+        return sum(losses.values(), jnp.float32(0)), losses
+
+    return loss
+
+
+def _averaged(state: TrainState, trained: PyTree, decay: float) -> PyTree:
+    # Less in the first steps.
+    rate = 1 - jnp.minimum(decay, (1 + state.step) / (10 + state.step))
+    return optax.incremental_update(trained, state.average, rate)
+
+
 def check_microbatches(batch_size: int, num_devices: int, num_microbatches: int) -> None:
-    """Check that every device can work through its images in so many equal parts.
+    """Check that every device can work through its images in `num_microbatches` equal parts.
 
     Raises:
       ValueError: it cannot.
