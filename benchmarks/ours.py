@@ -90,7 +90,7 @@ def _model(folder: pathlib.Path, name: str, dtype: str = "float32") -> tuple[RCN
         return model, variables
     weights = open_weights(folder / "parameters.npz", "torchvision_detector", names)
     new, unused = ((), ()) if name == "mask_rcnn" else (("mask_(head|weights)/.*",), (".*mask_predictor.*",))
-    return model, take_over(variables, weights, fields, names, new=new, unused=unused, say=_say_nothing)
+    return model, take_over(variables, weights, names, new=new, unused=unused, say=_say_nothing)
 
 
 def _say_nothing(text: str) -> None:

@@ -128,7 +128,7 @@ def _with_weights(
 ) -> Any:
     if weights is not None:
         new, unused = config.initialize.new, config.initialize.unused
-        variables = pretrained.take_over(variables, weights, config.model, names, new=new, unused=unused, say=info)
+        variables = pretrained.take_over(variables, weights, names, new=new, unused=unused, say=info)
     if config.embedding.path:
         table = pretrained.load_class_embeddings(config.embedding.path, names, config.embedding.table)
         variables = pretrained.with_class_embeddings(variables, table)

@@ -3,24 +3,25 @@
 They put outputs first and, where features are flattened, channels before rows and columns; we put channels last.
 """
 
+import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from maskx_jax.coco.categories import COCO_IDS
+from maskx_jax.models.rcnn.parameters import CLASSIFICATION, FLATTENED, ROWS_OF_CLASS
 
-# Modules with rows for each class, and how many a class.
-ROWS_OF_CLASS = {"box_head/classification": 1, "box_head/boxes": 4, "mask_weights": 1}
+# Shapes of our parameters by their paths without the collection, such as "rpn/conv/kernel".
+Shapes = Mapping[str, Sequence[int]]
 
 
-def to_ours(path: str, array: np.ndarray, model: Mapping[str, Any]) -> np.ndarray:
+def to_ours(path: str, array: np.ndarray, shapes: Shapes) -> np.ndarray:
     """Arrange an array of theirs as the parameter of ours at `path`.
 
     Args:
-      path: without its collection, such as "rpn/conv/kernel".
+      path: without its collection.
       array: of the file.
-      model: fields of `config.model`; the pooling resolutions say how flattened features are shaped.
+      shapes: of our parameters; they say how flattened features are shaped.
 
     Raises:
       ValueError: the array cannot be arranged so.
@@ -28,7 +29,7 @@ def to_ours(path: str, array: np.ndarray, model: Mapping[str, Any]) -> np.ndarra
     module, _, leaf = path.rpartition("/")
     if leaf != "kernel":
         return array
-    side = _flattened_side(module, model)
+    side = _flattened_side(module, shapes)
     if side is not None:
         outputs = len(array)
         return array.reshape(outputs, -1, side, side).transpose(2, 3, 1, 0).reshape(-1, outputs)
@@ -40,12 +41,12 @@ def to_ours(path: str, array: np.ndarray, model: Mapping[str, Any]) -> np.ndarra
     return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
 
 
-def to_theirs(path: str, array: np.ndarray, model: Mapping[str, Any]) -> np.ndarray:
+def to_theirs(path: str, array: np.ndarray, shapes: Shapes) -> np.ndarray:
     """Undo `to_ours`."""
     module, _, leaf = path.rpartition("/")
     if leaf != "kernel":
         return array
-    side = _flattened_side(module, model)
+    side = _flattened_side(module, shapes)
     if side is not None:
         outputs = array.shape[1]
         return array.reshape(side, side, -1, outputs).transpose(3, 2, 0, 1).reshape(outputs, -1)
@@ -56,13 +57,12 @@ def to_theirs(path: str, array: np.ndarray, model: Mapping[str, Any]) -> np.ndar
     return array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
 
 
-def _flattened_side(module: str, model: Mapping[str, Any]) -> int | None:
-    """Return the side of the maps that a layer sees flattened, or None."""
-    sides = {
-        "box_head/fc6": model["rcnn"]["box_head"]["resolution"],
-        "mask_head/mlp": 2 * model["rcnn"]["mask_head"]["resolution"],
-    }
-    return sides.get(module)
+def _flattened_side(module: str, shapes: Shapes) -> int | None:
+    """Return the side of the maps that a layer sees flattened, or None where it sees none."""
+    if module not in FLATTENED:
+        return None
+    channels = next(shapes[f"{layer}/kernel"][-1] for layer in FLATTENED[module] if f"{layer}/kernel" in shapes)
+    return math.isqrt(shapes[f"{module}/kernel"][0] // channels)
 
 
 def names_of_rows(num_rows: int) -> tuple[tuple[str | None, ...] | None, str]:
@@ -91,7 +91,7 @@ def background_first(module: str, rows: np.ndarray, background: str) -> np.ndarr
     """
     if background == "first":
         return rows
-    if module == "box_head/classification":
+    if module == CLASSIFICATION:
         return np.roll(rows, 1, axis=0)
     # Such files have no box and no mask for background; its row is never used.
     return np.concatenate([np.zeros_like(rows[: ROWS_OF_CLASS[module]]), rows])
@@ -103,7 +103,7 @@ def select_classes(
     """Return a parameter with values for each of our classes, or why the source has none.
 
     Args:
-      path: of ours, without collection; of a module in `ROWS_OF_CLASS`.
+      path: of ours, without collection; of a module in `models.rcnn.parameters.ROWS_OF_CLASS`.
       source: parameter of the source, arranged as ours.
       fresh: ours as initialised.
       num_classes: in the source, without background.

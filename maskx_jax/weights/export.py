@@ -62,13 +62,16 @@ def to_torchvision(variables: PyTree, model: RCNN, fields: Mapping[str, Any]) ->
         weights: Any = model.apply(variables, method=_mask_weights)
         params |= {"mask_weights/kernel": weights.weights.T, "mask_weights/bias": weights.bias}
 
-    modules = _LAYOUT.modules(fields, ())
+    shapes = {path: value.shape for path, value in params.items()}
+    constants = traverse_util.flatten_dict(variables["frozen"]["backbone"], sep="/")
+    paths = [*params, *(f"backbone/{path}" for path in constants)]
+    modules = _LAYOUT.modules({path.rpartition("/")[0] for path in paths}, ())
     state: dict[str, np.ndarray] = {}
     for path, value in params.items():
         module, _, leaf = path.rpartition("/")
-        array = to_theirs(path, np.asarray(value, np.float32), fields)
+        array = to_theirs(path, np.asarray(value, np.float32), shapes)
         state[modules[module] + _LAYOUT.suffixes[leaf == "bias"]] = np.ascontiguousarray(array)
-    for path, value in traverse_util.flatten_dict(variables["frozen"]["backbone"], sep="/").items():
+    for path, value in constants.items():
         module, _, leaf = path.rpartition("/")
         name = modules[f"backbone/{module}"]
         constant = np.asarray(value, np.float32)

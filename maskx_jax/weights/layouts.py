@@ -52,7 +52,8 @@ class Layout:
     Attributes:
       name: of the preset.
       signature: regular expression; a file with a name that matches is of this family.
-      modules: from a model's config and the names in a file, the file's module for each module of ours.
+      modules: from the paths of our modules and the names in a file, the file's module for each of ours that it may
+        have.
       suffixes: of kernel and bias, for instance (".weight", ".bias").
       norm_suffixes: of a normalisation's scale and bias, and of its mean and variance where they are not folded.
       background: "first": every predictor's row 0 is background. "last": the last class logit is, and the box and mask
@@ -66,7 +67,7 @@ class Layout:
 
     name: str
     signature: str
-    modules: Callable[[Mapping[str, Any], Collection[str]], dict[str, str]]
+    modules: Callable[[Collection[str], Collection[str]], dict[str, str]]
     suffixes: tuple[str, str]
     norm_suffixes: tuple[str, ...]
     background: str
@@ -77,31 +78,41 @@ class Layout:
     ignored: tuple[str, ...] = ()
 
 
-def _blocks(model: Mapping[str, Any]) -> list[tuple[int, int]]:
+def _numbers(pattern: str, ours: Collection[str]) -> list[tuple[int, ...]]:
+    """Return in order the numbers that the groups of a pattern find in the paths of our modules."""
+    found = (re.fullmatch(pattern, path) for path in ours)
+    return sorted({tuple(map(int, match.groups())) for match in found if match})
+
+
+def _blocks(ours: Collection[str]) -> list[tuple[int, ...]]:
     """Return (stage, block) for all blocks of the backbone, stages counted from 2."""
-    sizes = model["backbone"]["stage_sizes"]
-    return [(stage, block) for stage, size in enumerate(sizes, 2) for block in range(size)]
+    return _numbers(r"backbone/res(\d+)_block(\d+)/conv1", ours)
 
 
-def _torch_backbone(model: Mapping[str, Any], names: Collection[str], root: str = "") -> dict[str, str]:
+def _convs(ours: Collection[str]) -> list[int]:
+    """Return the numbers of the mask head's convolutions, from 1 on."""
+    return [number for (number,) in _numbers(r"mask_head/conv(\d+)", ours)]
+
+
+def _torch_backbone(ours: Collection[str], names: Collection[str], root: str = "") -> dict[str, str]:
     modules = {"backbone/stem": f"{root}conv1", "backbone/stem_norm": f"{root}bn1"}
-    for stage, block in _blocks(model):
-        ours, theirs = f"backbone/res{stage}_block{block}", f"{root}layer{stage - 1}.{block}"
+    for stage, block in _blocks(ours):
+        path, theirs = f"backbone/res{stage}_block{block}", f"{root}layer{stage - 1}.{block}"
         for i in (1, 2, 3):
-            modules |= {f"{ours}/conv{i}": f"{theirs}.conv{i}", f"{ours}/conv{i}_norm": f"{theirs}.bn{i}"}
-        modules |= {f"{ours}/shortcut": f"{theirs}.downsample.0", f"{ours}/shortcut_norm": f"{theirs}.downsample.1"}
+            modules |= {f"{path}/conv{i}": f"{theirs}.conv{i}", f"{path}/conv{i}_norm": f"{theirs}.bn{i}"}
+        modules |= {f"{path}/shortcut": f"{theirs}.downsample.0", f"{path}/shortcut_norm": f"{theirs}.downsample.1"}
     return modules
 
 
-def _torchvision_detector(model: Mapping[str, Any], names: Collection[str]) -> dict[str, str]:
-    modules = _torch_backbone(model, names, "backbone.body.")
+def _torchvision_detector(ours: Collection[str], names: Collection[str]) -> dict[str, str]:
+    modules = _torch_backbone(ours, names, "backbone.body.")
     # Files from before torchvision 0.14, among them the published detectors, have the layers without their block.
     is_old = "rpn.head.conv.weight" in names
     for i in range(4):
         modules[f"fpn/lateral{i + 2}"] = f"backbone.fpn.inner_blocks.{i}" + ("" if is_old else ".0")
         modules[f"fpn/output{i + 2}"] = f"backbone.fpn.layer_blocks.{i}" + ("" if is_old else ".0")
-    for i in range(model["rcnn"]["mask_head"]["num_convs"]):
-        modules[f"mask_head/conv{i + 1}"] = f"roi_heads.mask_head.{f'mask_fcn{i + 1}' if is_old else f'{i}.0'}"
+    for i in _convs(ours):
+        modules[f"mask_head/conv{i}"] = f"roi_heads.mask_head.{f'mask_fcn{i}' if is_old else f'{i - 1}.0'}"
     return modules | {
         "rpn/conv": "rpn.head.conv" + ("" if is_old else ".0.0"),
         "rpn/objectness": "rpn.head.cls_logits",
@@ -115,18 +126,18 @@ def _torchvision_detector(model: Mapping[str, Any], names: Collection[str]) -> d
     }
 
 
-def _detectron2(model: Mapping[str, Any], names: Collection[str]) -> dict[str, str]:
+def _detectron2(ours: Collection[str], names: Collection[str]) -> dict[str, str]:
     # A file of a classifier has the backbone alone, without its place in the detector.
     root = "" if "stem.conv1.weight" in names else "backbone.bottom_up."
     modules = {"backbone/stem": f"{root}stem.conv1", "backbone/stem_norm": f"{root}stem.conv1.norm"}
-    for stage, block in _blocks(model):
+    for stage, block in _blocks(ours):
         for layer in ("conv1", "conv2", "conv3", "shortcut"):
-            ours, theirs = f"backbone/res{stage}_block{block}/{layer}", f"{root}res{stage}.{block}.{layer}"
-            modules |= {ours: theirs, f"{ours}_norm": f"{theirs}.norm"}
+            path, theirs = f"backbone/res{stage}_block{block}/{layer}", f"{root}res{stage}.{block}.{layer}"
+            modules |= {path: theirs, f"{path}_norm": f"{theirs}.norm"}
     for level in (2, 3, 4, 5):
         modules[f"fpn/lateral{level}"] = f"backbone.fpn_lateral{level}"
         modules[f"fpn/output{level}"] = f"backbone.fpn_output{level}"
-    for i in range(1, model["rcnn"]["mask_head"]["num_convs"] + 1):
+    for i in _convs(ours):
         modules[f"mask_head/conv{i}"] = f"roi_heads.mask_head.mask_fcn{i}"
     return modules | {
         "rpn/conv": "proposal_generator.rpn_head.conv",
@@ -141,23 +152,24 @@ def _detectron2(model: Mapping[str, Any], names: Collection[str]) -> dict[str, s
     }
 
 
-def _detectron(model: Mapping[str, Any], names: Collection[str]) -> dict[str, str]:
+def _detectron(ours: Collection[str], names: Collection[str]) -> dict[str, str]:
     """Name Detectron's blobs, and those that the Mask^X release adds for T and the MLP branch."""
     modules = {"backbone/stem": "conv1", "backbone/stem_norm": "res_conv1"}
     branches = {"conv1": "branch2a", "conv2": "branch2b", "conv3": "branch2c", "shortcut": "branch1"}
-    for stage, block in _blocks(model):
+    for stage, block in _blocks(ours):
         for layer, branch in branches.items():
-            ours, theirs = f"backbone/res{stage}_block{block}/{layer}", f"res{stage}_{block}_{branch}"
-            modules |= {ours: theirs, f"{ours}_norm": theirs}
-    for stage, size in enumerate(model["backbone"]["stage_sizes"], 2):
+            path, theirs = f"backbone/res{stage}_block{block}/{layer}", f"res{stage}_{block}_{branch}"
+            modules |= {path: theirs, f"{path}_norm": theirs}
+    # The pyramid's layers are named after the last block of each stage.
+    for stage, block in {stage: block for stage, block in _blocks(ours)}.items():
         # The top of the pyramid has nothing above it, so its 1x1 convolution is not called lateral.
         lateral = "" if stage == 5 else "_lateral"
-        modules[f"fpn/lateral{stage}"] = f"fpn_inner_res{stage}_{size - 1}_sum{lateral}"
-        modules[f"fpn/output{stage}"] = f"fpn_res{stage}_{size - 1}_sum"
-    for i in range(1, model["rcnn"]["mask_head"]["num_convs"] + 1):
+        modules[f"fpn/lateral{stage}"] = f"fpn_inner_res{stage}_{block}_sum{lateral}"
+        modules[f"fpn/output{stage}"] = f"fpn_res{stage}_{block}_sum"
+    for i in _convs(ours):
         modules[f"mask_head/conv{i}"] = f"_[mask]_fcn{i}"
-    num_layers = model["rcnn"]["weight_transfer"]["num_layers"]
-    for i in range(1, num_layers):
+    *hidden, last = [0, *(number for (number,) in _numbers(r"mask_weights/fc(\d+)", ours))]
+    for i in hidden:
         modules[f"mask_weights/fc{i}"] = f"bbox2mask_mlp_l{i}"
     return modules | {
         "rpn/conv": "conv_rpn_fpn2",
@@ -170,7 +182,7 @@ def _detectron(model: Mapping[str, Any], names: Collection[str]) -> dict[str, st
         "mask_head/deconvolution": "conv5_mask",
         "mask_head/mlp": "mask_mlp_logits_raw",
         "mask_weights": "mask_fcn_logits",
-        f"mask_weights/fc{num_layers}": "mask_fcn_logits_w_flat",
+        f"mask_weights/fc{last}": "mask_fcn_logits_w_flat",
     }
 
 

@@ -5,7 +5,7 @@ In short, for a config and the names of the classes:
     weights = open_weights("maskrcnn_resnet50_fpn_coco.pth")
     apply_conventions(config, weights.conventions)
     model = build(config.model, len(names))
-    variables = take_over(initialize(model, key), weights, config.model, names)
+    variables = take_over(initialize(model, key), weights, names)
 """
 
 import collections
@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from flax import traverse_util
 
+from maskx_jax.models.rcnn.parameters import CLASSIFICATION, ROWS_OF_CLASS
 from maskx_jax.structures import PyTree
 from maskx_jax.weights.arrays import (
-    ROWS_OF_CLASS,
     background_first,
     fold_batch_norm,
     names_of_rows,
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from maskx_jax.runs.loading import Loaded
 
 # What a source offers for each parameter: the array, or the reason why it has none that fits.
-Proposals = dict[str, np.ndarray | str]
+Offers = dict[str, np.ndarray | str]
 # The field of the config, outside of `model`, that belongs to weights.
 _PASTE_GRID = "evaluation.paste_grid"
 
@@ -63,14 +63,11 @@ class Weights(Protocol):
           ValueError: the names that there are do not fit the number of rows.
         """
 
-    def propose(
-        self, shapes: Mapping[str, tuple[int, ...]], model: Mapping[str, Any]
-    ) -> tuple[Proposals, Collection[str]]:
+    def offer(self, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Offers, Collection[str]]:
         """Return an array for each parameter that there is one for, and the names that none was made of.
 
         Args:
           shapes: of the model's variables by path, collection first.
-          model: fields of `config.model`.
         """
 
 
@@ -123,12 +120,11 @@ class FileWeights:
             raise ValueError(f"{self.file.path}: {where} names {len(names)} classes; the predictor has {num_rows}")
         return names, f"named in {where}"
 
-    def propose(
-        self, shapes: Mapping[str, tuple[int, ...]], model: Mapping[str, Any]
-    ) -> tuple[Proposals, Collection[str]]:
+    def offer(self, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Offers, Collection[str]]:
         layout, arrays = self.layout, self.file.arrays
-        modules = layout.modules(model, arrays.keys())
-        proposals: Proposals = {}
+        paths = {path.partition("/")[2]: shape for path, shape in shapes.items()}
+        modules = layout.modules({path.rpartition("/")[0] for path in paths}, arrays.keys())
+        offers: Offers = {}
         used: set[str] = set()
         for full_path, shape in shapes.items():
             collection, _, path = full_path.partition("/")
@@ -142,16 +138,16 @@ class FileWeights:
                 continue
             try:
                 if collection == "frozen":
-                    proposals[full_path] = fold_batch_norm([arrays[key] for key in keys], layout.epsilon)[leaf]
+                    offers[full_path] = fold_batch_norm([arrays[key] for key in keys], layout.epsilon)[leaf]
                     continue
                 rows = arrays[keys[0]].astype(np.float32)
                 if _has_class_rows(path, shape):
                     rows = background_first(module, rows, layout.background)
-                proposals[full_path] = to_ours(path, rows, model)
+                offers[full_path] = to_ours(path, rows, paths)
             except ValueError as error:
-                proposals[full_path] = str(error)
+                offers[full_path] = str(error)
         ignored = {name for name in arrays for pattern in layout.ignored if re.fullmatch(pattern, name)}
-        return proposals, arrays.keys() - used - ignored
+        return offers, arrays.keys() - used - ignored
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,9 +168,7 @@ class RunWeights:
     def classes(self, num_rows: int) -> tuple[Sequence[str | None] | None, str]:
         return self.run.categories.names, "named in the run"
 
-    def propose(
-        self, shapes: Mapping[str, tuple[int, ...]], model: Mapping[str, Any]
-    ) -> tuple[Proposals, Collection[str]]:
+    def offer(self, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Offers, Collection[str]]:
         arrays = traverse_util.flatten_dict(self.run.variables, sep="/")
         return {path: arrays[path] for path in shapes if path in arrays}, arrays.keys() - shapes.keys()
 
@@ -260,7 +254,11 @@ def apply_conventions(
             f"got {unknown} in initialize.keep; the conventions of these weights are {', '.join(sorted(conventions))}"
         )
     for field, value in conventions.items():
-        current = field_of(config, field)
+        try:
+            current = field_of(config, field)
+        except KeyError:
+            # Of a part that this model does not have.
+            continue
         if current != value and field not in keep:
             say(f"the weights set {field} to {value} (was {current})")
             section, _, leaf = field.rpartition(".")
@@ -270,7 +268,6 @@ def apply_conventions(
 def take_over(
     variables: PyTree,
     weights: Weights,
-    model: Mapping[str, Any],
     names: Sequence[str],
     *,
     new: Sequence[str] = (),
@@ -286,7 +283,6 @@ def take_over(
     Args:
       variables: freshly initialised.
       weights: to take.
-      model: fields of `config.model`.
       names: of the classes, in label order.
       new: regular expressions over whole parameter paths ("box_head/boxes/.*"): these keep their fresh values.
       unused: regular expressions over whole names of the source: these are not asked for.
@@ -307,11 +303,11 @@ def take_over(
         if not any(re.fullmatch(pattern, path) for path in paths.values()):
             raise ValueError(f"pattern {pattern!r} of the new parameters matches none of the model's")
     kept = {path for path in own if any(re.fullmatch(pattern, paths[path]) for pattern in new)}
-    proposals, leftover = weights.propose({path: value.shape for path, value in own.items()}, model)
-    num_rows, index, note = _match_classes(weights, proposals, names)
+    offers, leftover = weights.offer({path: value.shape for path, value in own.items()})
+    num_rows, index, note = _match_classes(weights, offers, names)
     loaded: dict[str, np.ndarray] = {}
     mismatched: dict[str, str] = {}
-    for path, value in proposals.items():
+    for path, value in offers.items():
         if path in kept:
             continue
         if not isinstance(value, str) and not np.isfinite(value).all():
@@ -324,9 +320,9 @@ def take_over(
             mismatched[paths[path]] = f"{value.shape} in the source, {own[path].shape} in the model"
         else:
             loaded[path] = value
-    if all(paths[path].startswith("backbone/") for path in proposals):
+    if all(paths[path].startswith("backbone/") for path in offers):
         kept |= {path for path in own if not paths[path].startswith("backbone/")}
-    missing = sorted(paths[path] for path in own if path not in proposals and path not in kept)
+    missing = sorted(paths[path] for path in own if path not in offers and path not in kept)
     unexpected = sorted(name for name in leftover if not any(re.fullmatch(pattern, name) for pattern in unused))
 
     lines = [
@@ -387,12 +383,12 @@ def _groups(paths: Iterable[str]) -> list[str]:
     return list(dict.fromkeys("/".join(path.split("/")[:2]) for path in paths))
 
 
-def _match_classes(weights: Weights, proposals: Proposals, names: Sequence[str]) -> tuple[int, list[int | None], str]:
+def _match_classes(weights: Weights, offers: Offers, names: Sequence[str]) -> tuple[int, list[int | None], str]:
     """Return the number of the source's classes, for each of ours its row there (None: it has none), and what to say.
 
     Background, in front, is both times row 0. Sources without classes give no rows.
     """
-    biases = proposals.get("params/box_head/classification/bias")
+    biases = offers.get(f"params/{CLASSIFICATION}/bias")
     if biases is None or isinstance(biases, str):
         return 0, [], ""
     num_rows = len(biases) - 1

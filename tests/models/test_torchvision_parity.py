@@ -167,7 +167,7 @@ def losses():
         mask_head__num_samples=samples["mask"],
     )
     batch = shapes_batch(image_size=inputs.LOSS_IMAGE_SIZE)
-    model = imported.model.clone(rpn=GivenProposals(**imported.fields["rpn"]))
+    model = imported.model.clone(rpn=GivenProposals(**imported.fields["rcnn"]["rpn"]))
     params = traverse_util.flatten_dict(imported.variables["params"], sep="/")
     wanted = {path: params.pop(path) for path in inputs.GRADIENTS.values()}
 

@@ -44,7 +44,7 @@ def imported_model(**changes: Any) -> Imported:
         apply_conventions(config, weights.conventions)
         model = build(config.model, len(names))
         shapes = jax.eval_shape(lambda: initialize(model, jax.random.key(0)))
-        variables = take_over(shapes, weights, config.model, names)
+        variables = take_over(shapes, weights, names)
     return Imported(model, variables, config.model.to_dict())
 
 

@@ -154,7 +154,7 @@ def taken_over(tmp_path, arrays, preset="auto", names=CLASSES, config=None, clas
     model = build(config.model, len(names))
     shapes = shapes_of(config, len(names))
     fresh = jax.tree.map(lambda shape: np.broadcast_to(np.float32(np.nan), shape.shape), shapes)
-    variables = take_over(fresh, weights, config.model, names, **options)
+    variables = take_over(fresh, weights, names, **options)
     return traverse_util.flatten_dict(variables, sep="/"), config.model, model
 
 
@@ -468,7 +468,7 @@ def test_a_run_gives_a_longer_list_of_classes_all_that_it_has(capsys, mask_predi
     weights, theirs = run_weights(CLASSES, config)
     names = ("bird", *CLASSES)
     fresh = numpy_variables(build(config.model, len(names)), scale=2.0)
-    taken = traverse_util.flatten_dict(take_over(fresh, weights, config.model, names), sep="/")
+    taken = traverse_util.flatten_dict(take_over(fresh, weights, names), sep="/")
     theirs, fresh = (traverse_util.flatten_dict(tree, sep="/") for tree in (theirs, fresh))
     assert "classes: 3 of 4 found by name (named in the run); new, with fresh rows: bird" in capsys.readouterr().out
     for path, value in taken.items():
@@ -649,10 +649,11 @@ def test_the_blobs_of_the_mask_x_release_fill_the_mlp_branch():
     # Each logit of the branch sees all of the region's features, flattened by channel, row and column.
     blob = np.zeros((784, CHANNELS * 28 * 28), np.float32)
     blob[5, (7 * 28 + 3) * 28 + 2] = 1  # channel 7, row 3, column 2
-    config = small_config(mask_head__mlp="paper")
-    modules = LAYOUTS["detectron"].modules(config.model, ())
+    params = traverse_util.flatten_dict(shapes_of(small_config(mask_head__mlp="paper"))["params"], sep="/")
+    shapes = {path: leaf.shape for path, leaf in params.items()}
+    modules = LAYOUTS["detectron"].modules({path.rpartition("/")[0] for path in shapes}, ())
     assert modules["mask_head/mlp"] == "mask_mlp_logits_raw"
-    kernel = to_ours("mask_head/mlp/kernel", blob, config.model).reshape(28, 28, CHANNELS, 784)
+    kernel = to_ours("mask_head/mlp/kernel", blob, shapes).reshape(28, 28, CHANNELS, 784)
     assert kernel[3, 2, 7, 5] == 1 and kernel.sum() == 1
 
 
@@ -807,5 +808,5 @@ def test_weights_of_a_backbone_leave_nothing_frozen_without_source(tmp_path):
     frozen = config.optimizer.untrained
     before = untrained_without_source(shapes, shapes, frozen)
     assert [line.partition(" that")[0] for line in before] == ["untrained parameters", "constants of BatchNorm"]
-    after = take_over(shapes, FileWeights(file, recognize(file)), config.model, CLASSES)
+    after = take_over(shapes, FileWeights(file, recognize(file)), CLASSES)
     assert untrained_without_source(shapes, after, frozen) == ()
