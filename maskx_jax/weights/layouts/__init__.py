@@ -1,0 +1,75 @@
+"""How other code bases name and arrange the parameters of the same networks, and the conventions that go with them."""
+
+import re
+
+import numpy as np
+
+from maskx_jax.ops.anchors import cell_anchors
+from maskx_jax.weights.files import WeightFile
+from maskx_jax.weights.layouts import detectron, detectron2, torchvision
+from maskx_jax.weights.layouts.layout import Layout, field_of
+
+__all__ = ["LAYOUTS", "Layout", "check_evidence", "field_of", "recognize"]
+
+LAYOUTS = {
+    layout.name: layout
+    for layout in (
+        torchvision.DETECTOR,
+        torchvision.COCO,
+        torchvision.CLASSIFIER,
+        detectron2.DETECTRON2,
+        detectron2.TORCHVISION,
+        detectron.DETECTRON,
+    )
+}
+
+
+def check_evidence(file: WeightFile, layout: Layout) -> None:
+    """Check that what a file says of its pixels, anchors and BatchNorm is what its layout takes for granted.
+
+    Raises:
+      ValueError: it is something else.
+    """
+    epsilon = None if file.metadata is None else file.metadata.epsilon
+    if epsilon is not None and epsilon != layout.epsilon:
+        raise ValueError(
+            f"{file.path}: BatchNorm's epsilon is {epsilon:g}; with preset {layout.name} {layout.epsilon:g}"
+        )
+    for field, convention in (("pixel_mean", "pixels.mean"), ("pixel_std", "pixels.std")):
+        if field in file.arrays:
+            stored, expected = np.ravel(file.arrays[field]), layout.backbone_conventions[convention]
+            if stored.shape != (3,) or not np.allclose(stored, expected, atol=1e-2):
+                raise ValueError(f"{file.path}: {field} is {stored.tolist()}; with preset {layout.name} {expected}")
+    for i, size in enumerate(layout.detector_conventions.get("rcnn.rpn.anchor_sizes", ())):
+        name = f"proposal_generator.anchor_generator.cell_anchors.{i}"
+        ratios = layout.detector_conventions["rcnn.rpn.aspect_ratios"]
+        if name in file.arrays:
+            expected = cell_anchors(size, ratios, 4 * 2**i, layout.detector_conventions["rcnn.rpn.anchor_convention"])
+            stored = file.arrays[name]
+            if stored.shape != expected.shape or not np.allclose(stored, expected, atol=0.1):
+                raise ValueError(
+                    f"{file.path}: {name} is {stored.tolist()}; with preset {layout.name} {expected.tolist()}"
+                )
+
+
+def recognize(file: WeightFile) -> Layout:
+    """Return the layout of a file.
+
+    Raises:
+      ValueError: the names are of no known network.
+    """
+    for layout in LAYOUTS.values():
+        if any(re.fullmatch(layout.signature, name) for name in file.arrays):
+            # Of 91 rows are torchvision's published detectors; only our own export says when it is something else.
+            predictor = file.arrays.get("roi_heads.box_predictor.cls_score.bias", np.zeros(0))
+            if layout is torchvision.DETECTOR and predictor.shape == (91,) and file.metadata is None:
+                return LAYOUTS["torchvision_coco"]
+            # Only the ResNet made from torchvision's has pixels divided by their deviation.
+            deviation = file.arrays.get("pixel_std", np.ones(3))
+            if layout is detectron2.DETECTRON2 and (file.author == "torchvision" or not np.allclose(deviation, 1)):
+                return LAYOUTS["detectron2_torchvision"]
+            return layout
+    raise ValueError(
+        f"{file.path}: of no known network: holds names such as {sorted(file.arrays)[:4]}; known are the ResNet and "
+        "R-CNN files of torchvision, timm (ResNet), detectron2 and Detectron"
+    )

@@ -1,0 +1,53 @@
+"""Files of Detectron, and of its Mask^X release."""
+
+from collections.abc import Collection
+
+from maskx_jax.weights.layouts.layout import BGR, STRIDE_IN_1X1, Layout, blocks, mask_convs, numbers, rules_of_detectors
+
+
+def _modules(ours: Collection[str], names: Collection[str]) -> dict[str, str]:
+    """Name Detectron's blobs, and those that the Mask^X release adds for T and the MLP branch."""
+    modules = {"backbone/stem": "conv1", "backbone/stem_norm": "res_conv1"}
+    branches = {"conv1": "branch2a", "conv2": "branch2b", "conv3": "branch2c", "shortcut": "branch1"}
+    for stage, block in blocks(ours):
+        for layer, branch in branches.items():
+            path, theirs = f"backbone/res{stage}_block{block}/{layer}", f"res{stage}_{block}_{branch}"
+            modules |= {path: theirs, f"{path}_norm": theirs}
+    # The pyramid's layers are named after the last block of each stage.
+    for stage, block in {stage: block for stage, block in blocks(ours)}.items():
+        # The top of the pyramid has nothing above it, so its 1x1 convolution is not called lateral.
+        lateral = "" if stage == 5 else "_lateral"
+        modules[f"fpn/lateral{stage}"] = f"fpn_inner_res{stage}_{block}_sum{lateral}"
+        modules[f"fpn/output{stage}"] = f"fpn_res{stage}_{block}_sum"
+    for i in mask_convs(ours):
+        modules[f"mask_head/conv{i}"] = f"_[mask]_fcn{i}"
+    *hidden, last = [0, *(number for (number,) in numbers(r"mask_weights/fc(\d+)", ours))]
+    for i in hidden:
+        modules[f"mask_weights/fc{i}"] = f"bbox2mask_mlp_l{i}"
+    return modules | {
+        "rpn/conv": "conv_rpn_fpn2",
+        "rpn/objectness": "rpn_cls_logits_fpn2",
+        "rpn/deltas": "rpn_bbox_pred_fpn2",
+        "box_head/fc6": "fc6",
+        "box_head/fc7": "fc7",
+        "box_head/classification": "cls_score",
+        "box_head/boxes": "bbox_pred",
+        "mask_head/deconvolution": "conv5_mask",
+        "mask_head/mlp": "mask_mlp_logits_raw",
+        "mask_weights": "mask_fcn_logits",
+        f"mask_weights/fc{last}": "mask_fcn_logits_w_flat",
+    }
+
+
+DETECTRON = Layout(
+    name="detectron",
+    signature=r"conv1_w",
+    modules=_modules,
+    suffixes=("_w", "_b"),
+    norm_suffixes=("_bn_s", "_bn_b"),
+    background="first",
+    backbone_conventions=BGR | STRIDE_IN_1X1 | {"pixels.mean": (102.9801, 115.9465, 122.7717)},
+    detector_conventions=rules_of_detectors("detectron"),
+    # Detectron's stem has no bias, though ImageNet files carry one.
+    ignored=(r".*_momentum", r"(fc1000|pred)_[wb]", r"conv1_b"),
+)

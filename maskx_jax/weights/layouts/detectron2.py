@@ -1,0 +1,62 @@
+"""Files of detectron2."""
+
+import dataclasses
+from collections.abc import Collection
+
+from maskx_jax.weights.layouts.layout import (
+    BGR,
+    RGB,
+    STRIDE_IN_1X1,
+    STRIDE_IN_3X3,
+    TORCH,
+    Layout,
+    blocks,
+    mask_convs,
+    rules_of_detectors,
+)
+
+
+def _modules(ours: Collection[str], names: Collection[str]) -> dict[str, str]:
+    # A file of a classifier has the backbone alone, without its place in the detector.
+    root = "" if "stem.conv1.weight" in names else "backbone.bottom_up."
+    modules = {"backbone/stem": f"{root}stem.conv1", "backbone/stem_norm": f"{root}stem.conv1.norm"}
+    for stage, block in blocks(ours):
+        for layer in ("conv1", "conv2", "conv3", "shortcut"):
+            path, theirs = f"backbone/res{stage}_block{block}/{layer}", f"{root}res{stage}.{block}.{layer}"
+            modules |= {path: theirs, f"{path}_norm": f"{theirs}.norm"}
+    for level in (2, 3, 4, 5):
+        modules[f"fpn/lateral{level}"] = f"backbone.fpn_lateral{level}"
+        modules[f"fpn/output{level}"] = f"backbone.fpn_output{level}"
+    for i in mask_convs(ours):
+        modules[f"mask_head/conv{i}"] = f"roi_heads.mask_head.mask_fcn{i}"
+    return modules | {
+        "rpn/conv": "proposal_generator.rpn_head.conv",
+        "rpn/objectness": "proposal_generator.rpn_head.objectness_logits",
+        "rpn/deltas": "proposal_generator.rpn_head.anchor_deltas",
+        "box_head/fc6": "roi_heads.box_head.fc1",
+        "box_head/fc7": "roi_heads.box_head.fc2",
+        "box_head/classification": "roi_heads.box_predictor.cls_score",
+        "box_head/boxes": "roi_heads.box_predictor.bbox_pred",
+        "mask_head/deconvolution": "roi_heads.mask_head.deconv",
+        "mask_weights": "roi_heads.mask_head.predictor",
+    }
+
+
+DETECTRON2 = Layout(
+    name="detectron2",
+    signature=r"(backbone\.bottom_up\.)?stem\.conv1\.weight",
+    modules=_modules,
+    background="last",
+    paste_grid="continuous",
+    backbone_conventions=BGR | STRIDE_IN_1X1 | {"pixels.mean": (103.53, 116.28, 123.675)},
+    detector_conventions=rules_of_detectors("detectron2"),
+    ignored=(
+        r".*\.num_batches_tracked",
+        r"proposal_generator\.anchor_generator\..*",
+        r"pixel_(mean|std)",
+        r"(stem\.fc|linear)\.(weight|bias)",
+    ),
+    **TORCH,
+)
+# torchvision's ImageNet weights under detectron2's names, and detectors trained from them.
+TORCHVISION = dataclasses.replace(DETECTRON2, name="detectron2_torchvision", backbone_conventions=RGB | STRIDE_IN_3X3)
