@@ -9,7 +9,7 @@ import numpy as np
 from absl import logging
 
 from maskx_jax import errors
-from maskx_jax.data.loaders import load
+from maskx_jax.data.loaders import MakeExample, load
 from maskx_jax.data.records import BrokenRecordError, Record, Source, check_record
 from maskx_jax.data.roles import ROLES, class_roles, count_labels
 from maskx_jax.data.schedule import ORIENTATION_NAMES, Schedule, evaluation_order
@@ -116,39 +116,14 @@ def train_batches(
             f"allowed_masks has shape {allowed_masks.shape}; expected {(len(source.categories) + 1,)}: "
             f"background and {len(source.categories)} categories"
         )
-    if start_step < 0:
-        raise ValueError(f"start_step is {start_step}; expected 0 or more")
-    if max_broken_records < 0:
-        raise ValueError(f"max_broken_records is {max_broken_records}; expected 0 or more")
-    local_size = _local_size(schedule.batch_size, process_index, process_count)
-    statistics = statistics or Statistics()
-    step_of = functools.lru_cache(maxsize=64)(schedule.step)
-
-    def make_example(number: int) -> Batch:
-        step, slot = divmod(number, local_size)
-        slot += process_index * local_size
-        orientation, indices = step_of(step)
-        canvas = transform.canvas_of(bool(orientation))
-        for index in schedule.candidates(orientation, int(indices[slot])):
-            # Anew for each candidate: its choices do not depend on where the one before it failed.
-            rng = np.random.default_rng((schedule.seed, 1, step, slot))
-
-            def augment(record: Record, rng: np.random.Generator = rng) -> tuple[Batch, Counts]:
-                return transform(remove_masks(record, allowed_masks), canvas, rng)
-
-            try:
-                example, counts = _make_example(source, index, augment)
-            except _BrokenExample as error:
-                statistics.add_broken(index, error, max_broken_records)
-                continue
-            statistics.add(counts, int(example.image_ids), transform.num_slots)
-            return example
-        raise RuntimeError(
-            f"step {step}: every {ORIENTATION_NAMES[orientation]} record is broken, none can stand in: "
-            + "; ".join(statistics.broken.values())
-        )
-
-    return load(loader, make_example, local_size, start_step, None, num_workers, prefetch)
+    for name, value in (("start_step", start_step), ("max_broken_records", max_broken_records)):
+        if value < 0:
+            raise ValueError(f"{name} is {value}; expected 0 or more")
+    make_example = _TrainExamples(
+        source, schedule, transform, allowed_masks, max_broken_records, statistics or Statistics()
+    )
+    part = _Part(schedule.batch_size, process_index, process_count)
+    return load(loader, part.numbered(make_example), part.size, start_step, None, num_workers, prefetch)
 
 
 def evaluation_batches(
@@ -173,13 +148,11 @@ def evaluation_batches(
       ValueError: an argument is out of range, or the batch cannot be cut into equal parts.
       RuntimeError: while iterating, where an example cannot be made; the message names the image.
     """
-    local_size = _local_size(batch_size, process_index, process_count)
+    part = _Part(batch_size, process_index, process_count)
     batches = evaluation_order(source.sizes, batch_size, transform.single_canvas)
     transform = transform.for_evaluation()
 
-    def make_example(number: int) -> Batch:
-        step, slot = divmod(number, local_size)
-        slot += process_index * local_size
+    def make_example(step: int, slot: int) -> Batch:
         portrait, indices, valid = batches[step]
         canvas = transform.canvas_of(bool(portrait))
 
@@ -189,7 +162,7 @@ def evaluation_batches(
         example, _ = _make_example(source, int(indices[slot]), without_ground_truth)
         return dataclasses.replace(example, valid=np.array(valid[slot]))
 
-    return load(loader, make_example, local_size, 0, len(batches), num_workers, prefetch)
+    return load(loader, part.numbered(make_example), part.size, 0, len(batches), num_workers, prefetch)
 
 
 def class_table(source: Source, allowed_masks: np.ndarray) -> str:
@@ -214,12 +187,66 @@ def class_table(source: Source, allowed_masks: np.ndarray) -> str:
     )
 
 
-def _local_size(batch_size: int, process_index: int, process_count: int) -> int:
-    if not 0 <= process_index < process_count:
-        raise ValueError(f"process_index is {process_index}; expected a value from 0 to {process_count - 1}")
-    if batch_size < 1 or batch_size % process_count:
-        raise ValueError(f"a global batch of {batch_size} images cannot be cut into {process_count} equal parts")
-    return batch_size // process_count
+class _Part:
+    """The slots of a global batch that one process makes."""
+
+    def __init__(self, batch_size: int, process_index: int, process_count: int) -> None:
+        if not 0 <= process_index < process_count:
+            raise ValueError(f"process_index is {process_index}; expected a value from 0 to {process_count - 1}")
+        if batch_size < 1 or batch_size % process_count:
+            raise ValueError(f"a global batch of {batch_size} images cannot be cut into {process_count} equal parts")
+        self.size = batch_size // process_count
+        self._first = process_index * self.size
+
+    def numbered(self, make_example: Callable[[int, int], Batch]) -> MakeExample:
+        """Turn (step, slot of the global batch) -> example into number of this process's example -> example."""
+
+        def make_numbered(number: int) -> Batch:
+            step, slot = divmod(number, self.size)
+            return make_example(step, self._first + slot)
+
+        return make_numbered
+
+
+class _TrainExamples:
+    """Makes the example of a step and a slot; a good record stands in for a broken one."""
+
+    def __init__(
+        self,
+        source: Source,
+        schedule: Schedule,
+        transform: Transform,
+        allowed_masks: np.ndarray,
+        max_broken_records: int,
+        statistics: Statistics,
+    ) -> None:
+        self._source, self._schedule, self._transform = source, schedule, transform
+        self._allowed_masks = allowed_masks
+        self._max_broken_records = max_broken_records
+        self._statistics = statistics
+        self._step = functools.lru_cache(maxsize=64)(schedule.step)
+
+    def __call__(self, step: int, slot: int) -> Batch:
+        orientation, indices = self._step(step)
+        canvas = self._transform.canvas_of(bool(orientation))
+
+        def augment(record: Record) -> tuple[Batch, Counts]:
+            # Anew for each record: the choices for one that stands in do not depend on where the one before failed.
+            rng = np.random.default_rng((self._schedule.seed, 1, step, slot))
+            return self._transform(remove_masks(record, self._allowed_masks), canvas, rng)
+
+        for index in self._schedule.candidates(orientation, int(indices[slot])):
+            try:
+                example, counts = _make_example(self._source, index, augment)
+            except _BrokenExample as error:
+                self._statistics.add_broken(index, error, self._max_broken_records)
+                continue
+            self._statistics.add(counts, int(example.image_ids), self._transform.num_slots)
+            return example
+        raise RuntimeError(
+            f"step {step}: every {ORIENTATION_NAMES[orientation]} record is broken, none can stand in: "
+            + "; ".join(self._statistics.broken.values())
+        )
 
 
 def _make_example(
