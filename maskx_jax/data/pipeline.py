@@ -11,7 +11,6 @@ from absl import logging
 from maskx_jax import errors
 from maskx_jax.data.loaders import MakeExample, load
 from maskx_jax.data.records import BrokenRecordError, Record, Source, check_record
-from maskx_jax.data.roles import ROLES, class_roles, count_labels
 from maskx_jax.data.schedule import ORIENTATION_NAMES, Schedule, evaluation_order
 from maskx_jax.data.transforms import Counts, Transform, remove_masks
 from maskx_jax.structures import Batch
@@ -163,28 +162,6 @@ def evaluation_batches(
         return dataclasses.replace(example, valid=np.array(valid[slot]))
 
     return load(loader, part.numbered(make_example), part.size, 0, len(batches), num_workers, prefetch)
-
-
-def class_table(source: Source, allowed_masks: np.ndarray) -> str:
-    """Return the table of classes that a run prints as it starts.
-
-    For each class: its boxes, its masks that may be used, and its role: A (all boxes have masks), B (none has), mixed,
-    or unseen (no box). Crowds do not count.
-    """
-    boxes, masks = count_labels(source, allowed_masks)
-    roles = class_roles(source, allowed_masks)
-    rows = [
-        (name, str(boxes[label]), str(masks[label]), str(roles[label]))
-        for label, name in enumerate(source.categories.names, start=1)
-    ]
-    total = ", ".join(f"{(roles[1:] == role).sum()} {role}" for role in ROLES)
-    rows.append(("total", str(boxes.sum()), str(masks.sum()), total))
-    rows.insert(0, ("class", "boxes", "masks", "role"))
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    return "\n".join(
-        f"{name:<{widths[0]}} | {num_boxes:>{widths[1]}} | {num_masks:>{widths[2]}} | {role}"
-        for name, num_boxes, num_masks, role in rows
-    )
 
 
 class _Part:

@@ -11,6 +11,7 @@ from maskx_jax.coco import mask_classes
 from maskx_jax.coco.categories import Categories, same_classes
 from maskx_jax.data import pipeline, sources
 from maskx_jax.data.records import Source
+from maskx_jax.data.roles import class_table
 from maskx_jax.data.schedule import Schedule, repeat_factors
 from maskx_jax.data.transforms import Transform
 from maskx_jax.runs import evaluation
@@ -76,7 +77,7 @@ def open_examples(config: ConfigDict, open_source: Callable[..., Source] = sourc
     categories = train_source.categories
     same_classes(eval_source.categories, categories, "the evaluation and the training data")
     allowed_masks = mask_classes.mask_labels(config.data.mask_classes, categories)
-    info(f"{len(train_source)} training images\n{pipeline.class_table(train_source, allowed_masks)}")
+    info(f"{len(train_source)} training images\n{class_table(train_source, allowed_masks)}")
     groups = evaluation.trained_groups(train_source, config)
     best_metric = None
     if config.train.eval_every > 0:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from maskx_jax.data import loaders
-from maskx_jax.data.pipeline import Statistics, class_table, evaluation_batches, train_batches
+from maskx_jax.data.pipeline import Statistics, evaluation_batches, train_batches
 from maskx_jax.data.records import BrokenRecordError, check_record
 from maskx_jax.data.schedule import Schedule
 from maskx_jax.data.shapes.source import ShapesSource
@@ -349,25 +349,6 @@ def test_overflow_is_counted_and_logged_once(loader, source, schedule, caplog):
     assert statistics.num_examples >= 24 and statistics.overflow >= expected > 0
     messages = [record.getMessage() for record in caplog.records if "ground-truth slots" in record.getMessage()]
     assert len(messages) == 1 and "objects more than the 1 ground-truth slots" in messages[0]
-
-
-def test_class_table_says_the_role_of_each_class(source):
-    class Table:
-        categories = source.categories
-        image_labels = (np.array([1, 1, 2]), np.zeros(0, int), np.array([3, 3, 4]))
-        image_has_mask = (np.array([True, True, True]), np.zeros(0, bool), np.array([True, False, False]))
-
-    lines = [[cell.strip() for cell in line.split("|")] for line in class_table(Table(), ALLOWED).splitlines()]
-    assert lines == [
-        ["class", "boxes", "masks", "role"],
-        ["red solid", "2", "2", "A"],
-        ["red horizontal", "1", "0", "B"],
-        ["green solid", "2", "1", "mixed"],
-        ["green horizontal", "1", "0", "B"],
-        ["blue solid", "0", "0", "unseen"],
-        ["blue horizontal", "0", "0", "unseen"],
-        ["total", "6", "3", "1 A, 2 B, 1 mixed, 2 unseen"],
-    ]
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import numpy as np
 
 from maskx_jax.coco.categories import Categories
 from maskx_jax.coco.mask_classes import mask_labels
-from maskx_jax.data.roles import ROLES, class_roles
+from maskx_jax.data.roles import ROLES, class_roles, class_table
 
 
 def test_roles_follow_from_what_the_training_set_has():
@@ -21,3 +21,24 @@ def test_roles_follow_from_what_the_training_set_has():
     )
     Index.image_labels = Index.image_has_mask = ()
     assert class_roles(Index(), np.ones(6, bool)).tolist() == ["unseen"] * 6
+
+
+def test_class_table_says_the_role_of_each_class():
+    class Table:
+        categories = Categories((1, 2, 3, 4, 5), ("a", "b", "c", "d", "e"))
+        image_labels = (np.array([1, 1, 2]), np.zeros(0, int), np.array([3, 3, 4]))
+        image_has_mask = (np.array([True, True, True]), np.zeros(0, bool), np.array([True, False, False]))
+
+    lines = [
+        [cell.strip() for cell in line.split("|")]
+        for line in class_table(Table(), mask_labels(["a", "c", "e"], Table.categories)).splitlines()
+    ]
+    assert lines == [
+        ["class", "boxes", "masks", "role"],
+        ["a", "2", "2", "A"],
+        ["b", "1", "0", "B"],
+        ["c", "2", "1", "mixed"],
+        ["d", "1", "0", "B"],
+        ["e", "0", "0", "unseen"],
+        ["total", "6", "3", "1 A, 2 B, 1 mixed, 1 unseen"],
+    ]
