@@ -271,6 +271,12 @@ def prepare(
         raise ValueError(f"num_shards is {num_shards}; the smallest split has {smallest} images")
     if not skip_bad_images:
         _check_images(todo)
+    _write(todo, output, num_shards, before_image)
+    return {name: split.report for name, split in todo.items()}
+
+
+def _write(todo: Mapping[str, _Split], output: Path, num_shards: int | None, before_image: Callable[[], None]) -> None:
+    """Write the dataset beside the output, and put it there when all is done."""
     # TFDS's bars know no totals.
     tfds.disable_progress_bar()
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -293,7 +299,6 @@ def prepare(
             split.write_companions(written)
         before_image()
         _move(written, output, Path(temporary) / "replaced")
-    return {name: split.report for name, split in todo.items()}
 
 
 def _size_of(image: dict) -> tuple[int, int] | None:

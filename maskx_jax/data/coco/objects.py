@@ -3,6 +3,7 @@
 Nothing is dropped silently: every repair has a name in `report.REASONS` and is counted in a `Report` with examples.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -40,60 +41,76 @@ def check_objects(
         masks removed (`segmentation` is `[]` where nothing is left), `bbox` and `area` filled in or repaired.
     """
     label_of_id = categories.label_of_id()
-    boxes, labels, masks, frames, has_mask, is_crowd, ids = [], [], [], [], [], [], []
-    ground_truth = []
-    for annotation in annotations:
+    checked = [
+        _check_object(annotation, label_of_id[annotation["category_id"]], size, categories, report)
+        for annotation in annotations
+    ]
+    kept = [entry for entry in checked if entry is not None]
+    return _arrays([found for found, _ in kept]), [annotation for _, annotation in kept]
 
-        def count(reason: str, annotation_id: int = annotation["id"]) -> None:
-            report.add(reason, annotation_id)
 
-        # Of an annotation that is dropped for its box nothing more is counted.
-        mask_reasons: list[str] = []
-        segmentation, mask, frame, areas = _check_segmentation(
-            annotation.get("segmentation"), size, mask_reasons.append
-        )
-        given = annotation.get("bbox")
-        if given is None and mask is not None:
-            count("box_filled")
-            given = [*frame[:2].tolist(), *(frame[2:] - frame[:2]).tolist()]
-        box = _check_box(given, size, count)
-        if given is None or box is None:
-            continue
-        for reason in mask_reasons:
-            count(reason)
-        crowd = bool(annotation["iscrowd"])
-        area = _check_area(annotation.get("area"), given, box, areas, crowd, count)
-        # The mask of a crowd is of many objects: never one to train on.
-        if crowd:
-            mask = None
-        if mask is not None:
-            overlap = iou(clip(frame, size), box)
-            if overlap < 0.5:
-                count("mask_box_differ")
-            is_rectangle = bool(overlap >= 0.9 and unpack_bitmap(mask).mean() >= _RECTANGLE_SHARE)
-            if is_rectangle:
-                count("mask_rectangle")
-            report.add_mask(categories.names[label_of_id[annotation["category_id"]] - 1], is_rectangle)
+@dataclasses.dataclass(frozen=True)
+class _Object:
+    """One object of a record; `mask` is None where there is none to train on."""
 
-        boxes.append(box)
-        labels.append(label_of_id[annotation["category_id"]])
-        masks.append(np.zeros(PACKED_SHAPE, np.uint8) if mask is None else mask)
-        frames.append(box if mask is None else frame)
-        has_mask.append(mask is not None)
-        is_crowd.append(crowd)
-        ids.append(annotation["id"])
-        checked = {"bbox": given, "iscrowd": int(crowd), "area": area, "segmentation": segmentation}
-        ground_truth.append({**annotation, **checked})
-    objects: dict[str, np.ndarray] = {
-        "boxes": np.array(boxes, np.float32).reshape(-1, 4),
-        "labels": np.array(labels, np.int32),
+    annotation_id: int
+    box: np.ndarray
+    label: int
+    mask: np.ndarray | None
+    frame: np.ndarray
+    is_crowd: bool
+
+
+def _check_object(
+    annotation: dict, label: int, size: tuple[int, int], categories: Categories, report: Report
+) -> tuple[_Object, dict] | None:
+    """Return an object and its annotation as it is kept, or None where it is dropped."""
+
+    def count(reason: str) -> None:
+        report.add(reason, annotation["id"])
+
+    # Of an annotation that is dropped for its box nothing more is counted.
+    mask_reasons: list[str] = []
+    segmentation, mask, frame, areas = _check_segmentation(annotation.get("segmentation"), size, mask_reasons.append)
+    given = annotation.get("bbox")
+    if given is None and mask is not None:
+        count("box_filled")
+        given = [*frame[:2].tolist(), *(frame[2:] - frame[:2]).tolist()]
+    box = _check_box(given, size, count)
+    if given is None or box is None:
+        return None
+    for reason in mask_reasons:
+        count(reason)
+    is_crowd = bool(annotation["iscrowd"])
+    area = _check_area(annotation.get("area"), given, box, areas, is_crowd, count)
+    # The mask of a crowd is of many objects: never one to train on.
+    if is_crowd:
+        mask = None
+    if mask is not None:
+        overlap = iou(clip(frame, size), box)
+        if overlap < 0.5:
+            count("mask_box_differ")
+        is_rectangle = bool(overlap >= 0.9 and unpack_bitmap(mask).mean() >= _RECTANGLE_SHARE)
+        if is_rectangle:
+            count("mask_rectangle")
+        report.add_mask(categories.names[label - 1], is_rectangle)
+    checked = {"bbox": given, "iscrowd": int(is_crowd), "area": area, "segmentation": segmentation}
+    found = _Object(annotation["id"], box, label, mask, box if mask is None else frame, is_crowd)
+    return found, {**annotation, **checked}
+
+
+def _arrays(objects: Sequence[_Object]) -> dict[str, np.ndarray]:
+    no_mask = np.zeros(PACKED_SHAPE, np.uint8)
+    masks = [no_mask if one.mask is None else one.mask for one in objects]
+    return {
+        "boxes": np.array([one.box for one in objects], np.float32).reshape(-1, 4),
+        "labels": np.array([one.label for one in objects], np.int32),
         "masks": np.array(masks, np.uint8).reshape(-1, *PACKED_SHAPE),
-        "mask_frames": np.array(frames, np.float32).reshape(-1, 4),
-        "has_mask": np.array(has_mask, bool),
-        "is_crowd": np.array(is_crowd, bool),
-        "annotation_ids": np.array(ids, np.int64),
+        "mask_frames": np.array([one.frame for one in objects], np.float32).reshape(-1, 4),
+        "has_mask": np.array([one.mask is not None for one in objects], bool),
+        "is_crowd": np.array([one.is_crowd for one in objects], bool),
+        "annotation_ids": np.array([one.annotation_id for one in objects], np.int64),
     }
-    return objects, ground_truth
 
 
 def _check_box(box: object, size: tuple[int, int], count: Callable[[str], None]) -> np.ndarray | None:
