@@ -206,7 +206,8 @@ def build(
       fpn, rpn, roi_align, box_head, mask_head, weight_transfer: fields of the modules of that name.
 
     Raises:
-      ValueError: `mask_predictor` is unknown, or the number of convolutions does not fit the mask head's body.
+      ValueError: `mask_predictor` is unknown, the number of convolutions does not fit the mask head's body, or that of
+        anchor sizes the levels.
       TypeError: a mapping has a key that its module does not know.
     """
     if mask_predictor not in MASK_PREDICTORS:
@@ -215,6 +216,11 @@ def build(
     if head.body == "residual" and head.num_convs % 2 == 0:
         raise ValueError(
             f"rcnn.mask_head.num_convs is {head.num_convs}; expected an odd number: one convolution and then pairs"
+        )
+    proposals = RPN(**rpn, dtype=dtype, cpu=cpu)
+    if len(proposals.anchor_sizes) != (levels := len(backbone.levels) + 1):
+        raise ValueError(
+            f"rcnn.rpn.anchor_sizes is {proposals.anchor_sizes!r}; expected {levels} values: one for each level"
         )
     weights: dict[str, Callable[..., Any]] = {
         "class_specific": ClassSpecificWeights,
@@ -227,8 +233,8 @@ def build(
     return RCNN(
         pixels=pixels,
         backbone=backbone,
-        fpn=FPN(**fpn, dtype=dtype, cpu=cpu),
-        rpn=RPN(**rpn, dtype=dtype, cpu=cpu),
+        fpn=FPN(**fpn, levels=backbone.levels, dtype=dtype, cpu=cpu),
+        rpn=proposals,
         roi_align=RoIAlign(**roi_align),
         box_head=BoxHead(num_classes, **box_head, max_detections=max_detections, dtype=dtype),
         heads=heads,

@@ -22,8 +22,7 @@ from maskx_jax.structures import GroundTruth, Proposals
 
 LIMITS: Mapping[str, Check] = {
     "channels": number(1),
-    # P2 to P6.
-    "anchor_sizes": numbers(5, 1e-6),
+    "anchor_sizes": some_numbers(1e-6),
     "aspect_ratios": some_numbers(1e-6),
     "anchor_convention": one_of(*CONVENTIONS),
     "foreground_threshold": number(0, 1),
