@@ -55,7 +55,7 @@ def encode(region: np.ndarray, origin: tuple[int, int] = (0, 0), size: tuple[int
 
 
 def decode(encoded: Mapping) -> np.ndarray:
-    """Return the bool bitmap `h w` of an encoding out of somebody's file.
+    """Return the bool bitmap `h w` of an encoding that a file holds, whoever wrote it.
 
     Raises:
       ValueError: the counts are corrupt or do not fill the size.

@@ -11,7 +11,7 @@ def count_labels(source: Source, allowed_masks: np.ndarray) -> tuple[np.ndarray,
     """Return for each label, int `C + 1`, its boxes and its masks that may be used; crowds do not count.
 
     Args:
-      source: read by its index alone.
+      source: only its index is read.
       allowed_masks: bool `C + 1`; see `mask_classes.mask_labels`.
     """
     num_labels = len(source.categories) + 1

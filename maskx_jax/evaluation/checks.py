@@ -1,4 +1,4 @@
-"""What is checked of a ground truth and of results before they are scored: no matcher meets what it cannot take.
+"""Checks a ground truth and results before they are scored, so that no matcher meets what it cannot handle.
 
 Every error is a ValueError of one line that names the entry, what was got and what was expected. The coding of masks
 is left to hotcoco, which checks each run; pycocotools and faster-coco-eval read and write past the end of corrupt ones.
@@ -33,7 +33,7 @@ def check_ground_truth(ground_truth: Mapping, kinds: Sequence[str] = KINDS) -> N
 
     Args:
       ground_truth: the dict.
-      kinds: what is to be scored, of "bbox" and "segm".
+      kinds: what will be scored, of "bbox" and "segm".
 
     Raises:
       ValueError: at the first entry that is wrong.
@@ -89,7 +89,7 @@ def check_results(results: Sequence[dict], ground_truth: Mapping, kinds: Sequenc
 
     Args:
       results: the entries.
-      ground_truth: a COCO instances dict; its `images` and `categories` are looked at.
+      ground_truth: a COCO instances dict; only its `images` and `categories` are read.
       kinds: what is to be scored, of "bbox" and "segm".
 
     Raises:
@@ -232,7 +232,7 @@ def _check_result(result: dict, needed: set[str], sizes: Mapping[int, list], cat
 def _is_among(value: Any, known: Collection) -> bool:
     try:
         return value in known
-    except TypeError:  # A list, say.
+    except TypeError:  # An unhashable value, such as a list.
         return False
 
 

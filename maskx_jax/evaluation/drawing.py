@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from maskx_jax.coco import rle
 
 _MASK_OPACITY = 0.45
-# An image is resized until its longer side has so many pixels that the words on it can be read: those between stay.
+# Images whose longer side lies outside this range are resized to it, so that the captions can be read.
 _SHORTEST_PICTURE = 640
 _LONGEST_PICTURE = 1600
 _FONT_SIZE = 14
@@ -26,10 +26,10 @@ def draw_comparison(
     groups: Mapping[int, str] | None = None,
     score_threshold: float = 0.5,
 ) -> np.ndarray:
-    """Draw the ground truth of an image on the left and what one or several models predict beside it.
+    """Draw the ground truth of an image on the left and what one or several models predict next to it.
 
     Masks are translucent, one color for each category; crowds and objects without a mask show as boxes, crowds with
-    "(crowd)" after their name. Characters that the font lacks show as "?", with the category's id beside them.
+    "(crowd)" after their name. Characters that the font lacks show as "?", with the category's id after them.
 
     Args:
       image: `h w 3` uint8 RGB.
@@ -139,8 +139,8 @@ def _shown(text: str) -> str:
 @functools.cache
 def _has_glyph(character: str) -> bool:
     # No font has this one: it shows as the box that stands for a missing glyph.
-    missing, own = (_font().getmask(text) for text in ("\U0010ffff", character))
-    return (own.size, bytes(own)) != (missing.size, bytes(missing))
+    missing, drawn = (_font().getmask(text) for text in ("\U0010ffff", character))
+    return (drawn.size, bytes(drawn)) != (missing.size, bytes(missing))
 
 
 @functools.cache

@@ -10,8 +10,13 @@ from maskx_jax.evaluation.checks import as_id, believed_area, image_sizes
 _EVERYWHERE = [-1e6, -1e6, 2e6, 2e6]
 
 
-class Data:
-    """A ground truth that was checked, in numbers that every backend takes."""
+class NumberedGroundTruth:
+    """A ground truth that was checked, numbered from 1 in the order of its ids.
+
+    Attributes:
+      num_without_mask: objects without a mask, ignored where masks are scored.
+      num_areas_replaced: objects whose area cannot be right.
+    """
 
     def __init__(self, ground_truth: Mapping, with_masks: bool) -> None:
         sizes = image_sizes(ground_truth)
@@ -31,48 +36,50 @@ class Data:
             }
             for number, annotation in enumerate(annotations, start=1)
         ]
-        # Drawn once, for all kinds. A mask without a pixel is none.
         self._masks: list[dict | None] = [None] * len(annotations)
+        num_pixels = [0] * len(annotations)
         if with_masks:
-            drawn = [
-                rle.of_segmentation(annotation.get("segmentation"), self._sizes[entry["image_id"]])
-                or self._full(entry["image_id"], 0)
-                for annotation, entry in zip(annotations, self._objects, strict=True)
-            ]
+            # Drawn once, for all kinds. A mask without a pixel is none.
+            drawn = [self._draw(*pair) for pair in zip(annotations, self._objects, strict=True)]
             num_pixels = rle.areas(drawn, "ground truth, annotations")
             self._masks = [mask if number else None for mask, number in zip(drawn, num_pixels, strict=True)]
-        else:
-            num_pixels = [0] * len(annotations)
         self.num_without_mask = self._masks.count(None)
         self.num_areas_replaced = 0
         for annotation, entry, number in zip(annotations, self._objects, num_pixels, strict=True):
             entry["area"], is_given = believed_area(annotation, number)
             # A crowd is ignored at any size.
             self.num_areas_replaced += not is_given and not entry["iscrowd"]
-        # Of LVIS, by image: the classes that were looked for, and those of which there may be more.
-        present = collections.defaultdict(set)
+        self._searched, self._inexhaustive = self._read_searched(ground_truth["images"])
+
+    def _draw(self, annotation: Mapping, entry: Mapping) -> dict:
+        size = self._sizes[entry["image_id"]]
+        return rle.of_segmentation(annotation.get("segmentation"), size) or self._full(entry["image_id"], 0)
+
+    def _read_searched(self, images: Sequence[Mapping]) -> tuple[dict[int, set[int]], set[tuple[int, int]]]:
+        """Return by image the classes that LVIS looked for, and the images and classes of which there may be more."""
+        searched = collections.defaultdict(set)
         for entry in self._objects:
-            present[entry["image_id"]].add(entry["category_id"])
-        self._searched: dict[int, set[int]] = {}
-        self._inexhaustive: set[tuple[int, int]] = set()
-        for image_entry in ground_truth["images"]:
+            searched[entry["image_id"]].add(entry["category_id"])
+        inexhaustive: set[tuple[int, int]] = set()
+        for image_entry in images:
             image = self._image[as_id(image_entry["id"])]
             absent, more = (
                 {self._category[i] for i in map(as_id, image_entry.get(field, ())) if i in self._category}
                 for field in ("neg_category_ids", "not_exhaustive_category_ids")
             )
-            self._searched[image] = present[image] | absent
-            self._inexhaustive |= {(image, category) for category in more}
+            searched[image] |= absent
+            inexhaustive |= {(image, category) for category in more}
+        return searched, inexhaustive
 
     def federated(self, results: Sequence[dict], max_detections: int) -> list[dict]:
         """Return the results that LVIS scores: the best of each image, of classes that it was searched for."""
-        of_image = collections.defaultdict(list)
+        per_image = collections.defaultdict(list)
         for result in results:
-            of_image[self._image[result["image_id"]]].append(result)
+            per_image[self._image[result["image_id"]]].append(result)
         return [
             result
-            for image, own in of_image.items()
-            for result in sorted(own, key=lambda entry: entry["score"], reverse=True)[:max_detections]
+            for image, found in per_image.items()
+            for result in sorted(found, key=lambda entry: entry["score"], reverse=True)[:max_detections]
             if self._category[result["category_id"]] in self._searched[image]
         ]
 

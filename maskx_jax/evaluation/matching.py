@@ -1,4 +1,7 @@
-"""The matching of detections with ground truth, by whom it is done."""
+"""The back ends that match detections with ground truth: hotcoco, faster-coco-eval, and pycocotools, the authority.
+
+Their recalls are the same to the last bit, their precisions within 2.2e-16, which pycocotools adds to a denominator.
+"""
 
 import contextlib
 import dataclasses
@@ -65,7 +68,17 @@ class Scores:
 
 
 def match(datasets: Sequence[dict], kind: str, backend: str, max_detections: int) -> Scores:
-    """Run an evaluator up to its precision and recall arrays."""
+    """Match detections with ground truth; return precision and recall.
+
+    Args:
+      datasets: ground truth and detections; see `NumberedGroundTruth.entries`.
+      kind: "bbox", "segm" or "boundary".
+      backend: one of `BACKENDS`.
+      max_detections: detections an image and class that count.
+
+    Raises:
+      FloatingPointError: a precision or recall is not finite.
+    """
     # pycocotools prints its progress.
     with contextlib.redirect_stdout(io.StringIO()):
         evaluator = _evaluator(datasets, kind, backend)

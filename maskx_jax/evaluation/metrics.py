@@ -1,11 +1,9 @@
 """Average precision and recall as COCO and LVIS define them, for all classes and for groups of classes.
 
-The matching of detections with ground truth is done by hotcoco, by faster-coco-eval, or by pycocotools, the authority:
-their recalls are the same to the last bit, their precisions within 2.2e-16, which pycocotools adds to a denominator. It
-runs once for each kind, over all classes; what is reported for a group or a class is a mean over a slice of the same
-array `precision[threshold, recall, class, area, number of detections]`. For a group this equals pycocotools with
-`params.catIds` restricted to the group. The 100 detections an image are shared by all classes, because the detector
-shares them before anything is scored.
+Detections are matched once for each kind, over all classes; what is reported for a group or a class is a mean over a
+slice of the array `precision[threshold, recall, class, area, number of detections]`. For a group this equals
+pycocotools with `params.catIds` restricted to the group. All classes share the 100 detections an image, because the
+detector shares them before anything is scored.
 
 Some things differ from handing the files to pycocotools as they are:
 
@@ -15,7 +13,7 @@ Some things differ from handing the files to pycocotools as they are:
 - Images, categories and annotations are numbered anew, in the order of their ids: backends read ids through float64 or
   take no negative ones, and pycocotools takes a match with annotation id 0 for no match, and loses annotations that
   share an id.
-- `"ignore": 1` makes a region to ignore, as `prepare` does; pycocotools reads `iscrowd` alone.
+- `"ignore": 1` makes a region to ignore, as `prepare` does; pycocotools reads only `iscrowd`.
 - An `area` that cannot be right (see `coco.areas`) is replaced by that of the mask, or of the box.
 - The area of a detection scored as `segm` is that of its mask, also where it comes with a box (pycocotools would take
   the box's).
@@ -32,7 +30,7 @@ import gc
 from collections.abc import Iterator, Mapping, Sequence
 
 from maskx_jax.evaluation.checks import KINDS, as_id, check_ground_truth, check_results
-from maskx_jax.evaluation.ground_truth import Data
+from maskx_jax.evaluation.ground_truth import NumberedGroundTruth
 from maskx_jax.evaluation.matching import Metric, check_backend, detection_counts, match
 
 ALL_KINDS = (*KINDS, "boundary")
@@ -105,11 +103,11 @@ def score(
       results: COCO results entries. They are not changed.
       kinds: what to compare, of "bbox", "segm" and "boundary": masks again, with the smaller of their IoU and the IoU
         of their borders, bands of 2 % of the image's diagonal (Boundary IoU, Cheng et al. 2021), always matched by
-        faster-coco-eval, which alone has it.
+        faster-coco-eval, the only one that has it.
       groups: category ids by the name of the group, such as `{"A": [...], "B": [...]}`.
       backend: who matches detections with ground truth.
-      max_detections: detections that count: the best of an image and class (COCO), or of an image (LVIS). None is
-        their own number, 100 or 300.
+      max_detections: detections that count: the best of an image and class (COCO), or of an image (LVIS). None takes
+        the usual number, 100 or 300.
 
     Returns:
       A dict fit for JSON; numbers are fractions in 0..1, or None where there is no ground truth to take a mean over:
@@ -142,7 +140,7 @@ def score(
         raise ValueError(f"got max_detections {max_detections}; expected at least 1")
     definitions = metric_definitions(max_detections, has_frequencies(ground_truth))
 
-    data = Data(ground_truth, "segm" in checked_kinds)
+    data = NumberedGroundTruth(ground_truth, "segm" in checked_kinds)
     chosen = data.federated(results, max_detections) if federated else list(results)
     metrics: dict = {"max_detections": max_detections, "federated": federated}
     metrics["num_areas_replaced"] = data.num_areas_replaced

@@ -1,7 +1,7 @@
 """From the small mask of a box to the pixels of the image: bilinear pasting and run-length encoding.
 
 A predicted mask holds probabilities at `m m` points of its box. Interpolating them bilinearly is separable: first the
-rows of the mask, then its columns, over the pixels of the box alone. (Two matrix products would do the same, but NumPy
+rows of the mask, then its columns, over the pixels of the box only. (Two matrix products would do the same, but NumPy
 hands those to a threaded BLAS, which took up to 40 times as long where other processes kept the cores busy.)
 """
 
@@ -107,7 +107,7 @@ def _continuous_coordinates(start: float, stop: float, num_points: int, num_pixe
 def _integer_coordinates(start: float, stop: float, num_points: int, num_pixels: int) -> tuple[int, np.ndarray]:
     """Return the same where the padded mask is resized to a whole number of pixels."""
     middle, half_length = (start + stop) / 2, (stop - start) / 2 * (num_points + 2) / num_points
-    # int() truncates towards zero, as the parents' casts do.
+    # int() truncates towards zero, as the casts of Detectron and torchvision do.
     low, high = int(middle - half_length), int(middle + half_length)
     length = max(high - low + 1, 1)
     first, last = int(np.clip(low, 0, num_pixels)), int(np.clip(low + length, 0, num_pixels))

@@ -141,7 +141,7 @@ def write(measured: Mapping[str, Any], folder: pathlib.Path) -> None:
 
 
 def titled_table(measured: Mapping) -> str:
-    """Return the table with a line above that says what it holds."""
+    """Return the table under a line of explanation."""
     return f"AP in percent; A: classes with masks in training, B: without\n{format_table(measured)}"
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from faster_coco_eval import mask as mask_coder
 
+from maskx_jax import files
 from maskx_jax.data.shapes.source import ShapesSource
 from maskx_jax.distributed import processes as distributed
 from maskx_jax.distributed.mesh import make_mesh, replicated, split_batch
@@ -137,6 +138,23 @@ def test_detections_are_written_before_they_are_scored(tmp_path, monkeypatch):
     assert (tmp_path / "precious").read_text() == "precious"
     for folder, _, names in os.walk(tmp_path):
         assert not any(pathlib.Path(folder, name).is_symlink() or name.startswith(".") for name in names)
+
+
+def test_the_ground_truth_is_read_once_an_evaluation(tmp_path):
+    class Counting(Source):
+        reads = 0
+
+        def coco_ground_truth(self):
+            self.reads += 1
+            return super().coco_ground_truth()
+
+    mesh, source, config = make_mesh(), Counting(), small_config(8)
+    found = evaluation.detect(one_box_step(mesh), {}, source, config, mesh)
+    assert source.reads == 0
+    others = {"another": found[:1]}
+    evaluation.write(found, source, config, files.folder_in(tmp_path), {"A": [1], "B": [2]}, others)
+    assert source.reads == 1
+    assert len(list((tmp_path / "pictures").iterdir())) == config.evaluation.num_pictures
 
 
 @pytest.mark.parametrize("predictor, boundary", [("class_specific", True), ("none", True), ("transfer", False)])
