@@ -26,7 +26,7 @@ _LIMITS: Mapping[str, Check] = {
     "watchdog.report_after": number(0.001),
     "watchdog.exit_after": number(0),
     "initialize.preset": one_of("auto", *LAYOUTS),
-    "data.source": one_of(*sources.SOURCES),
+    "data.source": lambda name: one_of(*sources.SOURCES)(name),
     "data.transform.max_long_side": number(1),
     "data.transform.min_box_side": number(0),
     "data.repeat_threshold": number(0, 1),
