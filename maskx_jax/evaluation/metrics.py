@@ -28,6 +28,7 @@ image is a region to ignore.
 import contextlib
 import gc
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from maskx_jax.evaluation.checks import KINDS, as_id, check_ground_truth, check_results
 from maskx_jax.evaluation.ground_truth import NumberedGroundTruth
@@ -75,6 +76,11 @@ def is_federated(ground_truth: Mapping) -> bool:
     return any(field in image for image in ground_truth["images"] for field in fields)
 
 
+def usual_max_detections(federated: bool) -> int:
+    """Return the number of detections that count by LVIS' rules, or by COCO's."""
+    return 300 if federated else 100
+
+
 @contextlib.contextmanager
 def _no_garbage_collection() -> Iterator[None]:
     # It would walk over the entries of all detections again and again while more are made, and find nothing.
@@ -101,19 +107,16 @@ def score(
     Args:
       ground_truth: a COCO instances dict. It is not changed.
       results: COCO results entries. They are not changed.
-      kinds: what to compare, of "bbox", "segm" and "boundary": masks again, with the smaller of their IoU and the IoU
-        of their borders, bands of 2 % of the image's diagonal (Boundary IoU, Cheng et al. 2021), always matched by
-        faster-coco-eval, the only one that has it.
+      kinds: of "bbox", "segm" and "boundary": masks by the smaller of their IoU and that of their borders, bands of 2 %
+        of the image's diagonal (Boundary IoU, Cheng et al. 2021), which only faster-coco-eval matches.
       groups: category ids by the name of the group, such as `{"A": [...], "B": [...]}`.
       backend: who matches detections with ground truth.
-      max_detections: detections that count: the best of an image and class (COCO), or of an image (LVIS). None takes
-        the usual number, 100 or 300.
+      max_detections: that count: of an image and class (COCO), or of an image (LVIS). None takes the usual 100 or 300.
 
     Returns:
       A dict fit for JSON; numbers are fractions in 0..1, or None where there is no ground truth to take a mean over:
 
-      - for each kind, `{"all": {...}, "A": {...}, ...}` with the numbers of `metric_definitions`: AP, AP50, AP75, APs,
-        APm, APl, AR1, AR10, AR100 (or the number of detections that count), ARs, ARm, ARl, and APr, APc, APf of LVIS;
+      - for each kind, `{"all": {...}, "A": {...}, ...}` with the numbers that `metric_definitions` names;
       - `"per_class"`: by category name, `{"groups": [...], "bbox": AP, "segm": AP}`;
       - `"harmonic_mean"`: by kind, the harmonic mean of AP of A and AP of B; only if there are groups A and B;
       - `"num_ignored_without_mask"`: objects of the ground truth not scored as segm; only if segm is asked for;
@@ -125,45 +128,39 @@ def score(
         entry, without categories or with unknown ones.
       ModuleNotFoundError: the backend is not installed.
     """
-    groups = dict(groups or {})
     check_backend(backend)
-    if not kinds:
-        raise ValueError(f"got no kinds; expected some of {', '.join(ALL_KINDS)}")
-    checked_kinds = list(dict.fromkeys("segm" if kind == "boundary" else kind for kind in kinds))
+    checked_kinds = _checked_kinds(kinds)
     check_ground_truth(ground_truth, checked_kinds)
     check_results(results, ground_truth, checked_kinds)
-    classes = _Classes(ground_truth, groups)
+    classes = _Classes(ground_truth, groups or {})
     federated = is_federated(ground_truth)
-    if max_detections is None:
-        max_detections = 300 if federated else 100
-    if max_detections < 1:
-        raise ValueError(f"got max_detections {max_detections}; expected at least 1")
-    definitions = metric_definitions(max_detections, has_frequencies(ground_truth))
-
-    data = NumberedGroundTruth(ground_truth, "segm" in checked_kinds)
-    chosen = data.federated(results, max_detections) if federated else list(results)
-    metrics: dict = {"max_detections": max_detections, "federated": federated}
-    metrics["num_areas_replaced"] = data.num_areas_replaced
+    most = usual_max_detections(federated) if max_detections is None else max_detections
+    if most < 1:
+        raise ValueError(f"got max_detections {most}; expected at least 1")
+    numbered = NumberedGroundTruth(ground_truth, "segm" in checked_kinds)
+    chosen = numbered.federated(results, most) if federated else list(results)
+    metrics: dict = {"max_detections": most, "federated": federated, "num_areas_replaced": numbered.num_areas_replaced}
     if "segm" in checked_kinds:
-        metrics["num_ignored_without_mask"] = data.num_without_mask
-    per_class: dict[str, dict] = {
-        name: {"groups": [group for group in groups if column in classes.groups[group]]}
-        for column, name in enumerate(classes.names)
-    }
+        metrics["num_ignored_without_mask"] = numbered.num_without_mask
+    definitions = metric_definitions(most, has_frequencies(ground_truth))
+    per_class: dict[str, dict] = {name: {"groups": classes.groups_of(i)} for i, name in enumerate(classes.names)}
     for kind in kinds:
         matcher = "faster_coco_eval" if kind == "boundary" else backend
-        accumulated = match(data.entries(chosen, kind, federated), kind, matcher, max_detections)
+        accumulated = match(numbered.entries(chosen, kind, federated), kind, matcher, most)
         metrics[kind] = {
             group: {name: accumulated.mean(classes.columns(group, m), m) for name, m in definitions.items()}
             for group in classes.groups
         }
         for column, name in enumerate(classes.names):
             per_class[name][kind] = accumulated.mean([column], definitions["AP"])
-    if "A" in groups and "B" in groups:
-        metrics["harmonic_mean"] = {
-            kind: _harmonic_mean(metrics[kind]["A"]["AP"], metrics[kind]["B"]["AP"]) for kind in kinds
-        }
-    return metrics | {"per_class": per_class}
+    return metrics | _harmonic_means(metrics, kinds) | {"per_class": per_class}
+
+
+def _checked_kinds(kinds: Sequence[str]) -> list[str]:
+    """Return what has to be sound for these kinds: borders are those of masks."""
+    if not kinds:
+        raise ValueError(f"got no kinds; expected some of {', '.join(ALL_KINDS)}")
+    return list(dict.fromkeys("segm" if kind == "boundary" else kind for kind in kinds))
 
 
 class _Classes:
@@ -190,9 +187,20 @@ class _Classes:
             self.groups[group] = sorted({column_of_id[member] for member in members})
         self._frequencies = [category.get("frequency") for category in categories]
 
+    def groups_of(self, column: int) -> list[str]:
+        """Return the groups that a class is in, besides "all"."""
+        return [group for group, columns in self.groups.items() if group != "all" and column in columns]
+
     def columns(self, group: str, metric: Metric) -> list[int]:
         """Return the columns of a group that a metric is a mean over."""
         return [i for i in self.groups[group] if metric.frequency in (None, self._frequencies[i])]
+
+
+def _harmonic_means(metrics: Mapping[str, Any], kinds: Sequence[str]) -> dict[str, dict]:
+    """Return the harmonic means of AP of A and AP of B, where both are groups."""
+    if not {"A", "B"} <= metrics[kinds[0]].keys():
+        return {}
+    return {"harmonic_mean": {kind: _harmonic_mean(*(metrics[kind][group]["AP"] for group in "AB")) for kind in kinds}}
 
 
 def _harmonic_mean(first: float | None, second: float | None) -> float | None:

@@ -151,7 +151,7 @@ def format_table(measured: Mapping) -> str:
     names = list(measured[scored[0]]["all"])
     group_width = max(5, *(len(group) for kind in scored for group in measured[kind]))
     lines = []
-    usual = 300 if measured["federated"] else 100
+    usual = metrics.usual_max_detections(measured["federated"])
     if measured["federated"]:
         lines.append("LVIS: detections of classes that an image was not searched for are left out")
     if measured["max_detections"] != usual:

@@ -47,6 +47,14 @@ def test_a_model_older_than_a_section_has_the_defaults_of_its_time():
     assert upgrade(old)["model"]["rcnn"]["roi_align"] == {}
 
 
+def test_a_run_older_than_the_field_pastes_masks_as_it_did():
+    old = config_of_0_1()
+    del old["evaluation"]["paste_grid"]
+    assert upgrade(old)["evaluation"]["paste_grid"] == "continuous"
+    old["evaluation"]["paste_grid"] = "integer"
+    assert upgrade(old)["evaluation"]["paste_grid"] == "integer"
+
+
 @pytest.mark.parametrize(
     ("old", "new"),
     [
