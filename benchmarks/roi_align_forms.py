@@ -12,7 +12,7 @@ from jax.experimental import pallas
 from jax.experimental.pallas import triton
 from jaxtyping import Array, Float, Int
 
-from maskx_jax.ops.roi_align import flatten, roi_align, sample
+from maskx_jax.ops.roi_align import flatten, roi_align, taps
 
 Features = dict[int, Float[Array, "_ _ c"]]
 
@@ -24,7 +24,7 @@ def gather_all(features: Features, boxes: Float[Array, "r 4"], output_size: int)
 
 def products(features: Features, boxes: Float[Array, "r 4"], output_size: int) -> Float[Array, "r s s c"]:
     """Multiply every level with a matrix of the rows and one of the columns that each box reads: no scatter at all."""
-    samples = sample(features, boxes, output_size)
+    samples = taps(features, boxes, output_size)
     pooled = jnp.zeros((), features[min(features)].dtype)
     for position, level in enumerate(sorted(features)):
         image = features[level]
@@ -44,9 +44,9 @@ def _matrix(
 
 def kernel(features: Features, boxes: Float[Array, "r 4"], output_size: int) -> Float[Array, "r s s c"]:
     """Gather, and add up gradients in place, by a Triton kernel written in Pallas; on a CPU it is interpreted."""
-    source, index, weight = flatten(features, sample(features, boxes, output_size))
-    taps = index.shape[-1]
-    pooled = _pool(source, index.reshape(-1, taps), weight.reshape(-1, taps))
+    source, index, weight = flatten(features, taps(features, boxes, output_size))
+    number = index.shape[-1]
+    pooled = _pool(source, index.reshape(-1, number), weight.reshape(-1, number))
     return pooled.reshape(-1, output_size, output_size, source.shape[-1])
 
 

@@ -174,7 +174,7 @@ def get_config() -> ConfigDict:
             # Decay of a running average of the parameters, used for evaluation; 0 keeps none. In the first steps it is
             # (1 + step) / (10 + step), where that is less.
             "ema_decay": 0.0,
-            # The batch is worked through in so many parts, which must divide the images of each device: less memory for
+            # Parts that the batch is worked through in; they must divide the images of each device: less memory for
             # about a third more time, and the same gradients.
             "num_microbatches": 1,
         }

@@ -30,7 +30,7 @@ class Row:
 
     Attributes:
       predictor: "transfer", "class_agnostic", or "class_specific" with the masks of all classes (the oracle).
-      stage_wise: whether the mask branch alone is trained, on a frozen detector.
+      stage_wise: whether only the mask branch is trained, on a frozen detector.
       mlp: whether the MLP branch is fused.
       transfer: fields of T.
       mask_head: fields of the mask head.

@@ -28,7 +28,7 @@ def assign_levels(boxes: Float[Array, "r 4"], lowest: int, highest: int) -> Int[
     return jnp.clip(level, lowest, highest).astype(jnp.int32)
 
 
-class Samples(NamedTuple):
+class Taps(NamedTuple):
     """Which pixels of its level each bin reads, along either axis.
 
     Attributes:
@@ -82,18 +82,18 @@ def roi_align(
     """
     if chunk_size is None:
         chunk_size = 4 if jax.default_backend() == "cpu" else 16
-    samples = sample(features, boxes, output_size, sampling_ratio, convention)
-    pooled = _weighted_gather(*flatten(features, samples), chunk_size)
+    read = taps(features, boxes, output_size, sampling_ratio, convention)
+    pooled = _weighted_gather(*flatten(features, read), chunk_size)
     return pooled.reshape(-1, output_size, output_size, pooled.shape[-1])
 
 
-def sample(
+def taps(
     features: dict[int, Float[Array, "_ _ c"]],
     boxes: Float[Array, "r 4"],
     output_size: int,
     sampling_ratio: int = 2,
     convention: str = "detectron2",
-) -> Samples:
+) -> Taps:
     """Return the pixels that `roi_align` reads.
 
     Raises:
@@ -111,7 +111,7 @@ def sample(
     if convention != "detectron2":
         extent = jnp.maximum(extent, 1.0)
     height, width = (jnp.array([features[k].shape[axis] for k in levels])[level] for axis in (0, 1))
-    return Samples(
+    return Taps(
         level,
         *_taps(corners[:, 1], extent[:, 1], height, output_size, sampling_ratio),
         *_taps(corners[:, 0], extent[:, 0], width, output_size, sampling_ratio),
@@ -119,18 +119,18 @@ def sample(
 
 
 def flatten(
-    features: dict[int, Float[Array, "_ _ c"]], samples: Samples
+    features: dict[int, Float[Array, "_ _ c"]], read: Taps
 ) -> tuple[Float[Array, "positions c"], Int[Array, "r bins taps"], Float[Array, "r bins taps"]]:
     """Return all levels' pixels in one list, and for each box and bin, row by row, places in it and their weights."""
     maps = [features[k] for k in sorted(features)]
     starts = np.cumsum([0, *(m.shape[0] * m.shape[1] for m in maps[:-1])])
     pyramid = jnp.concatenate([m.reshape(-1, m.shape[-1]) for m in maps])
-    width = jnp.array([m.shape[1] for m in maps])[samples.level][:, None, None, None, None]
-    index = jnp.asarray(starts)[samples.level][:, None, None, None, None] + (
-        samples.rows[:, :, None, :, None] * width + samples.columns[:, None, :, None, :]
+    width = jnp.array([m.shape[1] for m in maps])[read.level][:, None, None, None, None]
+    index = jnp.asarray(starts)[read.level][:, None, None, None, None] + (
+        read.rows[:, :, None, :, None] * width + read.columns[:, None, :, None, :]
     )
-    weight = samples.row_weights[:, :, None, :, None] * samples.column_weights[:, None, :, None, :]
-    shape = (len(samples.level), samples.rows.shape[1] ** 2, -1)
+    weight = read.row_weights[:, :, None, :, None] * read.column_weights[:, None, :, None, :]
+    shape = (len(read.level), read.rows.shape[1] ** 2, -1)
     return pyramid, index.reshape(shape), weight.reshape(shape)
 
 

@@ -24,7 +24,7 @@ class Sample(NamedTuple):
     valid: Bool[Array, "r"]
 
 
-def sample(
+def draw(
     key: Key[Array, ""] | Int[Array, "2"],
     foreground: Bool[Array, "a"],
     background: Bool[Array, "a"],

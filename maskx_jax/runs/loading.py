@@ -9,6 +9,7 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 from maskx_jax.coco.categories import Categories
+from maskx_jax.errors import one_line
 from maskx_jax.models.build import build, initialize
 from maskx_jax.runs.checkpoints import Checkpoints
 from maskx_jax.runs.workdir import read_config
@@ -53,7 +54,10 @@ def load(workdir: str | pathlib.Path, step: int | None = None) -> Loaded:
         try:
             model = build(config.model, num_classes)
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{workdir}: its config.json does not fit this version's models: {error}") from error
+            raise ValueError(
+                f"{workdir}: its config.json does not fit the models of this version ({one_line(error)}); load the run "
+                "with the version that made it, which its environment.json names"
+            ) from error
         variables = jax.eval_shape(lambda: initialize(model, jax.random.key(0)))
         # Placed explicitly: the run may have had other devices than this machine.
         here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])

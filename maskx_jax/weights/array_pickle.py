@@ -2,7 +2,7 @@
 
 A pickle is a program for a small machine that can import and call whatever it names, and set attributes of what it
 made. Here the machine has no other instructions than those that numbers, strings, lists, tuples and dictionaries need;
-the names of the few functions that rebuild arrays stand for stand-ins of our own, which keep what they are told and
+the names of the few functions that rebuild arrays stand for stand-ins of our own, which keep what they are given and
 build an array only when it has been checked. It is Python's own interpreter in Python: the one in C has instructions
 that cannot be taken away.
 
@@ -126,7 +126,7 @@ class _Dtype:
 
 
 class _Array:
-    """A NumPy array, told at once or in two steps."""
+    """A NumPy array, described at once or in two steps."""
 
     __slots__ = ("content", "dtype", "order", "shape")
 
@@ -157,7 +157,7 @@ def build(value: Any) -> Any:
     """Return the array that a stand-in from a pickle stands for, and anything else as it is.
 
     Raises:
-      ValueError: what the pickle told of the array does not fit together.
+      ValueError: what the pickle says of the array does not fit together.
     """
     return value.array() if isinstance(value, _Tensor | _Array) else value
 
@@ -251,7 +251,7 @@ class ArrayUnpickler(pickle._Unpickler):
             asked = f"{module}.{name}"[:200].encode("unicode_escape").decode("ascii")
             raise ValueError(
                 f"the pickle asks for {asked}, which rebuilds no array; refused, nothing was run. Of a "
-                "training checkpoint, save the state dict alone"
+                "training checkpoint, save only the state dict"
             )
         call = _FUNCTIONS[module, name]
         return None if call is None else _Function(call)

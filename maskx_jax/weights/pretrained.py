@@ -276,7 +276,7 @@ def take_over(
 ) -> PyTree:
     """Return the variables with the values that the weights have for them, and say key by key what happened.
 
-    Weights of a backbone alone leave the other modules as they are. Classes are matched one by one, by name: predictors
+    Weights of only a backbone leave the other modules as they are. Classes are matched one by one, by name: predictors
     get the rows of those that the source has, and keep their fresh rows for the others. Everything else must fit, or be
     named.
 

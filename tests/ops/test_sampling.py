@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 
 from maskx_jax.ops.per_image import per_image
-from maskx_jax.ops.sampling import sample, top_k
+from maskx_jax.ops.sampling import draw, top_k
 from tests.ops.collectives import collectives
 
 
 @functools.cache
 def sampler(num_samples, fraction):
     """Return the jitted sampler of a batch of keys, for one image."""
-    draw = functools.partial(sample, num_samples=num_samples, foreground_fraction=fraction)
-    return jax.jit(jax.vmap(draw, in_axes=(0, None, None)))
+    one_image = functools.partial(draw, num_samples=num_samples, foreground_fraction=fraction)
+    return jax.jit(jax.vmap(one_image, in_axes=(0, None, None)))
 
 
 def image(num_foreground, num_background, num_ignored, seed=0):
@@ -94,7 +94,7 @@ def test_jit_equals_no_jit_and_vmap_equals_loop():
     foreground, background = image(30, 60, 10)
     together = sampler(16, 0.5)(keys(10), foreground, background)
     for i, key in enumerate(keys(10)[:3]):
-        alone = sample(key, foreground, background, 16, 0.5)
+        alone = draw(key, foreground, background, 16, 0.5)
         for name in alone._fields:
             np.testing.assert_array_equal(getattr(alone, name), getattr(together, name)[i])
 
@@ -124,9 +124,9 @@ def test_top_k_stops_at_the_number_of_scores():
 
 
 def test_a_batch_split_over_devices_sends_nothing():
-    def draw(key, foreground, background):
-        return sample(key, foreground, background, 16, 0.25)
+    def one_image(key, foreground, background):
+        return draw(key, foreground, background, 16, 0.25)
 
     masks = jnp.ones((8, 50), bool)
-    assert not collectives(per_image(draw), keys(8), masks, masks)
+    assert not collectives(per_image(one_image), keys(8), masks, masks)
     assert not collectives(per_image(lambda scores: top_k(scores, 7)), jnp.ones((16, 50)))

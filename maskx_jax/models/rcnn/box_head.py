@@ -16,7 +16,7 @@ from maskx_jax.ops.detections import select
 from maskx_jax.ops.losses import Mean, masked_mean, smooth_l1
 from maskx_jax.ops.matching import Matcher
 from maskx_jax.ops.per_image import per_image
-from maskx_jax.ops.sampling import sample
+from maskx_jax.ops.sampling import draw
 from maskx_jax.structures import Detections, GroundTruth, Proposals, RoiTargets
 
 LIMITS: Mapping[str, Check] = {
@@ -100,7 +100,7 @@ class BoxHead(nn.Module):
             class_weights=ClassWeights(class_columns.T, box_columns.T.reshape(classes, -1)),
         )
 
-    def sample(
+    def choose_regions(
         self, proposals: Proposals, ground_truth: GroundTruth, keys: Key[Array, "b"] | Int[Array, "b 2"]
     ) -> RoiTargets:
         """Draw the regions to train on from the proposals and the ground-truth boxes themselves."""
@@ -110,7 +110,7 @@ class BoxHead(nn.Module):
             candidates = jnp.concatenate([proposals.boxes, gt.boxes])
             valid = jnp.concatenate([proposals.valid, gt.valid & ~gt.is_crowd])
             matched = match(candidates, valid, gt.boxes, gt.valid, gt.is_crowd)
-            drawn = sample(key, matched.foreground, matched.background, self.num_samples, self.foreground_fraction)
+            drawn = draw(key, matched.foreground, matched.background, self.num_samples, self.foreground_fraction)
             gt_index = matched.gt_index[drawn.indices]
             return RoiTargets(
                 boxes=candidates[drawn.indices],

@@ -104,7 +104,7 @@ class RCNN(nn.Module):
 
         Args:
           batch: images and objects.
-          keys: of each image; what is drawn in an image depends on its own key alone.
+          keys: of each image; what is drawn in an image depends on its own key only.
         """
         gt = batch.ground_truth
         rpn_keys, roi_keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
@@ -115,7 +115,7 @@ class RCNN(nn.Module):
         losses = self.rpn.losses(logits, deltas, anchors, batch.image_sizes, gt, rpn_keys)
         proposals = self.rpn.proposals(logits, deltas, anchors, batch.image_sizes, training=True)
 
-        rois = self.box_head.sample(proposals, gt, roi_keys)
+        rois = self.box_head.choose_regions(proposals, gt, roi_keys)
         predictions = self.box_predictions(pyramid, rois.boxes)
         losses |= self.box_head.losses(predictions, rois, gt)
 
@@ -170,7 +170,7 @@ class RCNN(nn.Module):
 
     def pool(self, pyramid: dict[int, Array], boxes: Float[Array, "b r 4"], size: int) -> Float[Array, "b r s s c"]:
         """Return the features of regions, each pooled from its level into `size` x `size` bins."""
-        # The last level is the RPN's alone. Each image gathers from its own maps, so that a batch split over devices
+        # The last level is for the RPN only. Each image gathers from its own maps, so that a batch split over devices
         # needs no communication.
         maps = {level: features for level, features in pyramid.items() if level < max(pyramid)}
         ratio, convention = self.roi_align.sampling_ratio, self.roi_align.convention

@@ -50,9 +50,9 @@ class MaskHead(nn.Module):
         one layer from all 200,704 features of a region to its 784 logits, 157 million weights. "light" first reduces
         the channels to `mlp_channels`. "none" leaves it out.
       mlp_channels: of the light branch.
-      train_on: "proposals": the sampled foreground regions (Mask R-CNN). "gt_boxes": the objects' own boxes alone
+      train_on: "proposals": the sampled foreground regions (Mask R-CNN). "gt_boxes": only the objects' own boxes
         (DeepMAC): tight regions, and fewer.
-      num_samples: at most so many regions an image are trained on.
+      num_samples: regions an image that are trained on, at most.
       targets: "sampled": whether the middle of each predicted pixel is object (Mask R-CNN). "averaged": which part of
         the pixel is.
       dtype: of the computation.

@@ -17,7 +17,7 @@ from maskx_jax.ops.losses import Mean, masked_mean, smooth_l1
 from maskx_jax.ops.matching import Matcher
 from maskx_jax.ops.nms import nms_of_sorted
 from maskx_jax.ops.per_image import per_image
-from maskx_jax.ops.sampling import Sample, sample, top_k
+from maskx_jax.ops.sampling import Sample, draw, top_k
 from maskx_jax.structures import GroundTruth, Proposals
 
 LIMITS: Mapping[str, Check] = {
@@ -179,7 +179,7 @@ class RPN(nn.Module):
         levels = sorted(logits)
         match = Matcher(self.foreground_threshold, self.background_threshold, self.crowd_threshold, low_quality=True)
 
-        def draw(
+        def one_image(
             size: Float[Array, "2"], gt: GroundTruth, key: Array, anchors: Float[Array, "a 4"]
         ) -> tuple[Sample, Float[Array, "r 4"]]:
             allowed = jnp.ones(anchors.shape[0], bool)
@@ -187,12 +187,12 @@ class RPN(nn.Module):
                 margin = self.boundary_threshold
                 allowed = (anchors[:, :2] >= -margin).all(-1) & (anchors[:, 2:] <= size[::-1] + margin).all(-1)
             matched = match(anchors, allowed, gt.boxes, gt.valid, gt.is_crowd)
-            drawn = sample(key, matched.foreground, matched.background, self.num_samples, self.foreground_fraction)
+            drawn = draw(key, matched.foreground, matched.background, self.num_samples, self.foreground_fraction)
             gt_boxes = gt.boxes[matched.gt_index[drawn.indices]]
             return drawn, box_ops.encode(gt_boxes, anchors[drawn.indices], _BOX_WEIGHTS)
 
         all_anchors = jnp.concatenate([anchors[level] for level in levels])
-        drawn, targets = per_image(draw, in_axes=(0, 0, 0, None))(image_sizes, ground_truth, keys, all_anchors)
+        drawn, targets = per_image(one_image, in_axes=(0, 0, 0, None))(image_sizes, ground_truth, keys, all_anchors)
         take = jax.vmap(lambda values, index: values[index])
         logit, delta = (
             take(jnp.concatenate([values[level] for level in levels], axis=1), drawn.indices)

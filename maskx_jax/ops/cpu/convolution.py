@@ -24,15 +24,15 @@ _TILE_BYTES = 8 * 2**20
 _WINOGRAD_CHANNELS = 32
 
 
-def _of_both_axes(*rows: tuple[float, ...]) -> np.ndarray:
+def _both_axes(*rows: tuple[float, ...]) -> np.ndarray:
     return np.kron(np.array(rows, np.float32), np.array(rows, np.float32))
 
 
 # F(2 x 2, 3 x 3) of Lavin and Gray 2016, the transforms of both axes at once: of a kernel's 9 values, of the 16 pixels
 # that a square of four outputs sees, and of the 16 products to the four outputs.
-_OF_KERNEL = _of_both_axes((1.0, 0.0, 0.0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0.0, 0.0, 1.0))
-_OF_INPUT = _of_both_axes((1.0, 0.0, -1.0, 0.0), (0.0, 1.0, 1.0, 0.0), (0.0, -1.0, 1.0, 0.0), (0.0, 1.0, 0.0, -1.0))
-_OF_PRODUCTS = _of_both_axes((1.0, 1.0, 1.0, 0.0), (0.0, 1.0, -1.0, -1.0))
+_KERNEL_TRANSFORM = _both_axes((1.0, 0.0, 0.0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0.0, 0.0, 1.0))
+_INPUT_TRANSFORM = _both_axes((1.0, 0.0, -1.0, 0.0), (0.0, 1.0, 1.0, 0.0), (0.0, -1.0, 1.0, 0.0), (0.0, 1.0, 0.0, -1.0))
+_OUTPUT_TRANSFORM = _both_axes((1.0, 1.0, 1.0, 0.0), (0.0, 1.0, -1.0, -1.0))
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
@@ -84,16 +84,16 @@ def _backward(
     strides: tuple[int, int], padding: Padding, saved: tuple[Array, Array], gradient: Array
 ) -> tuple[Array, Array]:
     x, kernel = saved
-    of_x = _gradient_of_x(x, kernel, gradient, strides, padding)
+    x_gradient = _input_gradient(x, kernel, gradient, strides, padding)
     if _is_winograd(x, kernel, strides):
-        return of_x, _winograd_gradient_of_kernel(x, kernel, gradient, padding)
-    return of_x, _gradient_of_kernel(x, kernel, gradient, strides, padding)
+        return x_gradient, _winograd_kernel_gradient(x, kernel, gradient, padding)
+    return x_gradient, _kernel_gradient(x, kernel, gradient, strides, padding)
 
 
 _convolve.defvjp(_forward, _backward)
 
 
-def _gradient_of_x(x: Array, kernel: Array, gradient: Array, strides: tuple[int, int], padding: Padding) -> Array:
+def _input_gradient(x: Array, kernel: Array, gradient: Array, strides: tuple[int, int], padding: Padding) -> Array:
     height, width = kernel.shape[:2]
     (top, bottom), (left, right) = padding
     if strides == (1, 1) and max(top, bottom) < height and max(left, right) < width:
@@ -104,18 +104,18 @@ def _gradient_of_x(x: Array, kernel: Array, gradient: Array, strides: tuple[int,
     _, pull_back = jax.vjp(
         lambda x: jax.lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=_DIMENSIONS), x
     )
-    of_x: Array = pull_back(gradient)[0]
-    return of_x
+    x_gradient: Array = pull_back(gradient)[0]
+    return x_gradient
 
 
-def _gradient_of_kernel(x: Array, kernel: Array, gradient: Array, strides: tuple[int, int], padding: Padding) -> Array:
+def _kernel_gradient(x: Array, kernel: Array, gradient: Array, strides: tuple[int, int], padding: Padding) -> Array:
     windows = _windows(x, kernel.shape[:2], strides, padding)
 
-    def of_tile(index: Array, of_outputs: Array) -> Array:
-        return _float32_einsum("pi,po->io", _columns(windows, index), of_outputs)
+    def tile_product(index: Array, outputs_gradient: Array) -> Array:
+        return _float32_einsum("pi,po->io", _columns(windows, index), outputs_gradient)
 
     gradients = gradient.reshape(windows.number, -1, kernel.shape[3])
-    total = _sum_over_tiles(of_tile, gradients, (math.prod(kernel.shape[:3]), kernel.shape[3]))
+    total = _sum_over_tiles(tile_product, gradients, (math.prod(kernel.shape[:3]), kernel.shape[3]))
     return total.reshape(kernel.shape).astype(kernel.dtype)
 
 
@@ -129,33 +129,33 @@ def _is_winograd(x: Array, kernel: Array, strides: tuple[int, int]) -> bool:
 def _winograd(x: Array, kernel: Array, padding: Padding) -> Array:
     windows, (height, width) = _squares(x, padding)
     inputs, outputs = kernel.shape[2:]
-    transformed = jnp.matmul(_OF_KERNEL, kernel.reshape(9, -1)).reshape(16, inputs, outputs)
+    transformed = jnp.matmul(_KERNEL_TRANSFORM, kernel.reshape(9, -1)).reshape(16, inputs, outputs)
 
-    def of_tile(index: Array) -> Array:
+    def tile_product(index: Array) -> Array:
         pixels = _transformed_windows(windows, index)
         products = jnp.einsum("kpi,kio->kpo", pixels, transformed)
-        squares = jnp.matmul(_OF_PRODUCTS, products.reshape(16, -1)).reshape(2, 2, -1, windows.output[2], outputs)
+        squares = jnp.matmul(_OUTPUT_TRANSFORM, products.reshape(16, -1)).reshape(2, 2, -1, windows.output[2], outputs)
         return squares.transpose(2, 0, 3, 1, 4)
 
-    tiles = jax.lax.map(of_tile, jnp.arange(windows.number))
+    tiles = jax.lax.map(tile_product, jnp.arange(windows.number))
     images, rows, columns = windows.output
     return tiles.reshape(images, 2 * rows, 2 * columns, outputs)[:, :height, :width]
 
 
-def _winograd_gradient_of_kernel(x: Array, kernel: Array, gradient: Array, padding: Padding) -> Array:
+def _winograd_kernel_gradient(x: Array, kernel: Array, gradient: Array, padding: Padding) -> Array:
     windows, (height, width) = _squares(x, padding)
     inputs, outputs = kernel.shape[2:]
     _, rows, columns = windows.output
     gradient = jnp.pad(gradient, ((0, 0), (0, 2 * rows - height), (0, 2 * columns - width), (0, 0)))
 
-    def of_tile(index: Array, of_squares: Array) -> Array:
-        of_squares = of_squares.transpose(1, 3, 0, 2, 4).reshape(4, -1)
-        of_products = jnp.matmul(_OF_PRODUCTS.T, of_squares).reshape(16, -1, outputs)
-        return _float32_einsum("kpi,kpo->kio", _transformed_windows(windows, index), of_products)
+    def tile_product(index: Array, squares_gradient: Array) -> Array:
+        squares_gradient = squares_gradient.transpose(1, 3, 0, 2, 4).reshape(4, -1)
+        products_gradient = jnp.matmul(_OUTPUT_TRANSFORM.T, squares_gradient).reshape(16, -1, outputs)
+        return _float32_einsum("kpi,kpo->kio", _transformed_windows(windows, index), products_gradient)
 
     gradients = gradient.reshape(windows.number, -1, 2, columns, 2, outputs)
-    total = _sum_over_tiles(of_tile, gradients, (16, inputs, outputs))
-    return jnp.matmul(_OF_KERNEL.T, total.reshape(16, -1)).reshape(kernel.shape)
+    total = _sum_over_tiles(tile_product, gradients, (16, inputs, outputs))
+    return jnp.matmul(_KERNEL_TRANSFORM.T, total.reshape(16, -1)).reshape(kernel.shape)
 
 
 def _squares(x: Array, padding: Padding) -> tuple["_Windows", tuple[int, int]]:
@@ -168,7 +168,7 @@ def _squares(x: Array, padding: Padding) -> tuple["_Windows", tuple[int, int]]:
 
 def _transformed_windows(windows: "_Windows", index: Array) -> Float[Array, "16 windows c"]:
     pixels = jnp.stack(windows.pixels(index))
-    return jnp.matmul(_OF_INPUT, pixels.reshape(16, -1)).reshape(16, -1, pixels.shape[-1])
+    return jnp.matmul(_INPUT_TRANSFORM, pixels.reshape(16, -1)).reshape(16, -1, pixels.shape[-1])
 
 
 def _columns(windows: "_Windows", index: Array) -> Float[Array, "windows inputs"]:
@@ -181,9 +181,9 @@ def _float32_einsum(equation: str, *arrays: Array) -> Array:
     return jnp.einsum(equation, *arrays, preferred_element_type=jnp.float32)
 
 
-def _sum_over_tiles(of_tile: Callable[[Array, Array], Array], gradients: Array, shape: tuple[int, ...]) -> Array:
+def _sum_over_tiles(tile_product: Callable[[Array, Array], Array], gradients: Array, shape: tuple[int, ...]) -> Array:
     def add(total: Array, tile: tuple[Array, Array]) -> tuple[Array, None]:
-        return total + of_tile(*tile), None
+        return total + tile_product(*tile), None
 
     total, _ = jax.lax.scan(add, jnp.zeros(shape, jnp.float32), (jnp.arange(len(gradients)), gradients))
     return total

@@ -13,5 +13,5 @@ def on_one_cpu() -> bool:
 
 
 def largest_divisor(number: int, limit: int) -> int:
-    """Return the largest divisor that is not above the limit, or 1: the size of equal pieces of so many."""
+    """Return the largest divisor that is not above the limit, or 1: the size of equal pieces."""
     return max(d for d in range(1, number + 1) if number % d == 0 and d <= max(limit, 1))

@@ -67,10 +67,10 @@ def _backward(function: Function, arguments: Any, gradient: Array) -> Any:
 
     def add_chunk(turn: Array, gradients: tuple[Any, Array]) -> tuple[Any, Array]:
         index = order[turn]
-        of_labels = labels[index]
-        _, pull_back = jax.vjp(lambda given, of_chunk: function(given, of_chunk, of_labels), parameters, values[index])
-        of_parameters, of_values = pull_back(gradient[index])
-        return jax.tree.map(jnp.add, gradients[0], of_parameters), gradients[1].at[index].set(of_values)
+        chunk_labels = labels[index]
+        _, pull_back = jax.vjp(lambda given, chunk: function(given, chunk, chunk_labels), parameters, values[index])
+        parameters_gradient, values_gradient = pull_back(gradient[index])
+        return jax.tree.map(jnp.add, gradients[0], parameters_gradient), gradients[1].at[index].set(values_gradient)
 
     zeros = jax.tree.map(jnp.zeros_like, (parameters, values))
     return None, None, *jax.lax.fori_loop(0, count, add_chunk, zeros), None

@@ -17,7 +17,7 @@ from maskx_jax.weights.layouts.layout import (
 
 
 def _modules(ours: Collection[str], names: Collection[str]) -> dict[str, str]:
-    # A file of a classifier has the backbone alone, without its place in the detector.
+    # A file of a classifier has only the backbone, without its place in the detector.
     root = "" if "stem.conv1.weight" in names else "backbone.bottom_up."
     modules = {"backbone/stem": f"{root}stem.conv1", "backbone/stem_norm": f"{root}stem.conv1.norm"}
     for stage, block in blocks(ours):
