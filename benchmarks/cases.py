@@ -1,4 +1,4 @@
-"""What is timed on both sides, and the inputs, which one file hands to both. NumPy alone: the peer has no JAX."""
+"""What is timed on both sides, and the inputs, which one file hands to both. NumPy only: the peer has no JAX."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -167,7 +167,7 @@ class Paste:
 
 @dataclasses.dataclass(frozen=True)
 class Product:
-    """A product of square matrices of so many rows: what the machine can compute."""
+    """A product of square matrices with `rows` rows: what the machine can compute."""
 
     rows: int
     dtype: str = "float32"
@@ -215,7 +215,7 @@ class Input:
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """The scores of an evaluation: of so many images, "bbox" or "segm", by a backend."""
+    """The scores of an evaluation of `num_images` images, "bbox" or "segm", by a backend."""
 
     num_images: int
     scored: str

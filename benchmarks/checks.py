@@ -30,8 +30,8 @@ class Variant:
 
     Attributes:
       what: in words.
-      function: of the reference's arguments; it may return the first of the reference's arrays alone.
-      tolerance: of the largest difference of an array, relative to its largest value on the CPU. None: it is told, and
+      function: of the reference's arguments; it may return only the first of the reference's arrays.
+      tolerance: of the largest difference of an array, relative to its largest value on the CPU. None: it is shown, and
         not judged.
       precision: of products.
     """
@@ -119,8 +119,8 @@ def of_model(name: str, batch: Batch, sizes: np.ndarray) -> list[Reference]:
         def total(params: Any) -> Any:
             return losses(model, variables | {"params": params}, batch)
 
-        told, gradients = jax.value_and_grad(total, has_aux=True)(variables["params"])
-        return told, jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(gradients)])
+        parts, gradients = jax.value_and_grad(total, has_aux=True)(variables["params"])
+        return parts, jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(gradients)])
 
     def detect(variables: Any, images: Any, sizes: Any) -> Any:
         found: Any = model.apply(variables, images, sizes, method="detect")

@@ -339,22 +339,22 @@ def _number(record: Record, name: str) -> str:
 def _trace(records: list[Record]) -> list[str]:
     lines: list[str] = []
     for record in records:
-        told = record.get("ours", {})
-        if "shares" not in told:
+        ours = record.get("ours", {})
+        if "shares" not in ours:
             lines.append(f"{record['case']}: {measuring.row(record)[1]}")
             continue
-        lines += [f"{record['case']}. Shares of: {told['source']}.", ""]
+        lines += [f"{record['case']}. Shares of: {ours['source']}.", ""]
         for what in ("shares", "parts"):
-            if what in told:
-                rows = [[name, f"{100 * share:.1f}"] for name, share in told[what].items()]
+            if what in ours:
+                rows = [[name, f"{100 * share:.1f}"] for name, share in ours[what].items()]
                 lines += [*measuring.table(("kind" if what == "shares" else "part", "%"), rows), ""]
-        if "longest" in told:
-            ms = 1000 * told["device_seconds"]
-            unknown = 100 * told["without_instruction"]
+        if "longest" in ours:
+            ms = 1000 * ours["device_seconds"]
+            unknown = 100 * ours["without_instruction"]
             lines += [
                 f"The device works {ms:.1f} ms a step; {unknown:.1f} % of it in kernels that are no instruction's."
             ]
-            rows = [[one["kernel"], one["kind"], one["part"], f"{one['ms']:.2f}"] for one in told["longest"][:10]]
+            rows = [[one["kernel"], one["kind"], one["part"], f"{one['ms']:.2f}"] for one in ours["longest"][:10]]
             lines += ["", *measuring.table(("kernel", "kind", "part", "ms a step"), rows)]
     return lines
 

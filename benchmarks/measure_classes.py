@@ -2,7 +2,7 @@
 
     python -m benchmarks.measure_classes --classes=80,3001 --size=512 --batch=1
 
-It writes a Markdown table, with the bytes that the predictor's rows alone explain. Mask^X R-CNN (T of two layers, light
+It writes a Markdown table, with the bytes that the predictor's rows explain. Mask^X R-CNN (T of two layers, light
 MLP branch) on a random image; nothing is loaded or learned.
 """
 
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--model", default="full", choices=("full", "tiny"))
     parser.add_argument("--size", type=int, default=512, help="side of the square canvas")
     parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--repeat", type=int, default=3, help="timed steps; their median is told")
+    parser.add_argument("--repeat", type=int, default=3, help="timed steps; their median is shown")
     options = parser.parse_args()
     print(
         "| classes | step | parameters | arguments, bytes | temporaries, bytes | seconds |\n|---|---|---|---|---|---|"

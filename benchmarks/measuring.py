@@ -146,12 +146,12 @@ def has_torchvision() -> bool:
 
 
 def measure(case: cases.Case, workers: Workers, rounds: int, seconds: float, deadline: float | None = None) -> Record:
-    """Return the record of a case: its name, and for each side what it tells, its times and its peak, or an error.
+    """Return the record of a case: its name, and for each side its facts, its times and its peak, or an error.
 
     Args:
       case: to time.
       workers: the sides' processes.
-      rounds: times that the sides alternate; 0 asks only what building the case tells.
+      rounds: times that the sides alternate; 0 asks only for the facts that building gives.
       seconds: a round repeats short calls for as long.
       deadline: see `Worker.ask`.
     """

@@ -27,33 +27,33 @@ _TRACED_STEPS = 3
 
 
 def build(folder: pathlib.Path, case: cases.Case) -> tuple[Call, dict[str, Any]]:
-    """Return the call that does the work of a case, and what is to be told."""
+    """Return the call that does the work of a case, and what is reported of it."""
     arrays = cases.inputs(case)
     match case:
         case cases.Network() | cases.Stage():
             model, variables = _model(folder, case.model, case.dtype)
-            work, told = _model_work(model, variables, arrays, case)
+            work, facts = _model_work(model, variables, arrays, case)
         case cases.RoIAlign():
-            work, told = _roi_align(arrays, case)
+            work, facts = _roi_align(arrays, case)
         case cases.NMS():
-            work, told = _nms(arrays, case)
+            work, facts = _nms(arrays, case)
         case cases.Paste():
-            work, told = _paste(arrays, case)
+            work, facts = _paste(arrays, case)
         case cases.Product():
-            work, told = _product(case)
+            work, facts = _product(case)
         case cases.Copy():
-            work, told = _copy(case)
+            work, facts = _copy(case)
         case cases.Input():
-            work, told = _input(case)
+            work, facts = _input(case)
         case cases.Scores():
-            work, told = _scores(case)
+            work, facts = _scores(case)
         case cases.OperationChecks():
-            work, told = _checks(checks.of_operations(arrays, case))
+            work, facts = _checks(checks.of_operations(arrays, case))
         case cases.ModelChecks():
-            work, told = _checks(checks.of_model(case.model, make_batch(arrays), _sizes(case.canvas, case.batch)))
+            work, facts = _checks(checks.of_model(case.model, make_batch(arrays), _sizes(case.canvas, case.batch)))
     device = jax.local_devices()[0]
-    told |= {"version": f"jax {jax.__version__} on {device.device_kind}", "platform": device.platform}
-    return lambda: jax.block_until_ready(work()), told
+    facts |= {"version": f"jax {jax.__version__} on {device.device_kind}", "platform": device.platform}
+    return lambda: jax.block_until_ready(work()), facts
 
 
 def _compile(function: Any, *arguments: Any) -> tuple[Callable[..., Any], dict[str, Any]]:
@@ -62,11 +62,11 @@ def _compile(function: Any, *arguments: Any) -> tuple[Callable[..., Any], dict[s
     program = (function if hasattr(function, "lower") else jax.jit(function)).lower(*arguments).compile()
     seconds = time.perf_counter() - start
     costs = program.cost_analysis() or {}
-    told = {"compile": seconds, "flops": costs.get("flops", 0.0)}
+    facts = {"compile": seconds, "flops": costs.get("flops", 0.0)}
     if (memory := program.memory_analysis()) is not None:
         own = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
-        told["program_bytes"] = own + memory.temp_size_in_bytes
-    return program, told
+        facts["program_bytes"] = own + memory.temp_size_in_bytes
+    return program, facts
 
 
 def _model_work(
@@ -100,8 +100,8 @@ def _say_nothing(text: str) -> None:
 def _train(
     model: RCNN, variables: PyTree, arrays: Mapping[str, np.ndarray], case: cases.Network
 ) -> tuple[Call, dict[str, Any]]:
-    once, told, _ = _train_program(model, variables, arrays)
-    return once, told
+    once, facts, _ = _train_program(model, variables, arrays)
+    return once, facts
 
 
 def _train_program(
@@ -112,28 +112,28 @@ def _train_program(
     del variables
     batch = jax.device_put(make_batch(arrays))
     step = make_train_step(model, optimizer, make_mesh(), seed=0)
-    program, told = _compile(step, state, batch)
+    program, facts = _compile(step, state, batch)
 
     def once() -> Any:
         nonlocal state
         state, losses = program(state, batch)
         return losses
 
-    return once, told, program
+    return once, facts, program
 
 
 def _trace(
     model: RCNN, variables: PyTree, arrays: Mapping[str, np.ndarray], case: cases.Network
 ) -> tuple[Call, dict[str, Any]]:
     """Return a train step, and what takes its time."""
-    once, told, program = _train_program(model, variables, arrays)
+    once, facts, program = _train_program(model, variables, arrays)
     jax.block_until_ready(once())
 
     def steps() -> None:
         for _ in range(_TRACED_STEPS):
             jax.block_until_ready(once())
 
-    return once, told | trace.profile(steps, program.as_text(), _TRACED_STEPS)
+    return once, facts | trace.profile(steps, program.as_text(), _TRACED_STEPS)
 
 
 def _optimizer() -> optax.GradientTransformation:
@@ -146,26 +146,26 @@ def _detect(
     model: RCNN, variables: PyTree, arrays: Mapping[str, np.ndarray], case: cases.Network
 ) -> tuple[Call, dict[str, Any]]:
     paste = _paste_all(case.canvas)
-    network, told = _network(model, variables, arrays, case)
+    network, facts = _network(model, variables, arrays, case)
 
     def once() -> Any:
         found = jax.tree.map(np.asarray, network())
         kept = [np.flatnonzero(valid) for valid in found.valid]
-        told["detections"] = sum(map(len, kept))
+        facts["detections"] = sum(map(len, kept))
         return [
             paste(masks[index], boxes[index])
             for masks, boxes, index in zip(found.masks, found.boxes, kept, strict=True)
         ]
 
-    return once, told
+    return once, facts
 
 
 def _network(
     model: RCNN, variables: PyTree, arrays: Mapping[str, np.ndarray], case: cases.Network
 ) -> tuple[Call, dict[str, Any]]:
     arguments = jax.device_put((variables, arrays["images"], _sizes(case.canvas, case.batch)))
-    program, told = _compile(make_detect_step(model, make_mesh()), *arguments)
-    return lambda: program(*arguments), told
+    program, facts = _compile(make_detect_step(model, make_mesh()), *arguments)
+    return lambda: program(*arguments), facts
 
 
 def _stage(
@@ -214,8 +214,8 @@ def _stage(
         ),
     }
     part, arguments = parts[case.stage]()
-    program, told = _compile(apply(part), variables, *arguments)
-    return lambda: program(variables, *arguments), told
+    program, facts = _compile(apply(part), variables, *arguments)
+    return lambda: program(variables, *arguments), facts
 
 
 def _train_stage(
@@ -235,7 +235,7 @@ def _train_stage(
         return optax.apply_updates(trained, updates), state
 
     if case.stage == "optimizer":
-        step, told = _compile(jax.jit(update, donate_argnums=(0, 2)), trained, trained, optimizer.init(trained))
+        step, facts = _compile(jax.jit(update, donate_argnums=(0, 2)), trained, trained, optimizer.init(trained))
         gradients = jax.tree.map(jnp.ones_like, trained)
         updated = jax.tree.map(jnp.copy, trained), optimizer.init(trained)
 
@@ -244,10 +244,10 @@ def _train_stage(
             updated = step(updated[0], gradients, updated[1])
             return updated
 
-        return once, told
+        return once, facts
     function = losses if case.stage == "losses" else jax.value_and_grad(losses)
-    program, told = _compile(function, trained, rest, frozen, batch)
-    return lambda: program(trained, rest, frozen, batch), told
+    program, facts = _compile(function, trained, rest, frozen, batch)
+    return lambda: program(trained, rest, frozen, batch), facts
 
 
 def _class_weights(model: Any, pooled: Any) -> Any:
@@ -266,10 +266,10 @@ def _roi_align(arrays: Mapping[str, np.ndarray], case: cases.RoIAlign) -> tuple[
     else:
         forward = jax.vmap(pool)
         maps = {level: jnp.stack([features] * case.batch) for level, features in maps.items()}
-    # With the value: pooling is linear, and its gradient alone would not need the forward pass.
+    # With the value: pooling is linear, and its gradient would not need the forward pass.
     function = jax.value_and_grad(lambda maps, rois: forward(maps, rois).sum()) if case.gradient else forward
-    program, told = _compile(function, maps, rois)
-    return lambda: program(maps, rois), told
+    program, facts = _compile(function, maps, rois)
+    return lambda: program(maps, rois), facts
 
 
 def _nms(arrays: Mapping[str, np.ndarray], case: cases.NMS) -> tuple[Call, dict[str, Any]]:
@@ -279,8 +279,8 @@ def _nms(arrays: Mapping[str, np.ndarray], case: cases.NMS) -> tuple[Call, dict[
     def keep(boxes: Any, scores: Any) -> Any:
         return nms_forms.FORMS[case.form](boxes, scores, one_label, valid, 0.7, case.boxes)
 
-    program, told = _compile(jax.vmap(keep), boxes, scores)
-    return lambda: program(boxes, scores), told
+    program, facts = _compile(jax.vmap(keep), boxes, scores)
+    return lambda: program(boxes, scores), facts
 
 
 def _checks(references: list[checks.Reference]) -> tuple[Call, dict[str, Any]]:
@@ -294,15 +294,15 @@ def _paste(arrays: Mapping[str, np.ndarray], case: cases.Paste) -> tuple[Call, d
 
 def _product(case: cases.Product) -> tuple[Call, dict[str, Any]]:
     matrix = jnp.ones((case.rows, case.rows), case.dtype)
-    program, told = _compile(jnp.matmul, matrix, matrix)
-    return lambda: program(matrix, matrix), told
+    program, facts = _compile(jnp.matmul, matrix, matrix)
+    return lambda: program(matrix, matrix), facts
 
 
 def _copy(case: cases.Copy) -> tuple[Call, dict[str, Any]]:
     values = jnp.ones(case.mebibytes * 2**18, jnp.float32)
-    # A copy alone would be left out.
-    program, told = _compile(lambda values: values + 1, values)
-    return lambda: program(values), told | {"bytes": 2 * values.nbytes}
+    # XLA leaves a mere copy out.
+    program, facts = _compile(lambda values: values + 1, values)
+    return lambda: program(values), facts | {"bytes": 2 * values.nbytes}
 
 
 def _input(case: cases.Input) -> tuple[Call, dict[str, Any]]:

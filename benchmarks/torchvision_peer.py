@@ -23,7 +23,7 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def build(folder: pathlib.Path, case: cases.Case) -> tuple[Call, dict[str, Any]]:
-    """Return the call that does the work of a case, and what is to be told."""
+    """Return the call that does the work of a case, and what is reported of it."""
     if DEVICE.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()

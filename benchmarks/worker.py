@@ -1,4 +1,4 @@
-"""A process that builds one case and times it when it is told to. The standard library alone."""
+"""A process that builds one case and times it when it is asked to. Standard library only."""
 
 import contextlib
 import ctypes
@@ -19,11 +19,11 @@ Call = Callable[[], Any]
 def serve(build: Callable[[dict[str, Any]], tuple[Call, dict[str, Any]]], peak_bytes: Callable[[], int | None]) -> None:
     """Answer the requests on standard input, one line of JSON each.
 
-    `{"build": {...}}` builds the case, calls it once and tells what `build` tells; `{"repeat": n}` times n calls;
-    `{"memory": true}` tells the peak. What fails is answered by `{"error": ...}`, its traceback written to stderr.
+    `{"build": {...}}` builds the case, calls it once and answers with its facts; `{"repeat": n}` times n calls;
+    `{"memory": true}` asks for the peak. What fails is answered by `{"error": ...}`, its traceback written to stderr.
 
     Args:
-      build: returns what is timed (it must wait for its own end) and what is to be told of it.
+      build: returns what is timed (it must wait for its own end) and what is reported of it.
       peak_bytes: the accelerator's peak of allocated memory; None on a CPU, where it is the process's own peak during
         the repetitions, beyond what it held before it built the case.
     """
@@ -67,7 +67,7 @@ def _seconds(call: Call) -> float:
 
 
 def _forget_peak() -> None:
-    """Set the peak back to what is in use now: compiler and files of weights are no part of a step. Linux alone can."""
+    """Set the peak back to what is in use now: compiler and files of weights are no part of a step. Only Linux can."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
         pathlib.Path("/proc/self/clear_refs").write_text("5")

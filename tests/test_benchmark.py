@@ -44,9 +44,9 @@ SMALL = [
 
 @pytest.mark.parametrize("case", SMALL, ids=lambda case: case.name)
 def test_operations_and_host_work_run(tmp_path, case):
-    call, told = ours.build(tmp_path, case)
+    call, facts = ours.build(tmp_path, case)
     call()
-    assert told["version"].startswith("jax")
+    assert facts["version"].startswith("jax")
 
 
 CONFIGS = {
@@ -222,7 +222,7 @@ def test_a_wrong_result_of_an_accelerator_is_seen():
     variants = [
         checks.Variant("right", jnp.sin, 1e-5),
         checks.Variant("wrong", lambda x: jnp.sin(x) + 1e-3, 1e-5),
-        checks.Variant("told", lambda x: jnp.sin(x) + 1e-3, None),
+        checks.Variant("shown", lambda x: jnp.sin(x) + 1e-3, None),
         checks.Variant("not finite", lambda x: x / 0, 1e-5),
         checks.Variant("broken", fail, 1e-5),
     ]
@@ -288,25 +288,25 @@ def test_the_time_of_kernels_is_shared_out_by_what_is_in_their_instructions():
         ("while.7", "while.7", 7.0),
         ("mystery", "", 1.0),
     ]
-    told = trace.summarize(events, instructions, 2)
-    shares = {name: share * 8 for name, share in told["shares"].items()}
+    facts = trace.summarize(events, instructions, 2)
+    shares = {name: share * 8 for name, share in facts["shares"].items()}
     assert shares == {"convolution": 3, "scatter": 2, "sort": 1, "product": 1, trace.OTHER: 1}
-    assert told["device_seconds"] == 4 and told["without_instruction"] == 5 / 8
-    assert told["longest"][0]["ms"] == 1500
+    assert facts["device_seconds"] == 4 and facts["without_instruction"] == 5 / 8
+    assert facts["longest"][0]["ms"] == 1500
 
 
 def test_a_trace_of_this_machine_is_read_and_one_that_cannot_be_is_said_to_be_so():
     x = jnp.arange(2000.0).reshape(20, 100)
     program = jax.jit(lambda x: jnp.sort(x @ x.T, axis=0)).lower(x).compile()
-    told = trace.profile(lambda: jax.block_until_ready(program(x)), program.as_text(), 1)
-    assert told["source"] == "trace" and told["shares"]["sort"] > 0
+    facts = trace.profile(lambda: jax.block_until_ready(program(x)), program.as_text(), 1)
+    assert facts["source"] == "trace" and facts["shares"]["sort"] > 0
 
     def fail():
         raise RuntimeError("no profiler\nhere")
 
-    told = trace.profile(fail, HLO, 1)
-    assert told["source"] == "number of instructions; the trace cannot be read: RuntimeError: no profiler"
-    assert told["shares"]["sort"] > 0
+    facts = trace.profile(fail, HLO, 1)
+    assert facts["source"] == "number of instructions; the trace cannot be read: RuntimeError: no profiler"
+    assert facts["shares"]["sort"] > 0
 
 
 def _record(case, seconds, platform="gpu"):

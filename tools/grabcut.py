@@ -75,7 +75,7 @@ def add_masks(entries: list[dict[str, Any]], images: dict[int, dict[str, Any]], 
     Raises:
       ValueError: an entry is no object, has no sound bbox or is of an unknown image, or an image cannot be read.
     """
-    of_image: dict[int, list[dict[str, Any]]] = collections.defaultdict(list)
+    per_image: dict[int, list[dict[str, Any]]] = collections.defaultdict(list)
     for place, entry in enumerate(entries):
         if not isinstance(entry, dict):
             raise ValueError(f"entry {place} is a {type(entry).__name__}; expected an object with image_id and bbox")
@@ -88,8 +88,8 @@ def add_masks(entries: list[dict[str, Any]], images: dict[int, dict[str, Any]], 
             raise ValueError(
                 f"entry {place} has bbox {reprlib.repr(box)}; expected 4 finite numbers, width and height above 0"
             )
-        of_image[image_id].append(entry)
-    for image_id, own in tqdm(of_image.items(), unit="image", disable=None):
+        per_image[image_id].append(entry)
+    for image_id, own in tqdm(per_image.items(), unit="image", disable=None):
         path = folder / images[image_id]["file_name"]
         check_file(path)
         image = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)

@@ -19,7 +19,7 @@ from maskx_jax import errors
 def start(
     command: Sequence[str], num_processes: int, num_devices: int, environment: Mapping[str, str] | None = None
 ) -> list[subprocess.Popen[bytes]]:
-    """Start `python command` so many times, and return the processes.
+    """Start `python command` several times, and return the processes.
 
     Args:
       command: a program and its arguments.

@@ -1,4 +1,4 @@
-"""Turn Visual Genome's objects into a COCO file of 3,000 classes with boxes, alone or together with COCO's masks.
+"""Turn Visual Genome's objects into a COCO file of 3,000 classes with boxes, with or without COCO's masks.
 
     python -m tools.visual_genome --objects=objects.json --image_data=image_data.json --output=FOLDER \\
         --minival=instances_val2017.json --coco=instances_train2017.json --coco_prefix=train2017
@@ -74,7 +74,7 @@ def make_categories(counts: Mapping[str, int], num_synsets: int) -> tuple[list[d
 
     Args:
       counts: see `count_synsets`.
-      num_synsets: so many of the most frequent; COCO's that are not among them are added.
+      num_synsets: how many, the most frequent; COCO's that are not among them are added.
     """
     coco = synset_of_coco(counts, COCO_IDS)
     frequent = sorted(counts, key=lambda name: (-counts[name], name))[:num_synsets]

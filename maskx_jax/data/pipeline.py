@@ -92,7 +92,7 @@ def train_batches(
       source: the dataset.
       schedule: the order of its examples.
       transform: what becomes of them. Its random choices depend on the schedule's seed, the step and the place in the
-        global batch alone.
+        global batch.
       allowed_masks: bool `C + 1`, the labels whose masks may be used; see `mask_classes.mask_labels`.
       start_step: the first step.
       process_index: which part of the global batch.

@@ -62,7 +62,7 @@ class Source(Protocol):
       sizes: int `N 2`, height and width of every image, likewise.
       image_labels: for each image the labels of its non-crowd objects, and `image_has_mask` whether each has a mask;
         for the class table and repeat factors, without reading any image.
-      identity: what tells this data from other data under the same name, fit for JSON; see `identity_of`.
+      identity: what distinguishes this data from other data under the same name, fit for JSON; see `identity_of`.
     """
 
     @property

@@ -85,11 +85,11 @@ def read_instances(path: Path, report: Report, drop_unknown: bool = False, allow
             report.add("ignore_as_crowd", annotation["id"])
     _check_box_format(annotations, images, path)
 
-    of_image: dict[int, list[dict]] = {image["id"]: [] for image in images}
+    per_image: dict[int, list[dict]] = {image["id"]: [] for image in images}
     for annotation in annotations:
-        of_image[annotation["image_id"]].append(annotation)
+        per_image[annotation["image_id"]].append(annotation)
     header = {key: content[key] for key in ("info", "licenses", "categories") if key in content}
-    return Instances(categories, images, of_image, header)
+    return Instances(categories, images, per_image, header)
 
 
 def is_box(box: object) -> TypeGuard[list[float]]:
@@ -161,7 +161,7 @@ def _check_ids(entries: list[dict], key: str, path: Path) -> None:
 def _check_image_entry(image: dict, path: Path, allow_outside: bool) -> None:
     where = f"{path}: image {image['id']}"
     if "file_name" not in image and isinstance(image.get("coco_url"), str):
-        # LVIS names its images by URL alone: .../train2017/000000391895.jpg, under the folder of all COCO images.
+        # LVIS names its images only by URL: .../train2017/000000391895.jpg, under the folder of all COCO images.
         image["file_name"] = "/".join(image["coco_url"].split("/")[-2:])
     name = image.get("file_name")
     if not isinstance(name, str) or not _is_file_name(name):
@@ -206,11 +206,11 @@ def _check_references(
 
 
 def _check_box_format(annotations: list[dict], images: list[dict], path: Path) -> None:
-    size_of_image = {image["id"]: (image["width"], image["height"]) for image in images if image.get("width")}
+    image_sizes = {image["id"]: (image["width"], image["height"]) for image in images if image.get("width")}
     pairs = [
-        (annotation["bbox"], size_of_image[annotation["image_id"]])
+        (annotation["bbox"], image_sizes[annotation["image_id"]])
         for annotation in annotations
-        if annotation["image_id"] in size_of_image and is_box(annotation.get("bbox"))
+        if annotation["image_id"] in image_sizes and is_box(annotation.get("bbox"))
     ]
     if not pairs:
         return
@@ -253,5 +253,5 @@ def is_number(value: object) -> TypeGuard[int | float]:
 
 
 def _short(value: object) -> str:
-    """Return a value out of somebody's file in so many letters as a line of text bears."""
+    """Return a value out of somebody's file shortened to what a line of text bears."""
     return _SHORT.repr(value)

@@ -119,7 +119,7 @@ def _check_as_training_reads_it(path: Path, data: bytes, size: tuple[int, int]) 
 
 
 def check_header(path: Path, size: tuple[int, int] | None) -> None:
-    """Check what the header of an image file tells, without its pixels; arguments and errors are `read_image`'s."""
+    """Check what the header of an image file says, without its pixels; arguments and errors are `read_image`'s."""
     check_file(path)
     with _reading(path, lambda: path.open("rb")) as file, _any_number_of_pixels():
         image = _open(path, file)
@@ -150,7 +150,7 @@ def missing_files(folder: Path, names: Iterable[str]) -> dict[str, str]:
     """Return for each name that is no regular file below `folder` a message that says what it is instead.
 
     Every folder is listed once, however many names are missing. A name that differs from a file's in upper and lower
-    case alone is pointed out.
+    case only is pointed out.
     """
     listings: dict[str, dict[str, bool]] = {}
     missing = {}

@@ -132,7 +132,7 @@ def _read_index(path: epath.Path, num_categories: int) -> dict[str, np.ndarray]:
 
 
 def _check_features(path: epath.Path) -> None:
-    """Admit TFDS's own features alone: to read any other, TFDS imports whatever module the file names."""
+    """Admit only TFDS's own features: to read any other, TFDS imports whatever module the file names."""
     todo = [json.loads(path.read_bytes())]
     while todo:
         node = todo.pop()

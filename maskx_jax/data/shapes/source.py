@@ -108,7 +108,7 @@ class ShapesSource:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What tells this set from another; the sizes, the seed and the other options stand for its images."""
+        """What distinguishes this set from others; the sizes, the seed and the other options stand for its images."""
         options = [self.seed, self.max_objects, self.pair_fraction, self.crowd_fraction, self.empty_fraction]
         return records.identity_of(self.categories, len(self), self.sizes, json.dumps(options))
 
