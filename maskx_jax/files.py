@@ -1,6 +1,5 @@
 """Reading files that others made, and writing where others may have laid links or a kill may come between."""
 
-import codecs
 import json
 import os
 import pathlib
@@ -8,6 +7,9 @@ import secrets
 from typing import Any
 
 from etils import epath
+
+# What the annotations of a large dataset fill, and not yet the memory of a computer.
+_LARGEST_JSON_BYTES = 2**33
 
 
 def write_bytes(path: str | os.PathLike, content: bytes) -> None:
@@ -53,23 +55,27 @@ def read_json(path: str | os.PathLike) -> Any:
 
     Raises:
       OSError: it cannot be read.
-      ValueError: it is no regular file, or not JSON; the message names it.
+      ValueError: it is no regular file, too large, or not JSON; the message names it.
     """
     where = epath.Path(path) if "://" in os.fspath(path) else pathlib.Path(path)
     if isinstance(where, pathlib.Path) and where.exists() and not where.is_file():
         # A pipe or a device may never end.
         raise ValueError(f"{path}: not a regular file; expected JSON")
+    if isinstance(where, pathlib.Path) and (size := where.stat().st_size) > _LARGEST_JSON_BYTES:
+        most = _LARGEST_JSON_BYTES / 2**30
+        raise ValueError(f"{path}: the file has {size / 2**30:.1f} GiB; expected at most {most:.0f} GiB of JSON")
     with where.open("rb") as file:
         # Looked at before it is read: a file of zeros may be larger than the memory.
-        beginning = file.read(4096).removeprefix(codecs.BOM_UTF8).lstrip()
-        if not beginning or beginning[0] not in b'{["-0123456789tfn':
+        beginning = file.read(4096)
+        text = beginning.decode(json.detect_encoding(beginning), "ignore").lstrip("\ufeff \t\n\r")
+        if not text or text[0] not in '{["-0123456789tfn':
             raise ValueError(f"{path}: not JSON: it begins with {beginning[:20]!r}")
         file.seek(0)
         content = file.read()
     try:
         return json.loads(content)
     except RecursionError as error:
-        raise ValueError(f"{path}: not a sensible JSON file: nested too deep") from error
+        raise ValueError(f"{path}: not usable JSON: nested too deeply") from error
     except ValueError as error:
         raise ValueError(f"{path}: not JSON: {error}") from error
 

@@ -114,7 +114,7 @@ BAD_RESULTS = {
     "no box": ([{"image_id": 1}], "entry 0 has bbox None"),
     "box not finite": ([{"image_id": 1, "bbox": [0, 0, float("nan"), 1]}], "entry 0 has bbox [0, 0, nan, 1]"),
     "box without area": ([{"image_id": 1, "bbox": [0, 0, 0, 1]}], "entry 0 has bbox [0, 0, 0, 1]"),
-    "cut": ("[{", "results.json: not valid JSON"),
+    "cut": ("[{", "results.json: not JSON"),
     "nested": ("[" * 100_000, "results.json: not usable JSON: nested too deeply"),
 }
 

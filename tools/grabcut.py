@@ -19,9 +19,9 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from maskx_jax import errors
+from maskx_jax import errors, files
 from maskx_jax.coco import mask_classes, rle
-from maskx_jax.data.coco.annotations import is_box, read_instances, read_json
+from maskx_jax.data.coco.annotations import is_box, read_instances
 from maskx_jax.data.coco.images import UnreadableImageError, check_file
 from maskx_jax.data.coco.report import Report
 
@@ -120,7 +120,7 @@ def main(arguments: list[str] | None = None) -> None:
     images = {image["id"]: image for image in instances.images}
     content: Any
     if options.results:
-        entries = content = read_json(options.results)
+        entries = content = files.read_json(options.results)
         if not isinstance(content, list):
             raise ValueError(
                 f"{options.results}: got a {type(content).__name__} at the top; expected a list of results"

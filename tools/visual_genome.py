@@ -20,9 +20,9 @@ import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from maskx_jax import errors
+from maskx_jax import errors, files
 from maskx_jax.coco.categories import COCO_IDS
-from maskx_jax.data.coco.annotations import is_box, read_instances, read_json
+from maskx_jax.data.coco.annotations import is_box, read_instances
 from maskx_jax.data.coco.report import Report
 
 # COCO's names that are not a synset's lemma, or of which another sense is meant. "water_faucet.n.01" is no mistake
@@ -169,7 +169,7 @@ def read_entries(path: pathlib.Path, key: str | None = None, **fields: Any) -> l
       OSError: the file cannot be read.
       ValueError: it holds something else; the message names the first place.
     """
-    entries = content = read_json(path)
+    entries = content = files.read_json(path)
     if key is not None:
         entries = content.get(key) if isinstance(content, dict) else None
     if not isinstance(entries, list):

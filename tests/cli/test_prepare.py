@@ -162,13 +162,13 @@ def top(**changes):
 
 
 REFUSED = {
-    "text": ("no JSON at all", "instances.json: not valid JSON"),
-    "empty file": ("", "instances.json: not valid JSON"),
-    "cut": ('{"images": [{"id": 1', "not valid JSON"),
+    "text": ("no JSON at all", "instances.json: not JSON"),
+    "empty file": ("", "instances.json: not JSON"),
+    "cut": ('{"images": [{"id": 1', "not JSON"),
     "nested lists": (NESTED, "nested too deeply"),
     "nested objects": ('{"a":' * 100_000, "nested too deeply"),
     "nested in a segmentation": ('{"annotations": [{"segmentation": ' + NESTED, "nested too deeply"),
-    "endless number": ('{"images": ' + "1" * 10_000 + "}", "not valid JSON: Exceeds the limit"),
+    "endless number": ('{"images": ' + "1" * 10_000 + "}", "not JSON: Exceeds the limit"),
     "list": ("[1, 2, 3]", "got a list at the top"),
     "number": ("3", "got a int at the top"),
     "null": ("null", "got a NoneType at the top"),

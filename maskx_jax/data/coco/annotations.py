@@ -2,25 +2,20 @@
 
 import collections
 import dataclasses
-import json
-import os
 import reprlib
-import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
 
 import numpy as np
 
-from maskx_jax import errors
+from maskx_jax import errors, files
 from maskx_jax.coco.categories import Categories
 from maskx_jax.data.coco.report import Report
 
 _LARGEST_ID = 2**63 - 1
 # Beyond any image, and the square of it is still finite in float32.
 _LARGEST = 1e15
-# What the annotations of a large data set fill, and not yet the memory of a computer.
-_LARGEST_JSON_BYTES = 2**33
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 100
 
@@ -97,33 +92,8 @@ def is_box(box: object) -> TypeGuard[list[float]]:
     return isinstance(box, list) and len(box) == 4 and all(map(is_number, box))
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file that somebody else wrote.
-
-    Raises:
-      OSError: it cannot be read.
-      ValueError: it is no regular file, too large or not valid JSON; the message names it.
-    """
-    status = os.stat(path)
-    if not stat.S_ISREG(status.st_mode):
-        raise ValueError(f"{path}: expected a JSON file; it is a folder, a device, a pipe or a socket")
-    if status.st_size > _LARGEST_JSON_BYTES:
-        raise ValueError(
-            f"{path}: the file has {status.st_size / 2**30:.1f} GiB; expected at most "
-            f"{_LARGEST_JSON_BYTES / 2**30:.0f} GiB of JSON"
-        )
-    try:
-        # Bytes, not text: json finds out the encoding itself, a byte order mark included.
-        return json.loads(path.read_bytes())
-    except RecursionError as error:
-        raise ValueError(f"{path}: not usable JSON: nested too deeply") from error
-    # Also a number of more digits than Python takes.
-    except ValueError as error:
-        raise ValueError(f"{path}: not valid JSON: {error}") from error
-
-
 def _read_instances_json(path: Path) -> dict:
-    content = read_json(path)
+    content = files.read_json(path)
     if not isinstance(content, dict):
         raise ValueError(f"{path}: got a {type(content).__name__} at the top; expected an object as of COCO instances")
     for key in ("images", "annotations", "categories"):

@@ -95,26 +95,26 @@ def test_missing_file_is_named(tmp_path):
 
 @pytest.mark.parametrize("text", ["", "{", '{"images": [}', "images: []"])
 def test_invalid_json_is_an_error(read, text):
-    with pytest.raises(ValueError, match=r"instances\.json: not valid JSON: .*line 1"):
+    with pytest.raises(ValueError, match=r"instances\.json: not JSON: "):
         read(text)
 
 
 def test_text_that_is_not_unicode_is_an_error(tmp_path):
     (tmp_path / "a.json").write_bytes(b'{"images": "\xff\xfe\xfa"}')
-    with pytest.raises(ValueError, match=r"a\.json: not valid JSON"):
+    with pytest.raises(ValueError, match=r"a\.json: not JSON"):
         read_instances(tmp_path / "a.json", Report("val"))
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"images": ' + "9" * 5000 + "}"])
 def test_json_that_python_does_not_take_is_an_error(read, text):
-    with pytest.raises(ValueError, match=r"instances\.json: not (usable|valid) JSON: "):
+    with pytest.raises(ValueError, match=r"instances\.json: not (usable )?JSON: "):
         read(text)
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("/dev/zero")])
 def test_what_is_no_file_is_not_read(tmp_path, make):
     make(tmp_path / "a.json")
-    with pytest.raises(ValueError, match=r"a\.json: expected a JSON file"):
+    with pytest.raises(ValueError, match=r"a\.json: not a regular file; expected JSON"):
         read_instances(tmp_path / "a.json", Report("val"))
 
 
