@@ -93,26 +93,25 @@ class Categories:
         return [label_of_name[name] for name in names]
 
 
-def same_classes(found: Categories, expected: Categories, what: str) -> None:
-    """Check that two places name the same classes in the same order; their ids may differ.
+def same_classes(found: Categories, expected: Categories, what: str, *, same_ids: bool = False) -> None:
+    """Check that two places name the same classes in the same order.
 
     Args:
       found: the classes of one place.
       expected: those of the other.
       what: both places in this order, such as "the dataset and the checkpoint".
+      same_ids: whether their ids must be the same too: where annotations of both are read by one table.
 
     Raises:
       ValueError: they differ; the message names both sides and the first label that differs.
     """
-    if found.names == expected.names:
-        return
-    pairs = itertools.zip_longest(found.names, expected.names)
-    label, (one, other) = next((i, pair) for i, pair in enumerate(pairs, start=1) if pair[0] != pair[1])
-    raise ValueError(
-        f"{what} differ in their classes: {len(found)} and {len(expected)}; the first difference is label {label}: "
-        f"{_quoted(one)} and {_quoted(other)}"
-    )
-
-
-def _quoted(name: str | None) -> str:
-    return "no class" if name is None else repr(name)
+    sides = [
+        [f"{name!r} (id {i})" if same_ids else repr(name) for i, name in zip(side.ids, side.names, strict=True)]
+        for side in (found, expected)
+    ]
+    for label, (one, other) in enumerate(itertools.zip_longest(*sides, fillvalue="no class"), start=1):
+        if one != other:
+            raise ValueError(
+                f"{what} differ in their classes: {len(found)} and {len(expected)}; the first difference is label "
+                f"{label}: {one} and {other}"
+            )

@@ -77,7 +77,10 @@ def test_cocos_ids_and_names_are_those_of_its_files():
 
 
 def test_the_same_classes_may_have_other_ids():
-    same_classes(Categories((1, 2), ("cat", "dog")), Categories((17, 18), ("cat", "dog")), "train and val")
+    some, others = Categories((1, 2), ("cat", "dog")), Categories((1, 18), ("cat", "dog"))
+    same_classes(some, others, "train and val")
+    with pytest.raises(ValueError, match=r"the first difference is label 2: 'dog' \(id 2\) and 'dog' \(id 18\)$"):
+        same_classes(some, others, "train and val", same_ids=True)
 
 
 @pytest.mark.parametrize(

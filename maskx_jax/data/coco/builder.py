@@ -21,6 +21,7 @@ import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 from maskx_jax import errors
+from maskx_jax.coco.categories import same_classes
 from maskx_jax.data.coco.annotations import Instances, read_instances
 from maskx_jax.data.coco.images import UnreadableImageError, check_header, missing_files, read_image
 from maskx_jax.data.coco.objects import check_objects
@@ -364,11 +365,6 @@ def _open_split(
 
 def _check_same_categories(splits: Mapping[str, _Split]) -> None:
     (first, split), *others = splits.items()
-    expected = split.instances.categories
     for name, other in others:
-        found = other.instances.categories
-        if found != expected:
-            different = sorted(
-                set(zip(found.ids, found.names, strict=True)) ^ set(zip(expected.ids, expected.names, strict=True))
-            )
-            raise ValueError(f"splits {first!r} and {name!r} have different categories, such as {different[:5]}")
+        what = f"splits {first!r} and {name!r}"
+        same_classes(split.instances.categories, other.instances.categories, what, same_ids=True)
