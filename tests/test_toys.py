@@ -14,11 +14,14 @@ import pytest
 from flax import traverse_util
 
 import maskx_jax
+from configs.families import rcnn
 from maskx_jax.models.build import BACKBONES, FAMILIES, build, initialize, produces
 from maskx_jax.models.detector import Detector
 from maskx_jax.models.rcnn.region_head import RegionHead
 from maskx_jax.training import loop
 from maskx_jax.training.checks import check_config
+from maskx_jax.weights.export import to_torchvision
+from maskx_jax.weights.pretrained import apply_conventions, conventions_of
 from tests import toy
 from tests.models.build import numpy_variables, shapes_batch, tiny_config
 from tests.processes import ENVIRONMENT, ROOT
@@ -45,6 +48,16 @@ def test_a_family_keeps_the_contract_and_passes_the_checks_of_a_config():
     config.train.best_metric = ("segm/all/AP",)
     with pytest.raises(ValueError, match=r"expected one of what is measured here: bbox$"):
         check_config(config, num_devices=8)
+
+
+def test_a_family_takes_weights_without_the_conventions_of_others_and_is_not_exported():
+    config, conventions = get_config(), conventions_of(rcnn.get_config())
+    apply_conventions(config, conventions, say=str)
+    assert set(conventions_of(config)) == {
+        *("model.pixels.channel_order", "model.pixels.mean", "model.pixels.std", "evaluation.paste_grid")
+    }
+    with pytest.raises(ValueError, match=r"cannot express model\.family = 'cells' \(expected 'rcnn'\)"):
+        to_torchvision({}, build(config.model, 6), config.model)
 
 
 @pytest.mark.slow

@@ -18,6 +18,8 @@ from maskx_jax.weights.pretrained import conventions_of
 _LAYOUT = LAYOUTS["torchvision_detector"]
 # What torchvision's implementation has no argument for.
 _REQUIRED = {
+    "family": "rcnn",
+    "backbone.kind": "resnet",
     **{
         name: value for name, value in _LAYOUT.backbone_conventions.items() if name not in ("pixels.mean", "pixels.std")
     },
@@ -48,14 +50,7 @@ def to_torchvision(variables: PyTree, model: RCNN, fields: Mapping[str, Any]) ->
     Raises:
       ValueError: the model has parts or conventions that torchvision's implementation lacks.
     """
-    lacking = []
-    for field, required in _REQUIRED.items():
-        value = field_of(fields, field)
-        if value != required and not (field.startswith("rcnn.mask_head.") and model.mask_branch is None):
-            lacking.append(f"{field} = {value!r} (expected {required!r})")
-    if lacking:
-        raise ValueError(f"torchvision's Mask R-CNN cannot express model.{', model.'.join(lacking)}")
-
+    _check_expressible(fields)
     params = traverse_util.flatten_dict(variables["params"], sep="/")
     params = {path: value for path, value in params.items() if not path.startswith("mask_weights/")}
     if model.mask_branch is not None:
@@ -80,6 +75,22 @@ def to_torchvision(variables: PyTree, model: RCNN, fields: Mapping[str, Any]) ->
         # With the epsilon of torchvision's BatchNorm this is a variance of 1.
         state[f"{name}.running_var"] = np.full_like(constant, 1 - _LAYOUT.epsilon)
     return state
+
+
+def _check_expressible(fields: Mapping[str, Any]) -> None:
+    lacking = []
+    for field, required in _REQUIRED.items():
+        if fields["family"] == "rcnn" and fields["rcnn"]["mask_predictor"] == "none" and "mask_head." in field:
+            continue
+        try:
+            value = field_of(fields, field)
+        except KeyError:
+            # Of another family or backbone, which is named.
+            continue
+        if value != required:
+            lacking.append(f"{field} = {value!r} (expected {required!r})")
+    if lacking:
+        raise ValueError(f"torchvision's Mask R-CNN cannot express model.{', model.'.join(lacking)}")
 
 
 def describe(config: Any, categories: Categories) -> Metadata:

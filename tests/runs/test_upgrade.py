@@ -1,10 +1,13 @@
 """Configs of earlier versions are read."""
 
 import json
+from unittest import mock
 
 import pytest
 
 from configs import maskx_rcnn
+from maskx_jax.coco.categories import Categories
+from maskx_jax.runs import loading
 from maskx_jax.runs.upgrade import upgrade, upgrade_name
 from maskx_jax.runs.workdir import CONFIG_FILE, read_config
 
@@ -92,3 +95,16 @@ def test_a_config_of_today_stays_as_it_is():
 def test_what_is_no_config_is_left_to_be_refused():
     for config in ({"data": 1}, {"model": []}, {"model": {"rpn": 3}, "data": None}):
         upgrade(config)
+
+
+def test_a_config_that_does_not_fit_is_refused_with_the_remedy(tmp_path, monkeypatch):
+    config = config_of_0_1()
+    config["model"]["rpn"]["cascade"] = 3
+    (tmp_path / CONFIG_FILE).write_text(json.dumps(config))
+    checkpoints = mock.MagicMock()
+    checkpoints.return_value.__enter__.return_value.categories.return_value = Categories((1,), ("person",))
+    monkeypatch.setattr(loading, "Checkpoints", checkpoints)
+    with pytest.raises(
+        ValueError, match=rf"^{tmp_path}: its config\.json does not fit .*'cascade'.*; load the run with the"
+    ):
+        loading.load(tmp_path)
