@@ -1,5 +1,7 @@
 """The pages are true: what docs/extending.md shows is what runs, rooms and files exist, links lead somewhere."""
 
+import importlib.util
+import pkgutil
 import re
 import sys
 
@@ -52,6 +54,20 @@ def test_the_map_of_the_readme_names_what_exists():
     assert len(names) > 15
     for name in names:
         assert (ROOT / name).exists() or (ROOT / "maskx_jax" / name).exists(), name
+
+
+CONFIGS = sorted((ROOT / "configs").rglob("*.py"))
+
+
+@pytest.mark.parametrize("page", [*PAGES, *CONFIGS], ids=lambda page: page.name)
+def test_names_and_paths_of_the_package_exist(page):
+    text = page.read_text()
+    for path in re.findall(r"\b(?:maskx_jax|benchmarks|tools|configs|tests)/[a-z0-9_/]+\.py\b", text):
+        assert (ROOT / path).exists(), path
+    for name in re.findall(r"\bmaskx_jax(?:\.\w+)+", text):
+        pkgutil.resolve_name(name)
+    for module in re.findall(r"python -m ((?:tools|benchmarks|tests)[\w.]*)", text):
+        assert importlib.util.find_spec(module), module
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
