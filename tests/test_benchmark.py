@@ -12,6 +12,7 @@ import pytest
 
 from benchmarks import __main__ as benchmark
 from benchmarks import cases, checks, gpu_day, host, measuring, models, nms_forms, ours, roi_align_forms, trace
+from benchmarks.measure_devices import collectives
 from benchmarks.parameters import make_parameter, parameter_shapes
 from configs import mask_rcnn, maskx_rcnn
 from maskx_jax.models import build as make
@@ -411,3 +412,16 @@ def test_a_rehearsal_on_a_cpu_measures_everything(tmp_path):
     assert results["shapes"]["records"][0]["steps"] == 20
     assert results["trace"]["records"][0]["ours"]["source"] == "trace"
     assert all(check["passes"] is not False for one in results["checks"]["records"] for check in one["ours"]["checks"])
+
+
+def test_collectives_are_counted_with_the_bytes_of_their_results():
+    hlo = """
+      %gather = f32[8,16]{1,0} all-gather(%a), channel_id=1, dimensions={0}
+      %reduce = (f32[], bf16[3]{0}, /*index=2*/pred[5]{0}) all-reduce(%b, %c, %d), to_apply=%add
+      %start = (f32[4]{0}, f32[32]{0}) all-gather-start(%e), dimensions={0}
+      %done = f32[32]{0} all-gather-done(%start)
+      %sum = f32[4]{0} add(%all-reduce.1, %f)
+    """
+    found = collectives(hlo)
+    assert found["all-gather"] == (2, 8 * 16 * 4 + 32 * 4) and found["all-reduce"] == (1, 4 + 3 * 2 + 5)
+    assert found["reduce-scatter"] == found["all-to-all"] == found["collective-permute"] == (0, 0)

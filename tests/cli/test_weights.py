@@ -1,4 +1,4 @@
-"""The tools that are run by hand, end to end on the synthetic set."""
+"""Importing and exporting weights, end to end on the synthetic set."""
 
 import os
 import pathlib
@@ -11,7 +11,6 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 import maskx_jax
-from benchmarks.measure_devices import collectives
 from configs import mask_rcnn
 from maskx_jax import errors
 from maskx_jax.cli import export_weights, import_weights
@@ -24,7 +23,6 @@ from maskx_jax.runs.loading import Loaded
 from maskx_jax.runs.workdir import write_config
 from maskx_jax.weights.export import describe, to_torchvision
 from tests.models.build import numpy_variables
-from tools import launch
 
 NUM_CLASSES = 6
 
@@ -264,31 +262,3 @@ def test_an_export_that_cannot_be_done_is_answered_by_one_line(
     given = [f"--{name}={value}" for name, value in options.items()]
     assert message in answer(capsys, lambda: export_weights.main(given))
     assert sorted(here.rglob("*")) == before
-
-
-def test_collectives_are_counted_with_the_bytes_of_their_results():
-    hlo = """
-      %gather = f32[8,16]{1,0} all-gather(%a), channel_id=1, dimensions={0}
-      %reduce = (f32[], bf16[3]{0}, /*index=2*/pred[5]{0}) all-reduce(%b, %c, %d), to_apply=%add
-      %start = (f32[4]{0}, f32[32]{0}) all-gather-start(%e), dimensions={0}
-      %done = f32[32]{0} all-gather-done(%start)
-      %sum = f32[4]{0} add(%all-reduce.1, %f)
-    """
-    found = collectives(hlo)
-    assert found["all-gather"] == (2, 8 * 16 * 4 + 32 * 4) and found["all-reduce"] == (1, 4 + 3 * 2 + 5)
-    assert found["reduce-scatter"] == found["all-to-all"] == found["collective-permute"] == (0, 0)
-
-
-def test_processes_are_joined_and_the_first_failure_is_the_exit_code(tmp_path):
-    program = (
-        "import os, pathlib, sys; names = ('JAX_COORDINATOR_ADDRESS', 'JAX_NUM_PROCESSES', 'JAX_NUM_CPU_DEVICES');"
-        "index = os.environ['JAX_PROCESS_ID'];"
-        "(pathlib.Path(sys.argv[1]) / index).write_text(' '.join(os.environ.get(name, '-') for name in names));"
-        "sys.exit(3 * int(index))"
-    )
-    assert launch.main(["--processes=3", "--devices=2", "--", "-c", program, str(tmp_path)]) == 3
-    said = [(tmp_path / str(index)).read_text() for index in range(3)]
-    assert len(set(said)) == 1 and said[0].startswith("localhost:") and said[0].endswith(" 3 2")
-    # One process joins nobody.
-    assert launch.main(["--processes=1", "--", "-c", program, str(tmp_path)]) == 0
-    assert (tmp_path / "0").read_text() == "- - 1"
