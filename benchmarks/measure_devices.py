@@ -82,7 +82,7 @@ def measure(num_devices: int, state_sharding: str, remat: str, options: argparse
         clip_norm=fields.clip_norm or None,
     )
     state = jax.eval_shape(
-        lambda key: make_state(initialize(model, key), optimizer, fields.untrained, ema=bool(fields.ema_decay)),
+        lambda key: make_state(initialize(model, key), optimizer, fields.untrained, ema=fields.ema_decay is not None),
         jax.random.key(0),
     )
     shardings = state_shardings(mesh, state, state_sharding)

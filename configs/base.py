@@ -39,16 +39,16 @@ def get_config() -> ConfigDict:
             "heartbeat_every": 10.0,
             # A process that makes no step for this many seconds prints where it is (compilation counts).
             "report_after": 600.0,
-            # And after this many it ends; 0 is never.
-            "exit_after": 0.0,
+            # And after this many it ends, where a number is given.
+            "exit_after": config_dict.placeholder(float),
         }
     )
     # Weights to start from: the work directory of a run, or a file of torchvision, timm, detectron2 or Detectron. The
     # conventions that the weights were trained with replace those of `model` and `evaluation` below.
     config.initialize = may_change(
         {
-            # The work directory or the file; "" starts from random values.
-            "path": "",
+            # The work directory or the file; without it a run starts from random values.
+            "path": config_dict.placeholder(str),
             # Of a file: "auto", or a name in `maskx_jax.weights.layouts.LAYOUTS`.
             "preset": "auto",
             # Regular expressions over whole parameter paths: these start fresh, whatever the source has.
@@ -92,7 +92,7 @@ def get_config() -> ConfigDict:
     config.embedding = ConfigDict(
         {
             # An .npz with `names` and tables; without it the vectors are random.
-            "path": "",
+            "path": config_dict.placeholder(str),
             # Which of its tables.
             "table": "glove",
         }
@@ -103,7 +103,7 @@ def get_config() -> ConfigDict:
             # "prepared": a directory written by `python -m maskx_jax prepare`. "shapes": the synthetic set.
             "source": "prepared",
             # Of a prepared dataset, and its splits to train and to evaluate on.
-            "directory": may_change(""),
+            "directory": may_change(config_dict.placeholder(str)),
             "train_split": "train",
             "eval_split": may_change("val"),
             # Which classes keep their masks in training: see `maskx_jax.coco.mask_classes.mask_labels`.
@@ -171,9 +171,9 @@ def get_config() -> ConfigDict:
             "warmup_factor": 1 / 3,
             # Regular expressions over whole parameter paths: what matches one is not trained.
             "untrained": ("backbone/stem(_norm)?/.*", "backbone/res2_.*"),
-            # Decay of a running average of the parameters, used for evaluation; 0 keeps none. In the first steps it is
-            # (1 + step) / (10 + step), where that is less.
-            "ema_decay": 0.0,
+            # Decay of a running average of the parameters, used for evaluation, where one is given. In the first steps
+            # it is (1 + step) / (10 + step), where that is less.
+            "ema_decay": config_dict.placeholder(float),
             # Parts that the batch is worked through in; they must divide the images of each device: less memory for
             # about a third more time, and the same gradients.
             "num_microbatches": 1,
@@ -210,7 +210,7 @@ def get_config() -> ConfigDict:
             "batch_size": 16,
             # The classes of A, scored apart from the others (B), where they are not data.mask_classes: a model that
             # learned all masks is compared on the classes that others learned without.
-            "mask_classes": "",
+            "mask_classes": config_dict.placeholder(object),
             # Probability from which a pixel is of the object.
             "mask_threshold": 0.5,
             # How a mask is put into the image: "continuous" or "integer", explained at

@@ -12,6 +12,11 @@ def one_of(*choices: Any) -> Check:
     return lambda value: "" if value in choices else f"one of {', '.join(map(str, choices))}"
 
 
+def optional(check: Check) -> Check:
+    """Return the check that a value is None, or passes another check."""
+    return lambda value: "" if value is None else check(value)
+
+
 def number(least: float, most: float = math.inf) -> Check:
     """Return the check that a number, or each number of a tuple, lies within two bounds."""
 

@@ -1,6 +1,6 @@
 import pytest
 
-from maskx_jax.limits import number, numbers, one_of, some_numbers
+from maskx_jax.limits import number, numbers, one_of, optional, some_numbers
 
 
 @pytest.mark.parametrize(
@@ -19,6 +19,8 @@ from maskx_jax.limits import number, numbers, one_of, some_numbers
         (numbers(2, 1), (1, 0), "1 or more"),
         (some_numbers(0), (), "one or more"),
         (some_numbers(0), (1,), ""),
+        (optional(number(1)), None, ""),
+        (optional(number(1)), 0, "1 or more"),
     ],
 )
 def test_a_check_says_what_was_expected(check, value, expected):

@@ -48,7 +48,7 @@ def import_weights(config: ConfigDict, workdir: str) -> None:
     fresh = jax.jit(lambda key: initialize(model, key))(jax.random.key(config.seed))
     variables = pretrained.take_over(fresh, weights, categories.names, new=options.new, unused=options.unused)
     # An imported run has no average of its parameters, and no optimizer that could go on.
-    config.optimizer.ema_decay = 0.0
+    config.optimizer.ema_decay = None
     state = TrainState(jnp.int32(0), variables["params"], {}, variables["frozen"], opt_state={}, average=None)
     existed = directory.exists()
     try:

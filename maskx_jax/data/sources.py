@@ -31,7 +31,7 @@ def open_source(data: Mapping[str, Any], *, training: bool, seed: int = 0) -> So
 def _open_prepared(data: Mapping[str, Any], training: bool, seed: int) -> Source:
     """Open a split of a prepared dataset: `directory`, `train_split` and `eval_split` of the section."""
     if not data["directory"]:
-        raise ValueError("data.directory is empty; expected the output of `python -m maskx_jax prepare`")
+        raise ValueError("data.directory is not set; expected the output of `python -m maskx_jax prepare`")
     # Reads through TensorFlow Datasets, which the other sources do not need.
     from maskx_jax.data.coco.source import CocoSource
 

@@ -65,7 +65,7 @@ class Watchdog:
       workdir: of the run, on storage that all processes share.
       heartbeat_every: seconds between heartbeats.
       report_after: seconds in one phase and step after which a process prints the status of all and its stacks, once.
-      exit_after: seconds in one phase and step after which a process ends itself with `EXIT_LOST`; 0 is never.
+      exit_after: seconds in one phase and step after which a process ends itself with `EXIT_LOST`, or None for never.
       peer_timeout: seconds without a heartbeat after which another process counts as lost, and this one ends itself
         with `EXIT_LOST`. A process that ended by an error, as its heartbeat says, is lost at once.
 
@@ -79,7 +79,7 @@ class Watchdog:
         *,
         heartbeat_every: float,
         report_after: float,
-        exit_after: float,
+        exit_after: float | None,
         peer_timeout: float,
     ) -> None:
         self._folder = epath.Path(workdir) / PROCESSES_FOLDER
@@ -158,7 +158,7 @@ class Watchdog:
             self._reported = True
             _log(f"no progress for {stuck_for:.0f} s:\n{self.status()}")
             faulthandler.dump_traceback(file=_STDERR)
-        if self._exit_after and stuck_for > self._exit_after:
+        if self._exit_after is not None and stuck_for > self._exit_after:
             self._exit(f"no progress for {stuck_for:.0f} s")
 
     def _others(self) -> list[int]:

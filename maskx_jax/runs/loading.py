@@ -64,7 +64,7 @@ def load(workdir: str | pathlib.Path, step: int | None = None) -> Loaded:
         abstract: dict[str, Any] = {
             "params": variables["params"],
             "frozen": variables.get("frozen", {}),
-            "ema_params": variables["params"] if config.optimizer.ema_decay else None,
+            "ema_params": variables["params"] if config.optimizer.ema_decay is not None else None,
         }
         abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), abstract)
         restored, categories = checkpoints.restore_model(abstract, step)

@@ -22,10 +22,19 @@ _MOVED = {
         for name in ("mask_predictor", "fpn", "rpn", "box_head", "mask_head", "weight_transfer")
     },
 }
+# Fields that may have no value, where 0.1 had 0 or "" for it.
+_OPTIONAL = (
+    "watchdog.exit_after",
+    "initialize.path",
+    "embedding.path",
+    "data.directory",
+    "optimizer.ema_decay",
+    "evaluation.mask_classes",
+)
 
 
 def upgrade(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the config of a run with every field under its name of today; nothing else changes.
+    """Return the config of a run with every field under its name, and in the form, of today.
 
     Args:
       config: as read from a config.json, of any version and perhaps damaged. It is not changed.
@@ -44,6 +53,11 @@ def upgrade(config: Mapping[str, Any]) -> dict[str, Any]:
         model["rcnn"].setdefault("roi_align", {})
         if isinstance(model.get("backbone"), dict):
             model["backbone"].setdefault("kind", "resnet")
+    for field in _OPTIONAL:
+        section, _, name = field.partition(".")
+        fields = upgraded.get(section)
+        if isinstance(fields, dict) and fields.get(name) in (0, ""):
+            fields[name] = None
     return upgraded
 
 

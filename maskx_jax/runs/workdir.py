@@ -26,7 +26,7 @@ ENVIRONMENT_FILE = "environment.json"
 LOCK_FILE = "lock"
 
 # What loading and evaluating a run read of its config; what a family reads of its section is checked where it is built.
-_READ = {
+_READ: Mapping[str, Any] = {
     "seed": int,
     "model.family": str,
     "model.dtype": str,
@@ -34,14 +34,15 @@ _READ = {
     "model.pixels": Mapping,
     "model.backbone": Mapping,
     "model.backbone.kind": str,
-    "optimizer.ema_decay": float,
-    **dict.fromkeys([f"data.{name}" for name in ("source", "directory", "eval_split", "loader")], str),
+    "optimizer.ema_decay": int | float | None,
+    "data.directory": str | None,
+    **dict.fromkeys([f"data.{name}" for name in ("source", "eval_split", "loader")], str),
     "data.mask_classes": object,
     "data.num_workers": int,
     "data.shapes": Mapping,
     "data.transform": Mapping,
     **dict.fromkeys(["evaluation.batch_size", "evaluation.num_pictures"], int),
-    **dict.fromkeys(["evaluation.mask_threshold", "evaluation.picture_score_threshold"], float),
+    **dict.fromkeys(["evaluation.mask_threshold", "evaluation.picture_score_threshold"], int | float),
     "evaluation.mask_classes": object,
     "evaluation.boundary": bool,
     "evaluation.backend": str,
@@ -73,8 +74,8 @@ def read_config(workdir: str | pathlib.Path) -> ConfigDict:
             if not isinstance(value, Mapping) or key not in value:
                 raise ValueError(f"{path}: found no {name}; expected the config of a run")
             value = value[key]
-        if not isinstance(value, (int, float) if kind is float else kind):
-            raise ValueError(f"{path}: {name} is {value!r}; expected {kind.__name__}")
+        if not isinstance(value, kind):
+            raise ValueError(f"{path}: {name} is {value!r}; expected {getattr(kind, '__name__', kind)}")
     return ConfigDict(config)
 
 

@@ -13,7 +13,7 @@ from maskx_jax.data import loaders, sources
 from maskx_jax.data.transforms import Transform
 from maskx_jax.distributed import mesh as sharding
 from maskx_jax.evaluation import matching, metrics, scores
-from maskx_jax.limits import Check, number, one_of
+from maskx_jax.limits import Check, number, one_of, optional
 from maskx_jax.models.build import build, limits
 from maskx_jax.weights.layouts import LAYOUTS, field_of
 
@@ -24,7 +24,7 @@ _LIMITS: Mapping[str, Check] = {
     "distributed.peer_timeout": number(1),
     "watchdog.heartbeat_every": number(0.001),
     "watchdog.report_after": number(0.001),
-    "watchdog.exit_after": number(0),
+    "watchdog.exit_after": optional(number(0.001)),
     "initialize.preset": one_of("auto", *LAYOUTS),
     "data.source": lambda name: one_of(*sources.SOURCES)(name),
     "data.transform.max_long_side": number(1),
@@ -45,7 +45,7 @@ _LIMITS: Mapping[str, Check] = {
     "optimizer.decay_factor": number(0),
     "optimizer.warmup_steps": number(0),
     "optimizer.warmup_factor": number(0),
-    "optimizer.ema_decay": number(0, 1),
+    "optimizer.ema_decay": optional(number(0, 1)),
     "optimizer.num_microbatches": number(1),
     "train.batch_size": number(1),
     "train.num_steps": number(1),

@@ -128,7 +128,7 @@ def _train_on(
         seed=config.seed,
         state_shardings=jax.tree.map(lambda x: x.sharding, abstract),
         num_microbatches=config.optimizer.num_microbatches,
-        ema_decay=config.optimizer.ema_decay or None,
+        ema_decay=config.optimizer.ema_decay,
     )
     detect_step = parts.make_detect_step(model, mesh)
     checkpoints = Checkpoints(workdir, keep=config.train.keep_checkpoints, writes=True)

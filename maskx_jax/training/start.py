@@ -120,7 +120,7 @@ def resumed_state(checkpoints: Checkpoints, abstract: TrainState) -> TrainState:
 
 
 def _make_state(config: ConfigDict, variables: PyTree, optimizer: optax.GradientTransformation) -> TrainState:
-    return make_state(variables, optimizer, config.optimizer.untrained, ema=config.optimizer.ema_decay > 0)
+    return make_state(variables, optimizer, config.optimizer.untrained, ema=config.optimizer.ema_decay is not None)
 
 
 def _with_weights(

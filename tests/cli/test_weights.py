@@ -184,7 +184,7 @@ def test_an_import_that_cannot_be_done_is_answered_by_one_line(
         ("below a file", "is no directory"),
         ("not empty", "holds notes.txt; expected a new or an empty work directory"),
         ("read-only", "may not be written to"),
-        ("no data", "data.directory is empty"),
+        ("no data", "data.directory is not set"),
         ("no source", "got data.source 'coco'"),
         ("no space", "No space left on device"),
         ("no space, empty directory", "No space left on device"),

@@ -23,7 +23,7 @@ def main():
     workdir, peer_timeout, exit_after = sys.argv[1:]
     distributed.join(enabled=False)
     mine = os.environ["JAX_PROCESS_ID"]
-    limits = {"report_after": 1, "exit_after": float(exit_after), "peer_timeout": float(peer_timeout)}
+    limits = {"report_after": 1, "exit_after": float(exit_after) or None, "peer_timeout": float(peer_timeout)}
     with Watchdog(workdir.replace("*", mine), heartbeat_every=0.2, **limits) as watchdog:
         for step in range(1, 1000):
             watchdog.enter("step", step)
@@ -87,7 +87,7 @@ from maskx_jax.distributed.watchdog import Watchdog
 def hold():
     ctypes.PyDLL(None).sleep(2)
 
-with Watchdog(sys.argv[1], heartbeat_every=0.1, report_after=0.3, exit_after=0.0, peer_timeout=60.0):
+with Watchdog(sys.argv[1], heartbeat_every=0.1, report_after=0.3, exit_after=None, peer_timeout=60.0):
     import time
     time.sleep(0.2)
     hold()
@@ -102,7 +102,7 @@ def test_the_stacks_of_a_process_that_holds_the_interpreters_lock_are_printed(tm
 
 
 def watchdog(workdir, **changes) -> Watchdog:
-    limits = {"heartbeat_every": 0.01, "report_after": 60.0, "exit_after": 0.0, "peer_timeout": 60.0}
+    limits = {"heartbeat_every": 0.01, "report_after": 60.0, "exit_after": None, "peer_timeout": 60.0}
     return Watchdog(workdir, **(limits | changes))
 
 

@@ -636,7 +636,7 @@ def test_open_source_opens_prepared_and_synthetic_sets(prepared):
 def test_open_source_says_what_is_wrong(tmp_path):
     with pytest.raises(ValueError, match=r"data\.source 'coco'; expected one of \('prepared', 'shapes'\)"):
         open_source(data_section(source="coco"), training=True)
-    with pytest.raises(ValueError, match=r"data\.directory is empty; .*maskx_jax prepare"):
+    with pytest.raises(ValueError, match=r"data\.directory is not set; .*maskx_jax prepare"):
         open_source(data_section(), training=True)
     with pytest.raises(FileNotFoundError, match="expected a dataset made by prepare"):
         open_source(data_section(directory=str(tmp_path)), training=True)
