@@ -3,6 +3,7 @@
 import concurrent.futures
 import json
 import os
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -72,6 +73,29 @@ def gather_objects(value: Any) -> list[Any]:
         parts.append(_all_gather(np.pad(piece, (0, min(part, max(lengths) - start) - piece.size))))
     messages = np.concatenate(parts, axis=1)
     return [json.loads(row[:length].tobytes()) for row, length in zip(messages, lengths, strict=True)]
+
+
+def from_first_process(compute: Callable[[], Any]) -> Any:
+    """Return on all processes what the first one computes, or raise on all of them what it met.
+
+    Args:
+      compute: returns what JSON can hold.
+
+    Raises:
+      RuntimeError: on the other processes, where the first one failed.
+    """
+    value, problem = None, None
+    if jax.process_index() == 0:
+        try:
+            value = compute()
+        except Exception as error:
+            problem = error
+    value, text = gather_objects([value, problem and errors.one_line(problem)])[0]
+    if problem is not None:
+        raise problem
+    if text is not None:
+        raise RuntimeError(text)
+    return value
 
 
 def _all_gather(array: np.ndarray) -> np.ndarray:

@@ -1,13 +1,9 @@
-"""What a run leaves behind for people to read: JSON lines, TensorBoard, and a description of the environment."""
+"""What a run leaves behind for people to read: JSON lines and TensorBoard."""
 
 import contextlib
-import importlib.metadata
 import json
 import math
-import os
 import pathlib
-import platform
-import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -208,32 +204,3 @@ def _keep_lines_until(path: pathlib.Path, last_step: int) -> list[dict[str, Any]
         logging.warning("%s: removed %d of %d lines that are no metrics", path, num_broken, len(lines))
     write_text(path, "".join(json.dumps(entry) + "\n" for entry in kept))
     return kept
-
-
-def describe_environment() -> dict[str, Any]:
-    """Return versions, devices, machine and commit: what a result depends on besides the config."""
-    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-cpu", "pycocotools")
-    versions: dict[str, str | None] = {}
-    for package in packages:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = None
-    return {
-        "python": platform.python_version(),
-        "packages": versions,
-        "platform": platform.platform(),
-        "processor_cores": os.cpu_count(),
-        "devices": [f"{device.device_kind} ({device.platform})" for device in jax.devices()],
-        "num_processes": jax.process_count(),
-        "commit": _commit(),
-    }
-
-
-def _commit() -> str | None:
-    root = pathlib.Path(__file__).resolve().parents[2]
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        return subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None

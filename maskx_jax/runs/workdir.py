@@ -5,17 +5,16 @@ import json
 import os
 import pathlib
 import reprlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 
 from maskx_jax.coco.categories import Categories
 from maskx_jax.data.records import Source
-from maskx_jax.distributed.processes import gather_objects
+from maskx_jax.distributed import processes
 from maskx_jax.errors import one_line, some
 from maskx_jax.files import write_json
 from maskx_jax.runs.upgrade import upgrade
@@ -103,7 +102,7 @@ def write_description(
       config: of the run.
       source: of its training data.
       groups: category ids by the name of the group that they are scored in.
-      environment: where it runs; see `logging.describe_environment`.
+      environment: where it runs; see `environment.describe_environment`.
 
     Raises:
       OSError: the directory cannot be written to.
@@ -180,29 +179,6 @@ def check_resumable(begun: ConfigDict, config: ConfigDict) -> None:
         )
 
 
-def from_first_process(compute: Callable[[], Any]) -> Any:
-    """Return on all processes what the first one computes, or raise on all of them what it met.
-
-    Args:
-      compute: returns what JSON can hold.
-
-    Raises:
-      RuntimeError: on the other processes, where the first one failed.
-    """
-    value, problem = None, None
-    if jax.process_index() == 0:
-        try:
-            value = compute()
-        except Exception as error:
-            problem = error
-    value, text = gather_objects([value, problem and one_line(problem)])[0]
-    if problem is not None:
-        raise problem
-    if text is not None:
-        raise RuntimeError(text)
-    return value
-
-
 def lock(workdir: str | pathlib.Path) -> "Lock":
     """Return the lock of a work directory, or raise on all processes what the first one met.
 
@@ -211,7 +187,7 @@ def lock(workdir: str | pathlib.Path) -> "Lock":
       OSError: the directory cannot be written to.
     """
     locks = [Lock("none://")]
-    from_first_process(lambda: locks.append(Lock(workdir)))
+    processes.from_first_process(lambda: locks.append(Lock(workdir)))
     return locks[-1]
 
 

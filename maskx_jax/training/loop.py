@@ -18,6 +18,7 @@ from maskx_jax.data import pipeline, sources
 from maskx_jax.data.records import Source
 from maskx_jax.distributed.interruption import InterruptedRun, Interruption
 from maskx_jax.distributed.mesh import global_batch, make_mesh
+from maskx_jax.distributed.processes import from_first_process
 from maskx_jax.distributed.watchdog import Watchdog
 from maskx_jax.evaluation.scores import flatten, format_table
 from maskx_jax.inference import DetectStep, make_detect_step
@@ -25,7 +26,8 @@ from maskx_jax.models.build import build
 from maskx_jax.runs import evaluation
 from maskx_jax.runs import workdir as workdirs
 from maskx_jax.runs.checkpoints import Checkpoints
-from maskx_jax.runs.logs import MetricLog, Pace, RecentLosses, describe_environment, info
+from maskx_jax.runs.environment import describe_environment
+from maskx_jax.runs.logs import MetricLog, Pace, RecentLosses, info
 from maskx_jax.structures import Batch, TrainState
 from maskx_jax.training import optimizer as optimizers
 from maskx_jax.training import start as starts
@@ -137,7 +139,7 @@ def _train_on(
             enter("restore", 0)
             state = starts.resumed_state(checkpoints, abstract)
         # From here on it is this config's run: a restore that was refused has changed nothing.
-        workdirs.from_first_process(
+        from_first_process(
             lambda: workdirs.write_description(
                 workdir, config, examples.train_source, examples.groups, describe_environment()
             )
@@ -290,7 +292,7 @@ class Loop:
             self.detect_step, self.state.variables, examples.eval_source, self.config, self.mesh, before_batch
         )
         self.enter("scores", step)
-        self.metrics = workdirs.from_first_process(
+        self.metrics = from_first_process(
             lambda: self.parts.score(found, examples.eval_source.coco_ground_truth(), self.config, examples.groups)
         )
         flat = flatten(self.metrics)
@@ -326,5 +328,5 @@ class Loop:
         """Return the earlier values of a metric by step, the same on all processes."""
         if name is None:
             return {}
-        history = workdirs.from_first_process(lambda: list(self.metric_log.history(name).items()))
+        history = from_first_process(lambda: list(self.metric_log.history(name).items()))
         return {step: value for step, value in history}

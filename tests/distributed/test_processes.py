@@ -2,7 +2,9 @@
 
 import json
 
-from maskx_jax.distributed.processes import gather_objects
+import pytest
+
+from maskx_jax.distributed.processes import from_first_process, gather_objects
 from tests.processes import finish, start
 
 # The messages differ in length, and the longest takes several parts of 8 bytes.
@@ -30,3 +32,9 @@ def test_every_process_gets_the_values_of_all_in_order(tmp_path):
 def test_a_single_process_gets_its_own_value_as_it_is():
     value = object()
     assert gather_objects(value)[0] is value
+
+
+def test_what_the_first_process_computes_or_meets_reaches_all():
+    assert from_first_process(lambda: {"a": [1, None]}) == {"a": [1, None]}
+    with pytest.raises(KeyError, match="cause"):
+        from_first_process(lambda: {}["cause"])

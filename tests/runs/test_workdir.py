@@ -194,12 +194,6 @@ def test_a_description_is_not_written_through_links(tmp_path):
     assert all(json.loads((tmp_path / "run" / name).read_text()) is not None for name in names)
 
 
-def test_what_the_first_process_computes_or_meets_reaches_all():
-    assert runs.from_first_process(lambda: {"a": [1, None]}) == {"a": [1, None]}
-    with pytest.raises(KeyError, match="cause"):
-        runs.from_first_process(lambda: {}["cause"])
-
-
 def test_a_config_is_written_whole_or_not_at_all(tmp_path):
     runs.write_config(tmp_path, tiny_config())
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
