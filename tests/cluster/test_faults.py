@@ -180,7 +180,8 @@ def test_two_processes_that_are_hit_one_after_the_other_end_as_one(whole, tmp_pa
 
 @pytest.mark.long
 def test_the_number_of_processes_changes_nothing(tmp_path):
-    changes = ("train.num_steps=20", "train.checkpoint_every=20", "train.eval_every=20")
+    # What evaluations find on any number of processes is in tests/runs/test_evaluation.py, and each has to compile it.
+    changes = ("train.num_steps=20", "train.checkpoint_every=20", "train.eval_every=0")
     for processes in (1, 2, 4):
         assert run(tmp_path / str(processes), *changes, processes=processes, model="detector") == [0] * processes
     expected = losses(tmp_path / "1")
@@ -226,7 +227,8 @@ def whole_detector(tmp_path_factory):
 @pytest.mark.long
 def test_a_detector_goes_on_with_another_number_of_processes(whole_detector, tmp_path):
     for processes, fault in ((1, "kill 0 step 3"), (2, "kill 0 data 6"), (4, "")):
-        codes = run(tmp_path, processes=processes, fault=fault, model="detector")
+        # Evaluations change nothing of what is learned.
+        codes = run(tmp_path, "train.eval_every=0", processes=processes, fault=fault, model="detector")
         assert (codes == [0] * processes) == (fault == ""), codes
     assert_same_weights(whole_detector, tmp_path, 1e-4)
     assert ids(tmp_path) == ids(whole_detector)

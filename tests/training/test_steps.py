@@ -120,7 +120,8 @@ def test_devices_exchange_gradients_and_no_features(eight_devices):
     assert "all-reduce" in text
 
 
-def test_step_leaves_parameters_under_a_frozen_pattern_alone():
+@pytest.mark.slow
+def test_a_step_leaves_untrained_parameters_as_they_are():
     patterns = ("(backbone|fpn|rpn|box_head)/.*",)
     model = small_model()
     before = numpy_variables(model)["params"]
@@ -131,6 +132,34 @@ def test_step_leaves_parameters_under_a_frozen_pattern_alone():
         assert (leaf != after[path]).any() == trained, path
     num_momenta = sum(leaf.size for leaf in jax.tree.leaves(state.opt_state) if leaf.ndim > 0)
     assert num_momenta == sum(leaf.size for path, leaf in before.items() if path.startswith("mask_"))
+
+
+class TwoLayers(nn.Module):
+    """Of which one may be left untrained."""
+
+    @nn.compact
+    def loss_means(self, batch, keys):
+        features = nn.Dense(2, name="backbone")(batch.scales[:, None])
+        error = nn.Dense(1, name="head")(features)[:, 0] ** 2
+        return {"error": masked_mean(error, batch.valid)}
+
+
+def test_a_step_of_two_layers_changes_the_trained_one():
+    model, mesh = TwoLayers(), make_mesh(jax.devices()[:1])
+    optimizer = make_optimizer(optax.constant_schedule(0.01), **SGD)
+    batch = toy_batch()
+    variables = model.init(jax.random.key(0), batch, jax.random.split(jax.random.key(1), 8), method="loss_means")
+    before = jax.device_get(variables["params"])
+    state = make_state(variables, optimizer, ("backbone/.*",), ema=True)
+    assert set(state.trained) == {"head"} == set(state.average) and set(state.untrained) == {"backbone"}
+    # The momenta, of which the optimizer has as many as there are trained arrays.
+    assert sum(leaf.ndim > 0 for leaf in jax.tree.leaves(state.opt_state)) == 2
+    step = make_train_step(model, optimizer, mesh, seed=0, ema_decay=0.9)
+    state = jax.device_get(step(state, global_batch(mesh, batch))[0])
+    jax.tree.map(np.testing.assert_array_equal, state.params["backbone"], before["backbone"])
+    assert (state.params["head"]["kernel"] != before["head"]["kernel"]).all()
+    assert set(state.variables["params"]) == {"backbone", "head"}
+    jax.tree.map(np.testing.assert_array_equal, state.variables["params"]["head"], state.average["head"])
 
 
 class Toy(nn.Module):
@@ -285,6 +314,7 @@ def test_a_pattern_that_freezes_nothing_or_everything_is_refused(patterns, messa
         split_params(numpy_variables(small_model())["params"], patterns)
 
 
+@pytest.mark.slow
 def test_the_state_of_another_step_draws_other_samples(one_device):
     state, _, compiled = one_device
     batch = shapes_batch(8)
