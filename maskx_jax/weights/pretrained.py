@@ -294,32 +294,15 @@ def take_over(
     """
     own = traverse_util.flatten_dict(variables, sep="/")
     paths = {path: path.partition("/")[2] for path in own}
-    for pattern in (*new, *unused):
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            raise ValueError(f"pattern {pattern!r} in initialize is no regular expression: {error}") from error
-    for pattern in new:
-        if not any(re.fullmatch(pattern, path) for path in paths.values()):
-            raise ValueError(f"pattern {pattern!r} of the new parameters matches none of the model's")
+    _check_patterns(new, unused, paths.values())
     kept = {path for path in own if any(re.fullmatch(pattern, paths[path]) for pattern in new)}
     offers, leftover = weights.offer({path: value.shape for path, value in own.items()})
     num_rows, index, note = _match_classes(weights, offers, names)
-    loaded: dict[str, np.ndarray] = {}
-    mismatched: dict[str, str] = {}
-    for path, value in offers.items():
-        if path in kept:
-            continue
-        if not isinstance(value, str) and not np.isfinite(value).all():
-            value = "not finite"
-        elif index and not isinstance(value, str) and _has_class_rows(paths[path], own[path].shape):
-            value = select_classes(paths[path], value, own[path], num_rows, index)
-        if isinstance(value, str):
-            mismatched[paths[path]] = value
-        elif value.shape != own[path].shape:
-            mismatched[paths[path]] = f"{value.shape} in the source, {own[path].shape} in the model"
-        else:
-            loaded[path] = value
+    fitted = {
+        path: _fit(paths[path], value, own[path], num_rows, index) for path, value in offers.items() if path not in kept
+    }
+    loaded = {path: value for path, value in fitted.items() if not isinstance(value, str)}
+    mismatched = {paths[path]: reason for path, reason in fitted.items() if isinstance(reason, str)}
     if all(paths[path].startswith("backbone/") for path in offers):
         kept |= {path for path in own if not paths[path].startswith("backbone/")}
     missing = sorted(paths[path] for path in own if path not in offers and path not in kept)
@@ -342,6 +325,43 @@ def take_over(
             "regular expressions: parameters that stay new in initialize.new, names of the source in initialize.unused"
         )
     return traverse_util.unflatten_dict(own | loaded, sep="/")
+
+
+def _check_patterns(new: Sequence[str], unused: Sequence[str], paths: Collection[str]) -> None:
+    for pattern in (*new, *unused):
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"pattern {pattern!r} in initialize is no regular expression: {error}") from error
+    for pattern in new:
+        if not any(re.fullmatch(pattern, path) for path in paths):
+            raise ValueError(f"pattern {pattern!r} of the new parameters matches none of the model's")
+
+
+def _fit(
+    path: str, offer: np.ndarray | str, fresh: np.ndarray, num_rows: int, index: Sequence[int | None]
+) -> np.ndarray | str:
+    """Return an offer with the rows of our classes, or the reason why it does not fit.
+
+    Args:
+      path: of the parameter, without its collection.
+      offer: of the source.
+      fresh: the parameter as initialised.
+      num_rows: see `_match_classes`; so is `index`.
+      index: for each of our classes its row in the source.
+    """
+    if isinstance(offer, str):
+        return offer
+    if not np.isfinite(offer).all():
+        return "not finite"
+    if index and _has_class_rows(path, fresh.shape):
+        rows = select_classes(path, offer, fresh, num_rows, index)
+        if isinstance(rows, str):
+            return rows
+        offer = rows
+    if offer.shape != fresh.shape:
+        return f"{offer.shape} in the source, {fresh.shape} in the model"
+    return offer
 
 
 def untrained_without_source(fresh: PyTree, variables: PyTree, untrained: Sequence[str]) -> tuple[str, ...]:

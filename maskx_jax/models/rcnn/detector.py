@@ -210,8 +210,6 @@ def build(
         anchor sizes the levels.
       TypeError: a mapping has a key that its module does not know.
     """
-    if mask_predictor not in MASK_PREDICTORS:
-        raise ValueError(f"rcnn.mask_predictor is {mask_predictor!r}; expected one of {', '.join(MASK_PREDICTORS)}")
     head = MaskHead(**mask_head, dtype=dtype, cpu=cpu, name="mask_head")
     if head.body == "residual" and head.num_convs % 2 == 0:
         raise ValueError(
@@ -222,14 +220,7 @@ def build(
         raise ValueError(
             f"rcnn.rpn.anchor_sizes is {proposals.anchor_sizes!r}; expected {levels} values: one for each level"
         )
-    weights: dict[str, Callable[..., Any]] = {
-        "class_specific": ClassSpecificWeights,
-        "class_agnostic": ClassAgnosticWeights,
-        "transfer": functools.partial(WeightTransfer, **weight_transfer),
-    }
-    heads: tuple[RegionHead, ...] = ()
-    if mask_predictor != "none":
-        heads = (MaskBranch(head, weights[mask_predictor](num_classes, head.channels, name="mask_weights"), cpu),)
+    weights = _mask_weights(mask_predictor, num_classes, head.channels, weight_transfer)
     return RCNN(
         pixels=pixels,
         backbone=backbone,
@@ -237,5 +228,19 @@ def build(
         rpn=proposals,
         roi_align=RoIAlign(**roi_align),
         box_head=BoxHead(num_classes, **box_head, max_detections=max_detections, dtype=dtype),
-        heads=heads,
+        heads=() if weights is None else (MaskBranch(head, weights, cpu),),
     )
+
+
+def _mask_weights(predictor: str, num_classes: int, channels: int, weight_transfer: Mapping[str, Any]) -> Any:
+    """Return what says the mask predictor's weights of each class, or None where there is no mask."""
+    if predictor not in MASK_PREDICTORS:
+        raise ValueError(f"rcnn.mask_predictor is {predictor!r}; expected one of {', '.join(MASK_PREDICTORS)}")
+    if predictor == "none":
+        return None
+    kinds: dict[str, Callable[..., Any]] = {
+        "class_specific": ClassSpecificWeights,
+        "class_agnostic": ClassAgnosticWeights,
+        "transfer": functools.partial(WeightTransfer, **weight_transfer),
+    }
+    return kinds[predictor](num_classes, channels, name="mask_weights")
