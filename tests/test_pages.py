@@ -48,6 +48,14 @@ def test_the_rooms_of_architecture_are_those_of_the_package():
     assert named == rooms | files
 
 
+@pytest.mark.parametrize("page", ["architecture.md", "extending.md"])
+def test_names_within_rooms_exist(page):
+    rooms = {path.stem for path in (ROOT / "maskx_jax").iterdir()}
+    for name in re.findall(r"`([a-z_]+(?:\.\w+)+)", (ROOT / "docs" / page).read_text()):
+        if name.partition(".")[0] in rooms and not name.endswith(".py"):
+            pkgutil.resolve_name(f"maskx_jax.{name}")
+
+
 def test_the_map_of_the_readme_names_what_exists():
     lines = (ROOT / "README.md").read_text().split("## Finding your way")[1].split("```")[1].splitlines()
     names = [match[1] for line in lines if (match := re.match(r" {0,2}([\w/.]+) ", line))]
