@@ -131,6 +131,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
     config.data.mask_classes = "voc"
     config.evaluation.mask_classes = "voc"
     config.train.best_metric = ("segm/B/AP", "segm/all/AP", "bbox/all/AP")
+    config.model.rcnn.mask_head.targets = "sampled"
 
     def detector(config: ConfigDict) -> None:
         config.model.rcnn.mask_predictor = "none"

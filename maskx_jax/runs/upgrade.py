@@ -51,6 +51,8 @@ def upgrade(config: Mapping[str, Any]) -> dict[str, Any]:
         model["family"] = "rcnn"
         model.setdefault("pixels", {})
         model["rcnn"].setdefault("roi_align", {})
+        if isinstance(model["rcnn"].get("mask_head"), dict):
+            model["rcnn"]["mask_head"].setdefault("targets", "sampled")
         if isinstance(model.get("backbone"), dict):
             model["backbone"].setdefault("kind", "resnet")
     for field in _OPTIONAL:

@@ -35,6 +35,7 @@ def imported_model(**changes: Any) -> Imported:
     # torchvision's training differs from Detectron's here; random weights make more candidates than trained ones.
     config.model.rcnn.rpn.boundary_threshold = -1.0
     config.model.rcnn.box_head.update(smooth_l1_beta=1 / 9, pre_nms_top_k=4000)
+    config.model.rcnn.mask_head.targets = "sampled"
     set_fields(config, **changes)
     names = [f"class {i + 1}" for i in range(NUM_CLASSES)]
     with tempfile.TemporaryDirectory() as folder:

@@ -67,7 +67,7 @@ class MaskHead(nn.Module):
     mlp_channels: int = 8
     train_on: str = "proposals"
     num_samples: int = 128
-    targets: str = "sampled"
+    targets: str = "averaged"
     dtype: Any = jnp.float32
     cpu: bool = False
 
