@@ -338,7 +338,7 @@ def test_a_residual_mask_head_has_an_odd_number_of_convolutions():
 def test_an_unknown_choice_is_named_with_what_exists(field, value, batch):
     with pytest.raises(ValueError, match=f"{value}.*expected one of"):
         model = tiny_model(**{field: value})
-        jax.eval_shape(lambda: initialize(model, KEY))
+        jax.eval_shape(lambda: model.init(KEY, batch, KEY, method="losses"))
 
 
 def test_a_canvas_that_the_strides_do_not_divide_is_refused():
