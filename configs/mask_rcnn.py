@@ -28,15 +28,8 @@ def get_config(argument: str | None = None) -> ConfigDict:
         argument,
         {
             "size": rcnn.SIZE,
-            "backbone": variants.BACKBONE,
-            "batch": variants.BATCH,
-            "data": variants.DATA,
-            "schedule": variants.SCHEDULE,
-            "jitter": variants.JITTER,
-            "masks": variants.MASKS,
             "predictor": {name: predictor(name) for name in ("class_specific", "class_agnostic", "none")},
-            "start": variants.START,
-            "dtype": variants.DTYPE,
+            **variants.COMMON,
         },
         variants.EXCLUDED,
     )

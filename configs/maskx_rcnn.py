@@ -44,16 +44,9 @@ def get_config(argument: str | None = None) -> ConfigDict:
         argument,
         {
             "size": rcnn.SIZE,
-            "backbone": variants.BACKBONE,
-            "batch": variants.BATCH,
-            "data": variants.DATA,
-            "schedule": variants.SCHEDULE,
-            "jitter": variants.JITTER,
-            "masks": variants.MASKS,
             "mlp": {name: mlp(name) for name in ("paper", "light", "none")},
             "training": {"end_to_end": lambda config: None, "stage_wise": stage_wise},
-            "start": variants.START,
-            "dtype": variants.DTYPE,
+            **variants.COMMON,
         },
         variants.EXCLUDED,
     )

@@ -1,6 +1,6 @@
 """Differences from the base config that several configs offer as variants."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from ml_collections import ConfigDict
 
@@ -107,3 +107,15 @@ def _mask_classes(name: str) -> Change:
 
 # Any other choice is set with --config.data.mask_classes.
 MASKS = {name: _mask_classes(name) for name in ("all", "voc", "nonvoc", "annotated")}
+
+# What all configs of COCO's systems offer beside their size, in the order in which the changes are made.
+COMMON: Mapping[str, Mapping[str, Change]] = {
+    "backbone": BACKBONE,
+    "batch": BATCH,
+    "data": DATA,
+    "schedule": SCHEDULE,
+    "jitter": JITTER,
+    "masks": MASKS,
+    "start": START,
+    "dtype": DTYPE,
+}
