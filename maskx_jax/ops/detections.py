@@ -63,13 +63,34 @@ def select(
     best = top_k(flat_scores, pre_nms_top_k)
     candidate, label = best // per_candidate, labels.ravel()[best]
     boxes = box_ops.clip(boxes_of(candidate, label), image_size)
-    keep = nms_of_sorted(boxes, label, passes.ravel()[best], nms_threshold)
-    kept_scores = jnp.where(keep, flat_scores[best], -jnp.inf)
+    return suppress(boxes, flat_scores[best], label, candidate, nms_threshold, max_detections)
+
+
+def suppress(
+    boxes: Float[Array, "k 4"],
+    scores: Float[Array, "k"],
+    labels: Int[Array, "k"],
+    candidates: Int[Array, "k"],
+    nms_threshold: float,
+    max_detections: int,
+) -> Found:
+    """Drop the worse of two boxes of one label that overlap, and put the best of the others into slots.
+
+    Args:
+      boxes: clipped to the image.
+      scores: best first; -inf where there is no box.
+      labels: 1..C.
+      candidates: that the boxes come from.
+      nms_threshold: IoU above which the worse is dropped.
+      max_detections: slots, over all labels.
+    """
+    keep = nms_of_sorted(boxes, labels, scores > -jnp.inf, nms_threshold)
+    kept_scores = jnp.where(keep, scores, -jnp.inf)
     kept = top_k(kept_scores, max_detections)
     return Found(
         boxes=boxes[kept],
         scores=jnp.where(keep, kept_scores, 0.0)[kept],
-        labels=label[kept],
-        candidates=candidate[kept],
+        labels=labels[kept],
+        candidates=candidates[kept],
         valid=keep[kept],
     )

@@ -10,11 +10,11 @@ class Mean(NamedTuple):
     """A mean that is not yet divided: the sums and the numbers of a batch's parts add up to those of the batch."""
 
     total: Float[Array, ""]
-    number: Int[Array, ""]
+    number: Int[Array, ""] | Float[Array, ""]
 
     def value(self) -> Float[Array, ""]:
         """Divide; exactly 0, with zero gradient, where nothing was counted."""
-        return self.total / jnp.maximum(self.number, 1)
+        return self.total / jnp.where(self.number > 0, self.number, 1)
 
 
 def masked_mean(values: Float[Array, "*shape"], mask: Bool[Array, "*shape"]) -> Mean:

@@ -53,16 +53,18 @@ def average_mask(
     frames: Float[Array, "n 4"],
     gt_index: Int[Array, "r"],
     rois: Float[Array, "r 4"],
-    size: int,
-) -> Float[Array, "r size size"]:
-    """Return the part of each cell of a `size` x `size` grid that is object: soft targets, from 0 to 1.
+    size: int | tuple[int, int],
+) -> Float[Array, "r rows columns"]:
+    """Return the part of each cell of a grid over each region that is object: soft targets, from 0 to 1.
 
-    The arguments are those of `sample_mask`; what lies outside the object's frame is not object.
+    The arguments are those of `sample_mask`; what lies outside the object's frame is not object. The size is that of a
+    square, or rows and columns.
     """
     side = masks.shape[1]
-    edges = jnp.arange(size + 1) / size
+    rows, columns = (size, size) if isinstance(size, int) else size
 
-    def along(axis: int) -> Float[Array, "r size s"]:
+    def along(axis: int, cells: int) -> Float[Array, "r cells s"]:
+        edges = jnp.arange(cells + 1) / cells
         positions = _stored_positions(frames[gt_index], rois, edges, side, axis)
         low, high = positions[:, :-1, None], positions[:, 1:, None]
         pixel = jnp.arange(side, dtype=jnp.float32)
@@ -70,7 +72,7 @@ def average_mask(
         return common / jnp.maximum(high - low, 1e-6)
 
     bits = jnp.unpackbits(masks[gt_index], axis=-1).astype(jnp.float32)
-    return jnp.einsum("ryi,rij,rxj->ryx", along(1), bits, along(0))
+    return jnp.einsum("ryi,rij,rxj->ryx", along(1, rows), bits, along(0, columns))
 
 
 def _stored_positions(
