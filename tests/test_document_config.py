@@ -1,6 +1,8 @@
 """docs/config.md is current, and has every field."""
 
-from configs.families import rcnn
+import pytest
+
+from configs.families import dense, rcnn
 from tools import document_config
 
 
@@ -16,12 +18,13 @@ def test_the_page_is_current():
     assert document_config.PAGE.read_text() == document_config.page(), "run `python -m tools.document_config`"
 
 
-def test_every_field_of_a_config_is_found():
-    files = ("base.py", "families/rcnn.py")
+@pytest.mark.parametrize("family", [rcnn, dense])
+def test_every_field_of_a_config_is_found(family):
+    files = ("base.py", f"families/{family.__name__.rpartition('.')[2]}.py")
     found = [field for file in files for field in document_config.fields_of(document_config.ROOT / "configs" / file)]
     paths = {field.path for field in found if field.value is not None}
     # A family sets it again.
-    assert set(paths_of(rcnn.get_config().to_dict())) == paths
+    assert set(paths_of(family.get_config().to_dict())) == paths
 
 
 def test_comments_and_docstrings_are_read(tmp_path):

@@ -2,10 +2,10 @@
 
 import pytest
 
-from configs import mask_rcnn, maskx_rcnn, paper
+from configs import embedmask, fcos, mask_rcnn, maskx_rcnn, paper
 
 
-@pytest.mark.parametrize("get_config", [mask_rcnn.get_config, maskx_rcnn.get_config])
+@pytest.mark.parametrize("get_config", [module.get_config for module in (mask_rcnn, maskx_rcnn, fcos, embedmask)])
 @pytest.mark.parametrize("other", ["schedule=1x", "backbone=r101", "jitter=short_sides", "start=weights"])
 def test_the_small_experiment_has_its_own_backbone_and_schedule(get_config, other):
     for argument in (f"size=tiny,{other}", f"{other},size=tiny"):

@@ -10,6 +10,7 @@ from flax import linen as nn
 from maskx_jax.limits import Check, number, one_of
 from maskx_jax.models import pixels
 from maskx_jax.models.backbones import resnet
+from maskx_jax.models.dense import detector as dense
 from maskx_jax.models.rcnn import detector as rcnn
 from maskx_jax.ops.cpu.platform import on_one_cpu
 from maskx_jax.structures import PyTree
@@ -29,7 +30,10 @@ class Part(NamedTuple):
     limits: Mapping[str, Check] = {}
 
 
-FAMILIES: dict[str, Part] = {"rcnn": Part(rcnn.build, rcnn.LIMITS)}
+FAMILIES: dict[str, Part] = {
+    "rcnn": Part(rcnn.build, rcnn.LIMITS),
+    "dense": Part(dense.build, dense.LIMITS),
+}
 # A backbone turns normalised images into {level: map}, level k of stride 2^k. Its `levels` says which it has, its
 # `multiple` what the sides of a canvas must be multiples of.
 BACKBONES: dict[str, Part] = {"resnet": Part(resnet.ResNet, resnet.LIMITS)}

@@ -62,7 +62,7 @@ def numpy_variables(model: RCNN, scale: float = 1.0) -> PyTree:
         return (rng.standard_normal(shape.shape) * scale * fan_in**-0.5).astype(np.float32)
 
     flat = traverse_util.flatten_dict(shapes, sep="/")
-    made = {path: make(path, shape) for path, shape in flat.items()}
+    made = {path: np.asarray(make(path, shape)) for path, shape in flat.items()}
     for array in made.values():
         array.flags.writeable = False
     return traverse_util.unflatten_dict(made, sep="/")

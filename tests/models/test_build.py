@@ -4,10 +4,12 @@ import dataclasses
 
 import pytest
 
-from configs.families import rcnn
+from configs.families import dense, rcnn
 from maskx_jax.models.backbones.fpn import FPN
 from maskx_jax.models.backbones.resnet import ResNet
 from maskx_jax.models.build import build, limits
+from maskx_jax.models.dense.embed_head import EmbedMaskHead
+from maskx_jax.models.dense.fcos_head import FCOSHead
 from maskx_jax.models.pixels import Pixels
 from maskx_jax.models.rcnn.box_head import BoxHead
 from maskx_jax.models.rcnn.detector import RoIAlign
@@ -25,6 +27,9 @@ SECTIONS = {
     "rcnn.box_head": BoxHead,
     "rcnn.mask_head": MaskHead,
     "rcnn.weight_transfer": WeightTransfer,
+    "dense.fpn": FPN,
+    "dense.head": FCOSHead,
+    "dense.embed_head": EmbedMaskHead,
 }
 # What `build` gives to modules: of the data, of the whole model, or of another module.
 GIVEN = {"num_classes", "dtype", "cpu", "max_detections", "parent", "name"}
@@ -36,17 +41,19 @@ def test_a_section_has_the_fields_and_the_defaults_of_its_module(section):
     module = SECTIONS[section]
     given = GIVEN | OF_THE_FAMILY.get(module, set())
     defaults = {field.name: field.default for field in dataclasses.fields(module) if field.name not in given}
-    fields = field_of(rcnn.get_config().model, section).to_dict()
+    family = dense if section.startswith("dense.") else rcnn
+    fields = field_of(family.get_config().model, section).to_dict()
     fields.pop("kind", None)
     assert fields == defaults
 
 
-def test_detections_are_as_many_as_the_box_head_has_by_default():
-    assert rcnn.get_config().model.max_detections == BoxHead(1).max_detections
+def test_detections_are_as_many_as_the_heads_have_by_default():
+    assert rcnn.get_config().model.max_detections == BoxHead(1).max_detections == FCOSHead(1).max_detections
 
 
-def test_every_limit_is_of_a_field():
-    model = rcnn.get_config().model
+@pytest.mark.parametrize("family", [rcnn, dense])
+def test_every_limit_is_of_a_field(family):
+    model = family.get_config().model
     for name, check in limits(model).items():
         assert not check(field_of(model, name)), name
 
@@ -54,7 +61,7 @@ def test_every_limit_is_of_a_field():
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("family", "yolo", "^family is 'yolo'; expected one of rcnn$"),
+        ("family", "yolo", "^family is 'yolo'; expected one of rcnn, dense$"),
         ("backbone.kind", "vit", "^backbone.kind is 'vit'; expected one of resnet$"),
         ("rcnn.mask_predictor", "any", "^rcnn.mask_predictor is 'any'; expected one of none, class_specific"),
     ],

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from configs import demo, mask_rcnn, maskx_rcnn, paper, variants
+from configs import demo, embedmask, fcos, mask_rcnn, maskx_rcnn, paper, variants
 from configs.families import rcnn
 from maskx_jax.training.checks import check_config, choose_best_metric
 from tests.models.build import tiny_config
@@ -148,23 +148,19 @@ def shipped_configs():
     predictors = [f"predictor={name}" for name in ("class_specific", "class_agnostic", "none")]
     common = [
         f"{variant}={choice}"
-        for variant, choices in {
-            "size": rcnn.SIZE,
-            "backbone": variants.BACKBONE,
-            "data": variants.DATA,
-            "schedule": variants.SCHEDULE,
-            "masks": variants.MASKS,
-            "start": variants.START,
-            "dtype": variants.DTYPE,
-        }.items()
+        for variant, choices in {"size": rcnn.SIZE, **variants.COMMON}.items()
+        if variant != "batch"
         for choice in choices
     ]
     training = [f"training={name}" for name in ("end_to_end", "stage_wise")]
+    forms = [f"form={name}" for name in ("ijcai", "arxiv")]
     return {
         "rcnn": lambda: rcnn.get_config(),
         "demo": lambda: demo.get_config(),
         **{f"mask_rcnn:{text}": lambda text=text: mask_rcnn.get_config(text) for text in common + predictors},
         **{f"maskx_rcnn:{text}": lambda text=text: maskx_rcnn.get_config(text) for text in common + training},
+        **{f"fcos:{text}": lambda text=text: fcos.get_config(text) for text in common},
+        **{f"embedmask:{text}": lambda text=text: embedmask.get_config(text) for text in common + forms},
         **{
             f"paper:{row},{size}": lambda row=row, size=size: paper.get_config(f"row={row},size={size}")
             for row, size in itertools.product([*paper.ROWS, paper.DETECTOR], ("full", "tiny"))

@@ -1,0 +1,51 @@
+"""EmbedMask (Ying et al. 2019; IJCAI 2021): masks in one stage, from embeddings of pixels and of objects, on FCOS.
+
+    python train.py --config=configs/embedmask.py:form=ijcai,schedule=1x --config.data.directory=DIR --workdir=RUN
+
+form=ijcai is the published system: spatial dimensions, a margin for each dimension, the Lovász hinge over the image.
+form=arxiv is the first version: the margin is a function of the box, the loss is over the box. Objects without masks
+train boxes as all others, and no mask.
+
+Variants: form (ijcai, arxiv), size (full, tiny), backbone (r50, r101), batch (1, 2, 4, ... 128),
+data (prepared, shapes), schedule (1x, 2x), jitter (none, short_sides), masks (all, voc, nonvoc, annotated),
+start (weights, scratch), dtype (float32, bfloat16). size=tiny is a small experiment, from its 128-pixel images to its
+schedule.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base, variants
+from configs.families import dense
+
+
+def arxiv(config: ConfigDict) -> None:
+    """EmbedMask as first published (arXiv 1912.01954, version 1)."""
+    config.model.dense.embed_head.update(form="arxiv", dimensions=32, loss_region="box")
+    config.evaluation.mask_threshold = 0.5
+
+
+def get_config(argument: str | None = None) -> ConfigDict:
+    """Return the config of a variant."""
+    config = dense.get_config()
+    config.model.dense.masks = "embeddings"
+    # The authors' detector, on which their numbers stand.
+    config.model.dense.head.update(
+        learned_scales=True,
+        closed_ranges=True,
+        box_weight="centerness",
+        box_smoothing=1.0,
+        score="product",
+        threshold_score=False,
+        score_threshold=0.05,
+    )
+    config.evaluation.mask_threshold = 0.53
+    return base.apply_variants(
+        config,
+        argument,
+        {
+            "form": {"ijcai": lambda config: None, "arxiv": arxiv},
+            "size": dense.SIZE,
+            **variants.COMMON,
+        },
+        variants.EXCLUDED,
+    )

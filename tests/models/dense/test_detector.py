@@ -1,0 +1,84 @@
+"""FCOS and EmbedMask as wholes."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from maskx_jax.models.backbones.fpn import FPN
+from maskx_jax.models.backbones.resnet import ResNet
+from maskx_jax.models.build import initialize
+from maskx_jax.models.dense.detector import DenseDetector
+from maskx_jax.models.dense.embed_head import EmbedMaskHead
+from maskx_jax.models.dense.fcos_head import FCOSHead
+from maskx_jax.models.pixels import Pixels
+from tests.models.build import NUM_CLASSES, numpy_variables, shapes_batch
+
+
+def pyramid(**options):
+    return FPN(levels=(3, 4, 5), top="convs", **options)
+
+
+def tiny(embed_head=None, **head):
+    head = {"channels": 32, "num_convs": 1, "pre_nms_top_k": 50, "max_detections": 10} | head
+    backbone = ResNet((1, 1, 1, 1), 8, "group")
+    return DenseDetector(Pixels(), backbone, pyramid(channels=32), FCOSHead(NUM_CLASSES, **head), embed_head)
+
+
+def tiny_embedmask(form="ijcai", **fields):
+    return tiny(EmbedMaskHead(form, 8, channels=32, num_convs=1, resolution=14, **fields), learned_scales=True)
+
+
+@pytest.mark.parametrize(
+    ("head", "embed_head", "count"),
+    [
+        (FCOSHead(91), None, 32_269_600),
+        (FCOSHead(80, learned_scales=True), EmbedMaskHead(), 34_717_264),
+    ],
+    ids=["FCOS of torchvision", "EmbedMask of IJCAI"],
+)
+def test_parameters_are_as_many_as_in_the_published_models(head, embed_head, count):
+    model = DenseDetector(Pixels(), ResNet(), pyramid(), head, embed_head)
+    params = jax.eval_shape(lambda: initialize(model, jax.random.key(0)))["params"]
+    assert sum(int(np.prod(x.shape)) for x in jax.tree.leaves(params)) == count
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["ijcai", "arxiv"])
+def test_only_masked_objects_teach_masks_and_all_teach_boxes(form):
+    model, batch = tiny_embedmask(form), shapes_batch(2, 6, image_size=64)
+    variables = numpy_variables(model)
+
+    @jax.jit
+    def gradients(batch):
+        def losses(params):
+            values = model.apply({**variables, "params": params}, batch, jax.random.key(0), method="losses")[1]
+            return values["class"] + values["box"] + values["centerness"], values["mask"] + values.get("smooth", 0.0)
+
+        _, pull = jax.vjp(losses, variables["params"])
+        return pull((1.0, 0.0))[0], pull((0.0, 1.0))[0]
+
+    def norm(tree):
+        return float(jnp.sqrt(sum((x**2).sum() for x in jax.tree.leaves(tree))))
+
+    _, masks = gradients(batch)
+    assert norm(masks["embed_head"]) > 0
+    gt = batch.ground_truth
+    bare = dataclasses.replace(batch, ground_truth=dataclasses.replace(gt, has_mask=jnp.zeros_like(gt.has_mask)))
+    boxes, masks = gradients(bare)
+    assert norm(masks) == 0 and norm(boxes["head"]) > 0 and norm(boxes["embed_head"]) == 0
+    # Boxes are learned alike with and without masks.
+    assert all(jax.tree.leaves(jax.tree.map(lambda a, b: (a == b).all(), boxes, gradients(batch)[0])))
+
+
+@pytest.mark.slow
+def test_detections_hold_what_structures_says():
+    model, batch = tiny_embedmask(), shapes_batch(2, 6, image_size=64)
+    found = jax.jit(lambda *images: model.apply(numpy_variables(model), *images, method="detect"))(
+        batch.images, batch.image_sizes
+    )
+    assert found.boxes.shape == (2, 10, 4) and found.masks.shape == (2, 10, 14, 14)
+    assert ((found.masks >= 0) & (found.masks <= 1)).all() and (jnp.diff(found.scores, axis=1) <= 0).all()
+    assert set(np.unique(found.labels[found.valid])) <= set(range(1, NUM_CLASSES + 1))

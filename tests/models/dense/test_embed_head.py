@@ -1,0 +1,108 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from maskx_jax.models.dense.embed_head import FORMS, LOSS_REGIONS, MASK_LOSSES, Embeddings, EmbedMaskHead
+from maskx_jax.ops.mask_targets import average_mask
+from maskx_jax.ops.point_matching import PointMatch
+from tests.models.build import shapes_batch
+from tests.reference import embedmask as reference
+
+NUM_POINTS = 40
+
+
+@pytest.fixture(scope="module")
+def scene():
+    """Return the objects of two small images, and random embeddings, boxes and assignments of points."""
+    gt = shapes_batch(2, 6, image_size=64).ground_truth
+    gt = dataclasses.replace(gt, has_mask=gt.has_mask.at[0, 0].set(False))
+    rng = np.random.default_rng(0)
+    index = rng.integers(0, 6, (2, NUM_POINTS))
+    objects = np.asarray(gt.valid & ~gt.is_crowd)
+    foreground = np.take_along_axis(objects, index, axis=1) & (rng.random(index.shape) < 0.7)
+    own = np.take_along_axis(np.asarray(gt.boxes), index[..., None], axis=1)
+    boxes = own + rng.normal(0, 4, own.shape)
+    return gt, PointMatch(jnp.asarray(index, jnp.int32), jnp.asarray(foreground)), jnp.asarray(boxes, jnp.float32)
+
+
+def embeddings(form):
+    rng = np.random.default_rng(1)
+    dimensions = 8
+    arrays = (
+        rng.normal(0, 1, (2, 16, 16, dimensions)),
+        rng.normal(0, 1, (2, NUM_POINTS, dimensions)),
+        np.exp(rng.normal(-1.7, 0.5, (2, NUM_POINTS, dimensions if form == "ijcai" else 1))),
+    )
+    return Embeddings(*(jnp.asarray(x, jnp.float32) for x in arrays))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("region", LOSS_REGIONS)
+def test_losses_equal_the_reference(scene, form, region):
+    gt, matched, boxes = scene
+    made = embeddings(form)
+    head = EmbedMaskHead(form, loss_region=region)
+    found = {name: mean.value() for name, mean in jax.jit(head.losses)(made, boxes, matched, gt).items()}
+
+    expected = []
+    canvas = jnp.tile(jnp.array([0.0, 0.0, 64.0, 64.0]), (6, 1))
+    for image in range(2):
+        covered = np.asarray(average_mask(gt.masks[image], gt.mask_frames[image], jnp.arange(6), canvas, 16))
+        targets = [c > 0.5 if has else None for c, has in zip(covered, gt.has_mask[image], strict=True)]
+        pairs = zip(matched.gt_index[image].tolist(), matched.foreground[image].tolist(), strict=True)
+        assigned = [index if is_foreground else None for index, is_foreground in pairs]
+        arrays = (np.asarray(x[image], np.float64) for x in (*made, boxes))
+        values = reference.mask_loss(
+            *arrays, assigned, np.asarray(gt.boxes[image], np.float64), targets, form, region, stride=4
+        )
+        if values is not None:
+            expected.append(values)
+    mask, smooth = np.mean(expected, axis=0)
+    np.testing.assert_allclose(found["mask"], 0.5 * mask, rtol=1e-5)
+    if form == "arxiv":
+        np.testing.assert_allclose(found["smooth"], 0.1 * smooth, rtol=1e-5)
+    else:
+        assert set(found) == {"mask"}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("mask_loss", MASK_LOSSES)
+def test_without_masks_all_gradients_are_zero(scene, form, mask_loss):
+    gt, matched, boxes = scene
+    gt = dataclasses.replace(gt, has_mask=jnp.zeros_like(gt.has_mask))
+    head = EmbedMaskHead(form, mask_loss=mask_loss)
+
+    def total(made):
+        return sum(mean.value() for mean in head.losses(made, boxes, matched, gt).values())
+
+    value, gradient = jax.jit(jax.value_and_grad(total))(embeddings(form))
+    assert value == 0 and not any(x.any() for x in jax.tree.leaves(gradient))
+
+
+def test_masks_of_objects_without_has_mask_are_never_read(scene):
+    gt, matched, boxes = scene
+    losses = jax.jit(lambda gt: EmbedMaskHead().losses(embeddings("ijcai"), boxes, matched, gt)["mask"].value())
+    scrambled = dataclasses.replace(gt, masks=jnp.where(gt.has_mask[..., None, None], gt.masks, 255))
+    assert losses(gt) == losses(scrambled) > 0
+
+
+def test_masks_of_detections_are_probabilities_of_the_pixels_under_their_grid():
+    # One pixel of the map under each point of a box's grid: nothing is interpolated.
+    made = embeddings("ijcai")
+    boxes = jnp.array([[[8.0, 12.0, 40.0, 44.0]]] * 2)
+    points = jnp.array([[3], [7]])
+    masks = EmbedMaskHead(resolution=8).detect(made, boxes, points)
+    for image, point in enumerate((3, 7)):
+        expected = [
+            [
+                reference.probability(
+                    made.pixels[image, i, j], made.centres[image, point], made.precisions[image, point]
+                )
+                for j in range(2, 10)
+            ]
+            for i in range(3, 11)
+        ]
+        np.testing.assert_allclose(masks[image, 0], expected, rtol=1e-4)
