@@ -1,6 +1,8 @@
 """The two programs end to end, on the synthetic set."""
 
 import dataclasses
+import functools
+import gc
 import json
 import os
 import pathlib
@@ -34,11 +36,47 @@ from tests.processes import ENVIRONMENT, ROOT
 def small_config(**train_fields):
     config = tiny_config()
     config.data.mask_classes = "random(1,4)"
-    config.data.shapes.update(num_train=16, num_eval=10, num_hues=3, num_textures=2)
+    config.data.shapes.update(num_train=16, num_eval=10, image_size=64, num_hues=3, num_textures=2)
+    config.data.transform.update(canvas=(64, 64), short_sides=(64,), max_long_side=64)
     config.data.loader = "threads"
     config.train.update(num_steps=4, log_every=2, eval_every=0, checkpoint_every=2)
     config.train.update(**train_fields)
     return config
+
+
+# Compiled steps of the last training, by what decides on them.
+_steps: dict[tuple, object] = {}
+
+
+def train(config, workdir, **parts):
+    """Train with the compiled steps of the last training where they are the same; else give their memory back first."""
+
+    def sharing(make):
+        def make_or_share(model, *arguments, **options):
+            end = config.train.num_steps if config.optimizer.schedule == "cosine" else None
+            key = (make, repr(model), config.optimizer.to_json(), end, config.train.state_sharding, config.seed)
+            if key not in _steps:
+                if make is make_train_step:
+                    forget_steps()
+                _steps[key] = make(model, *arguments, **options)
+            return _steps[key]
+
+        return make_or_share
+
+    shared = {"make_train_step": sharing(make_train_step), "make_detect_step": sharing(make_detect_step)}
+    return loop.train(config, str(workdir), parts=loop.Parts(**(shared | parts)))
+
+
+def forget_steps():
+    _steps.clear()
+    jax.clear_caches()
+    gc.collect()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_steps_after_the_module():
+    yield
+    forget_steps()
 
 
 def read_metrics(workdir):
@@ -49,7 +87,7 @@ def read_metrics(workdir):
 def run(tmp_path_factory):
     """Return the work directory of a run of four steps, with its evaluation's metrics."""
     workdir = tmp_path_factory.mktemp("run")
-    return workdir, loop.train(small_config(eval_every=4), str(workdir))
+    return workdir, train(small_config(eval_every=4), workdir)
 
 
 @pytest.mark.slow
@@ -69,12 +107,26 @@ def test_run_leaves_config_environment_losses_and_metrics(run):
 
 
 @pytest.mark.slow
+def test_a_run_goes_on_past_broken_records_and_says_how_many(tmp_path, monkeypatch, capsys):
+    config = small_config()
+    config.data.max_broken_records = 1
+    whole = ShapesSource.__getitem__
+    monkeypatch.setattr(
+        ShapesSource,
+        "__getitem__",
+        lambda source, i: dataclasses.replace(whole(source, i), image=b"") if i == 3 else whole(source, i),
+    )
+    train(config, tmp_path)
+    assert "broken records skipped: 1\n" in capsys.readouterr().out
+
+
+@pytest.mark.slow
 def test_load_returns_a_model_ready_to_apply(run):
     loaded = maskx_jax.load(run[0])
-    image = ShapesSource(1, seed=5)[0].image
-    detections = loaded.model.apply(
-        loaded.variables, jnp.asarray(image[None]), jnp.array([[128.0, 128.0]]), method="detect"
-    )
+    image = ShapesSource(1, seed=5, image_size=64)[0].image
+    # In one program: what is compiled for each operation apart takes more memory.
+    apply = jax.jit(functools.partial(loaded.model.apply, method="detect"))
+    detections = apply(loaded.variables, jnp.asarray(image[None]), jnp.array([[64.0, 64.0]]))
     assert detections.boxes.shape == (1, 20, 4) and detections.masks.shape == (1, 20, 28, 28)
     assert loaded.step == 4 and len(loaded.categories) == 6
     assert loaded.categories == ShapesSource(1, 0, num_hues=3, num_textures=2).categories
@@ -89,7 +141,7 @@ def test_each_image_is_detected_once_whatever_the_batch_size(run):
     model = build(config.model, 6)
     mesh = make_mesh()
     variables = jax.device_put(loaded.variables, replicated(mesh))
-    source = ShapesSource(10, seed=1, num_hues=3, num_textures=2)
+    source = ShapesSource(10, seed=1, image_size=64, num_hues=3, num_textures=2)
     results = []
     for batch_size in (8, 16):
         config.evaluation.batch_size = batch_size
@@ -105,12 +157,12 @@ def test_each_image_is_detected_once_whatever_the_batch_size(run):
 def test_resumed_run_ends_bit_equal_to_an_uninterrupted_one(run, tmp_path):
     config = small_config()
     config.optimizer.schedule = "step"  # Of the step alone, so that a shorter run is the beginning of the longer one.
-    whole, parts = str(tmp_path / "whole"), str(tmp_path / "parts")
-    loop.train(config, whole)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    train(config, whole)
     config.train.num_steps = 2
-    loop.train(config, parts)
+    train(config, parts)
     config.train.num_steps = 4
-    loop.train(config, parts)
+    train(config, parts)
     first, second = maskx_jax.load(whole), maskx_jax.load(parts)
     assert first.step == second.step == 4
     jax.tree.map(np.testing.assert_array_equal, first.variables, second.variables)
@@ -121,10 +173,10 @@ def test_a_run_may_split_its_state_and_resume_with_a_replicated_one(tmp_path):
     config = small_config(num_steps=2, eval_every=2, state_sharding="fsdp")
     config.optimizer.schedule = "step"  # Of the step alone, so that the run may be made longer.
     config.optimizer.ema_decay = 0.5
-    metrics = loop.train(config, str(tmp_path))
+    metrics = train(config, tmp_path)
     assert set(metrics["segm"]) == {"all", "A", "B"}
     config.train.update(num_steps=3, eval_every=0, state_sharding="replicated")
-    loop.train(config, str(tmp_path))
+    train(config, tmp_path)
     assert maskx_jax.load(tmp_path).step == 3
 
 
@@ -144,14 +196,16 @@ def test_a_step_is_compiled_once_a_canvas_and_waits_for_no_transfer(tmp_path):
 
         return make_guarded
 
-    parts = loop.Parts(
-        make_train_step=guarding("train", make_train_step), make_detect_step=guarding("detect", make_detect_step)
-    )
+    parts = {
+        "make_train_step": guarding("train", make_train_step),
+        "make_detect_step": guarding("detect", make_detect_step),
+    }
     config = small_config(num_steps=6, eval_every=6)
     with config.data.shapes.ignore_type():
         config.data.shapes.image_size = (64, 96)
     config.data.transform.update(canvas=(64, 96), short_sides=(64,), max_long_side=96)
-    loop.train(config, str(tmp_path), parts=parts)
+    forget_steps()
+    train(config, tmp_path, **parts)
     # Landscape and portrait; an evaluation has both too.
     assert {name: step._cache_size() for name, step in steps.items()} == {"train": 2, "detect": 2}
 
@@ -161,7 +215,7 @@ def test_a_run_does_not_go_on_with_another_config_unless_told_to(run):
     config = small_config(num_steps=6)
     config.optimizer.learning_rate = 0.5
     with pytest.raises(ValueError, match=r"optimizer\.learning_rate: .* -> 0\.5"):
-        loop.train(config, str(run[0]))
+        train(config, run[0])
     # Refused before anything of the run was changed.
     assert maskx_jax.load(run[0]).config.optimizer.learning_rate != 0.5
 
@@ -171,7 +225,7 @@ def test_stage_wise_training_starts_from_another_run_and_changes_its_masks_alone
     config = small_config(num_steps=1)
     config.initialize.path = str(run[0])
     config.optimizer.untrained = ("(backbone|fpn|rpn|box_head)/.*",)
-    loop.train(config, str(tmp_path))
+    train(config, tmp_path)
     before, after = maskx_jax.load(run[0]).variables["params"], maskx_jax.load(tmp_path).variables["params"]
     for module in ("backbone", "fpn", "rpn", "box_head"):
         jax.tree.map(np.testing.assert_array_equal, before[module], after[module])
@@ -190,7 +244,7 @@ def test_training_starts_from_a_file_of_weights_and_their_conventions(tmp_path):
     config.initialize.path = str(tmp_path / "resnet.safetensors")
     config.model.pixels.update(channel_order="bgr", mean=(1.0, 2.0, 3.0))
     config.optimizer.untrained = ("backbone/.*",)
-    loop.train(config, str(tmp_path / "run"))
+    train(config, tmp_path / "run")
     run = maskx_jax.load(tmp_path / "run")
     # What was trained on is what the run says of itself, and what it is loaded with.
     assert run.model.pixels.channel_order == "rgb" and run.config.model.backbone.norm == "frozen_batch"
@@ -201,7 +255,7 @@ def test_training_starts_from_a_file_of_weights_and_their_conventions(tmp_path):
     (tmp_path / "resnet.safetensors").unlink()
     config = small_config(num_steps=2)
     config.optimizer.update(schedule="step", untrained=("backbone/.*",))
-    loop.train(config, str(tmp_path / "run"))
+    train(config, tmp_path / "run")
     run = maskx_jax.load(tmp_path / "run")
     assert run.step == 2 and run.model.pixels.mean == (123.675, 116.28, 103.53)
     assert run.config.model.backbone.norm == "frozen_batch"
@@ -210,7 +264,7 @@ def test_training_starts_from_a_file_of_weights_and_their_conventions(tmp_path):
     del classifier["layer3.0.conv2.weight"]
     save_file(classifier, tmp_path / "resnet.safetensors")
     with pytest.raises(ValueError, match=r"1 missing, such as backbone/res4_block0/conv2/kernel"):
-        loop.train(config, str(tmp_path / "other"))
+        train(config, tmp_path / "other")
     assert not (tmp_path / "other/config.json").exists()
 
 
@@ -219,7 +273,7 @@ def test_a_run_with_other_classes_gives_all_but_the_rows_of_new_ones(run, tmp_pa
     config = small_config(num_steps=1)
     config.data.shapes.update(num_hues=2, num_textures=3)
     config.initialize.path = str(run[0])
-    loop.train(config, str(tmp_path / "run"))
+    train(config, tmp_path / "run")
     assert "found by name (named in the run); new, with fresh rows: " in capsys.readouterr().out
 
 
@@ -228,24 +282,10 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_is_named(tmp_path):
     config = small_config(checkpoint_every=100)
     config.optimizer.update(name="sgd", learning_rate=1e30, clip_norm=0.0, warmup_steps=0)
     with pytest.raises(FloatingPointError, match=r"step [23]: not finite: .*(nan|inf)"):
-        loop.train(config, str(tmp_path))
+        train(config, tmp_path)
     # Nothing broken was saved.
     with pytest.raises(FileNotFoundError, match=r"expected any checkpoint"):
         maskx_jax.load(tmp_path)
-
-
-@pytest.mark.slow
-def test_a_run_goes_on_past_broken_records_and_says_how_many(tmp_path, monkeypatch, capsys):
-    config = small_config()
-    config.data.max_broken_records = 1
-    whole = ShapesSource.__getitem__
-    monkeypatch.setattr(
-        ShapesSource,
-        "__getitem__",
-        lambda source, i: dataclasses.replace(whole(source, i), image=b"") if i == 3 else whole(source, i),
-    )
-    loop.train(config, str(tmp_path))
-    assert "broken records skipped: 1\n" in capsys.readouterr().out
 
 
 def run_program(*arguments: str) -> subprocess.CompletedProcess:
@@ -309,7 +349,7 @@ def test_two_images_are_learned_by_heart(tmp_path):
         return open_source(data, training=True, seed=seed)
 
     with optimized():
-        metrics = loop.train(config, str(tmp_path), parts=loop.Parts(open_source=open_training_images))
+        metrics = train(config, tmp_path, open_source=open_training_images)
     assert metrics["bbox"]["all"]["AP50"] > 0.99
     assert metrics["segm"]["all"]["AP50"] > 0.99
 
