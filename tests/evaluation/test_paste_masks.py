@@ -150,9 +150,9 @@ def test_a_hundred_masks_are_pasted_and_encoded_fast():
     masks = [smooth_mask(seed, 28) for seed in range(100)]
     seconds = []
     for _ in range(3):
-        start = time.perf_counter()
+        start = time.process_time()
         for mask, box in zip(masks, boxes, strict=True):
             paste_masks.paste_and_encode(mask, box, 800, 1333)
-        seconds.append(time.perf_counter() - start)
+        seconds.append(time.process_time() - start)
     # Measured 0.1 s; interpolating over the full image takes over a second.
     assert min(seconds) < 0.6
