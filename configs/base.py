@@ -123,7 +123,7 @@ def get_config() -> ConfigDict:
             # Whether images without objects are trained on, as all background; Detectron and detectron2 leave them out.
             "keep_empty_images": True,
             # Who makes the examples, to the bit the same: "threads", or "tf_data" (docs/performance.md compares them).
-            "loader": may_change("threads"),
+            "loader": may_change("tf_data"),
             # Examples made at the same time, by each process.
             "num_workers": may_change(8),
             # Batches made ahead.
