@@ -1,5 +1,6 @@
 """The means and regressions that losses are made of; cross-entropies come from optax."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -15,6 +16,12 @@ class Mean(NamedTuple):
     def value(self) -> Float[Array, ""]:
         """Divide; exactly 0, with zero gradient, where nothing was counted."""
         return self.total / jnp.where(self.number > 0, self.number, 1)
+
+
+def total_loss(means: Mapping[str, Mean]) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """Return the sum of some means, and each of them."""
+    values = {name: mean.value() for name, mean in means.items()}
+    return sum(values.values(), jnp.float32(0)), values
 
 
 def masked_mean(values: Float[Array, "*shape"], mask: Bool[Array, "*shape"]) -> Mean:

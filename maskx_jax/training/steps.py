@@ -11,6 +11,7 @@ from flax import linen as nn
 from jax.sharding import Mesh
 
 from maskx_jax.distributed.mesh import apply_on, replicated, split_batch, whole
+from maskx_jax.ops.losses import total_loss
 from maskx_jax.structures import Batch, PyTree, TrainState, merge
 from maskx_jax.training.optimizer import split_params
 
@@ -120,8 +121,7 @@ def _make_loss(model: nn.Module, mesh: Mesh, num_microbatches: int) -> Callable[
             # Nothing of a part is kept for its backward pass, which computes it again.
             means_of_parts = jax.lax.map(jax.checkpoint(means, prevent_cse=False), parts)
             summed = jax.tree.map(lambda x: x.sum(axis=0), means_of_parts)
-        losses = {name: mean.value() for name, mean in summed.items()}
-        return sum(losses.values(), jnp.float32(0)), losses
+        return total_loss(summed)
 
     return loss
 

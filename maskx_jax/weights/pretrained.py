@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from flax import traverse_util
 
+from maskx_jax.errors import some
 from maskx_jax.models.rcnn.parameters import CLASSIFICATION, ROWS_OF_CLASS
 from maskx_jax.structures import PyTree
 from maskx_jax.weights.arrays import (
@@ -302,7 +303,7 @@ def take_over(
         path: _fit(paths[path], value, own[path], num_rows, index) for path, value in offers.items() if path not in kept
     }
     loaded = {path: value for path, value in fitted.items() if not isinstance(value, str)}
-    mismatched = {paths[path]: reason for path, reason in fitted.items() if isinstance(reason, str)}
+    unusable = [f"{paths[path]} ({reason})" for path, reason in fitted.items() if isinstance(reason, str)]
     if all(paths[path].startswith("backbone/") for path in offers):
         kept |= {path for path in own if not paths[path].startswith("backbone/")}
     missing = sorted(paths[path] for path in own if path not in offers and path not in kept)
@@ -312,12 +313,12 @@ def take_over(
         f"{weights.origin}: loaded {len(loaded)} of {len(own)} arrays ({_modules(paths[path] for path in loaded)})",
         *([note] if note else []),
         f"newly initialised: {_modules(paths[path] for path in kept)}",
-        f"missing in the source: {_some(missing)}",
-        f"unexpected in the source: {_some(unexpected)}",
-        f"of another shape, or unusable: {_some([f'{path} ({reason})' for path, reason in mismatched.items()])}",
+        f"missing in the source: {some(missing, 8) or 'none'}",
+        f"unexpected in the source: {some(unexpected, 8) or 'none'}",
+        f"of another shape, or unusable: {some(unusable, 8) or 'none'}",
     ]
     say("\n  ".join(lines))
-    problems = {"missing": missing, "unexpected": unexpected, "that do not fit": list(mismatched)}
+    problems = {"missing": missing, "unexpected": unexpected, "that do not fit": unusable}
     if any(problems.values()) or not loaded:
         found = "; ".join(f"{len(which)} {what}, such as {which[0]}" for what, which in problems.items() if which)
         raise ValueError(
@@ -392,7 +393,8 @@ def untrained_without_source(fresh: PyTree, variables: PyTree, untrained: Sequen
         "random class embeddings": "--config.embedding.path",
     }
     return tuple(
-        f"{what} that no weights were loaded for: {_some(_groups(kept[what]))} ({len(kept[what])} arrays): set {remedy}"
+        f"{what} that no weights were loaded for: "
+        f"{some(_groups(kept[what]), 8)} ({len(kept[what])} arrays): set {remedy}"
         for what, remedy in remedies.items()
         if kept[what]
     )
@@ -418,7 +420,7 @@ def _match_classes(weights: Weights, offers: Offers, names: Sequence[str]) -> tu
     place = {name: row for row, name in enumerate(known or (), 1)}
     index = [0, *(place.get(name) for name in names)]
     new = [name for name in names if name not in place]
-    fresh = f"; new, with fresh rows: {_some(new)}" if new else ""
+    fresh = f"; new, with fresh rows: {some(new, 8)}" if new else ""
     return num_rows, index, f"classes: {len(names) - len(new)} of {len(names)} found by name ({note}){fresh}"
 
 
@@ -431,11 +433,6 @@ def _has_class_rows(path: str, shape: Sequence[int]) -> bool:
 def _modules(paths: Iterable[str]) -> str:
     counts = collections.Counter(path.split("/")[0] for path in paths)
     return ", ".join(f"{module} {count}" for module, count in sorted(counts.items())) or "none"
-
-
-def _some(items: Sequence[str], limit: int = 8) -> str:
-    more = f" and {len(items) - limit} more" if len(items) > limit else ""
-    return (", ".join(items[:limit]) or "none") + more
 
 
 def load_class_embeddings(path: str | pathlib.Path, names: Sequence[str], table: str) -> np.ndarray:

@@ -5,10 +5,11 @@ from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, UInt8
 
 from maskx_jax.limits import Check, number
 from maskx_jax.models.layers import conv, xavier_fill
+from maskx_jax.models.pixels import Pixels
 
 TOPS = ("pool", "convs", "none")
 LIMITS: Mapping[str, Check] = {"channels": number(1)}
@@ -61,3 +62,25 @@ class FPN(nn.Module):
         elif self.top != "none":
             raise ValueError(f"got top {self.top!r} of the pyramid; expected one of {TOPS}")
         return pyramid
+
+
+def compute_pyramid(
+    pixels: Pixels, backbone: Any, fpn: FPN, images: UInt8[Array, "b h w 3"], image_sizes: Float[Array, "b 2"]
+) -> dict[int, Float[Array, "b _ _ channels"]]:
+    """Return the levels of a pyramid from images: normalised, through the backbone, through the pyramid.
+
+    Args:
+      pixels: as the backbone expects them.
+      backbone: images to maps.
+      fpn: maps to the pyramid.
+      images: RGB, padded at the bottom and the right.
+      image_sizes: height and width without the padding.
+
+    Raises:
+      ValueError: a side of the canvas is no multiple of the backbone's.
+    """
+    if images.shape[1] % backbone.multiple or images.shape[2] % backbone.multiple:
+        raise ValueError(
+            f"got a canvas of {images.shape[1]} x {images.shape[2]}; expected multiples of {backbone.multiple}"
+        )
+    return fpn(backbone(pixels(images, image_sizes).astype(fpn.dtype)))

@@ -5,18 +5,17 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key, UInt8
 
 from maskx_jax.limits import Check, one_of
 from maskx_jax.models.backbones import fpn
-from maskx_jax.models.backbones.fpn import FPN
+from maskx_jax.models.backbones.fpn import FPN, compute_pyramid
 from maskx_jax.models.dense import embed_head, fcos_head
 from maskx_jax.models.dense.embed_head import EmbedMaskHead
 from maskx_jax.models.dense.fcos_head import FCOSHead
 from maskx_jax.models.pixels import Pixels
-from maskx_jax.ops.losses import Mean
+from maskx_jax.ops.losses import Mean, total_loss
 from maskx_jax.structures import Batch, Detections
 
 MASKS = ("none", "embeddings")
@@ -59,9 +58,7 @@ class DenseDetector(nn.Module):
         self, batch: Batch, key: Key[Array, ""] | Int[Array, "2"]
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """Return the total loss and its parts: class, box, centerness and, with a mask branch, mask (and smooth)."""
-        means = self.loss_means(batch, jax.random.split(key, batch.images.shape[0]))
-        losses = {name: mean.value() for name, mean in means.items()}
-        return sum(losses.values(), jnp.float32(0)), losses
+        return total_loss(self.loss_means(batch, jax.random.split(key, batch.images.shape[0])))
 
     def loss_means(self, batch: Batch, keys: Key[Array, "b"] | Int[Array, "b 2"]) -> dict[str, Mean]:
         """Return the parts of the loss before they are divided: added over the parts of a batch they are the batch's.
@@ -99,11 +96,7 @@ class DenseDetector(nn.Module):
         Raises:
           ValueError: a side of the canvas is no multiple of the backbone's.
         """
-        if images.shape[1] % self.multiple or images.shape[2] % self.multiple:
-            raise ValueError(
-                f"got a canvas of {images.shape[1]} x {images.shape[2]}; expected multiples of {self.multiple}"
-            )
-        return self.fpn(self.backbone(self.pixels(images, image_sizes).astype(self.fpn.dtype)))
+        return compute_pyramid(self.pixels, self.backbone, self.fpn, images, image_sizes)
 
 
 def build(

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
 from maskx_jax.limits import Check, number, one_of
 from maskx_jax.models.backbones import fpn
-from maskx_jax.models.backbones.fpn import FPN
+from maskx_jax.models.backbones.fpn import FPN, compute_pyramid
 from maskx_jax.models.pixels import Pixels
 from maskx_jax.models.rcnn import box_head, mask_head, rpn, weight_transfer
 from maskx_jax.models.rcnn.box_head import BoxHead, BoxPredictions, ClassWeights
@@ -26,7 +26,7 @@ from maskx_jax.models.rcnn.weight_transfer import (
     WeightTransfer,
 )
 from maskx_jax.ops import roi_align
-from maskx_jax.ops.losses import Mean
+from maskx_jax.ops.losses import Mean, total_loss
 from maskx_jax.structures import Batch, Detections
 
 MASK_PREDICTORS = ("none", "class_specific", "class_agnostic", "transfer")
@@ -95,9 +95,7 @@ class RCNN(nn.Module):
         self, batch: Batch, key: Key[Array, ""] | Int[Array, "2"]
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """Return the total loss and its parts: rpn_class, rpn_box, box_class, box, and those of the heads."""
-        means = self.loss_means(batch, jax.random.split(key, batch.images.shape[0]))
-        losses = {name: mean.value() for name, mean in means.items()}
-        return sum(losses.values(), jnp.float32(0)), losses
+        return total_loss(self.loss_means(batch, jax.random.split(key, batch.images.shape[0])))
 
     def loss_means(self, batch: Batch, keys: Key[Array, "b"] | Int[Array, "b 2"]) -> dict[str, Mean]:
         """Return the parts of the loss before they are divided: added over the parts of a batch they are the batch's.
@@ -146,11 +144,7 @@ class RCNN(nn.Module):
         Raises:
           ValueError: a side of the canvas is no multiple of the backbone's.
         """
-        if images.shape[1] % self.multiple or images.shape[2] % self.multiple:
-            raise ValueError(
-                f"got a canvas of {images.shape[1]} x {images.shape[2]}; expected multiples of {self.multiple}"
-            )
-        return self.fpn(self.backbone(self.pixels(images, image_sizes).astype(self.fpn.dtype)))
+        return compute_pyramid(self.pixels, self.backbone, self.fpn, images, image_sizes)
 
     def box_predictions(self, pyramid: dict[int, Array], boxes: Float[Array, "b r 4"]) -> BoxPredictions:
         """Return the box head's predictions for regions."""
