@@ -1,10 +1,15 @@
 """What the value of a field may be: checks that return "" where it is right, and otherwise what was expected."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 Check = Callable[[Any], str]
+
+
+def within(sections: Mapping[str, Mapping[str, Check]]) -> dict[str, Check]:
+    """Return the checks of the fields of some sections, each under its dotted name."""
+    return {f"{section}.{field}": check for section, checks in sections.items() for field, check in checks.items()}
 
 
 def one_of(*choices: Any) -> Check:

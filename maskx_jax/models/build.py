@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from maskx_jax.limits import Check, number, one_of
+from maskx_jax.limits import Check, number, one_of, within
 from maskx_jax.models import pixels
 from maskx_jax.models.backbones import resnet
 from maskx_jax.models.dense import detector as dense
@@ -77,10 +77,7 @@ def limits(model: Any) -> dict[str, Check]:
         "backbone": _part_of(BACKBONES, kind, "backbone.kind").limits,
         name: _part_of(FAMILIES, name, "family").limits,
     }
-    of_sections = {
-        f"{section}.{field}": check for section, checks in sections.items() for field, check in checks.items()
-    }
-    return {"dtype": one_of("float32", "bfloat16"), "max_detections": number(1), **of_sections}
+    return {"dtype": one_of("float32", "bfloat16"), "max_detections": number(1), **within(sections)}
 
 
 def produces(model: Any) -> frozenset[str]:

@@ -8,7 +8,7 @@ import jax
 from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key, UInt8
 
-from maskx_jax.limits import Check, one_of
+from maskx_jax.limits import Check, one_of, within
 from maskx_jax.models.backbones import fpn
 from maskx_jax.models.backbones.fpn import FPN, compute_pyramid
 from maskx_jax.models.dense import embed_head, fcos_head
@@ -26,7 +26,7 @@ _MODULES: Mapping[str, Mapping[str, Check]] = {
 }
 LIMITS: Mapping[str, Check] = {
     "masks": one_of(*MASKS),
-    **{f"{module}.{field}": check for module, checks in _MODULES.items() for field, check in checks.items()},
+    **within(_MODULES),
 }
 
 

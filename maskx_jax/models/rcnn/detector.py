@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
-from maskx_jax.limits import Check, number, one_of
+from maskx_jax.limits import Check, number, one_of, within
 from maskx_jax.models.backbones import fpn
 from maskx_jax.models.backbones.fpn import FPN, compute_pyramid
 from maskx_jax.models.pixels import Pixels
@@ -40,7 +40,7 @@ _MODULES: Mapping[str, Mapping[str, Check]] = {
 }
 LIMITS: Mapping[str, Check] = {
     "mask_predictor": one_of(*MASK_PREDICTORS),
-    **{f"{module}.{field}": check for module, checks in _MODULES.items() for field, check in checks.items()},
+    **within(_MODULES),
 }
 
 
