@@ -31,10 +31,19 @@ def conv(features: int, kernel_size: int, stride: int = 1, *, cpu: bool = False,
     return nn.Conv(features, (kernel_size, kernel_size), (stride, stride), padding, **options)
 
 
+def group_norm_layer(channels: int, **options: Any) -> nn.GroupNorm:
+    """Return what normalises groups of channels (Wu and He 2018): 32, or fewer with at least four channels each.
+
+    Args:
+      channels: of its input.
+      **options: of `flax.linen.GroupNorm`.
+    """
+    return nn.GroupNorm(min(32, channels // 4), epsilon=1e-5, **options)
+
+
 def group_norm(x: Array, dtype: Any, name: str, scale_init: Any = nn.initializers.ones) -> Array:
-    """Normalise groups of channels (Wu and He 2018), 32 of them or fewer with at least four channels each."""
-    groups = min(32, x.shape[-1] // 4)
-    return nn.GroupNorm(groups, epsilon=1e-5, dtype=dtype, scale_init=scale_init, name=name)(x)
+    """Normalise groups of channels, see `group_norm_layer`."""
+    return group_norm_layer(x.shape[-1], dtype=dtype, scale_init=scale_init, name=name)(x)
 
 
 class FrozenBatchNorm(nn.Module):

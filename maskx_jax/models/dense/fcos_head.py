@@ -12,7 +12,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from maskx_jax.limits import Check, number, numbers, one_of
-from maskx_jax.models.layers import conv
+from maskx_jax.models.layers import conv, group_norm_layer
 from maskx_jax.ops import boxes as box_ops
 from maskx_jax.ops.anchors import grid_strides
 from maskx_jax.ops.detections import suppress
@@ -60,8 +60,7 @@ class Tower(nn.Module):
         """Return a map for each map."""
         for index in range(1, self.num_convs + 1):
             layer = conv(self.channels, 3, kernel_init=_normal, dtype=self.dtype, cpu=self.cpu, name=f"conv{index}")
-            groups = min(32, self.channels // 4)
-            norm = nn.GroupNorm(groups, epsilon=1e-5, dtype=self.dtype, name=f"conv{index}_norm")
+            norm = group_norm_layer(self.channels, dtype=self.dtype, name=f"conv{index}_norm")
             maps = {level: nn.relu(norm(layer(x))) for level, x in maps.items()}
         return maps
 
@@ -90,14 +89,12 @@ class PointPredictions(NamedTuple):
       distances: from the point to the sides of its box, in strides, not negative.
       centerness: logits.
       box_maps: of the box tower, by level.
-      class_weights: the classifier's own parameters, one row a class.
     """
 
     logits: Float[Array, "b p classes"]
     distances: Float[Array, "b p 4"]
     centerness: Float[Array, "b p"]
     box_maps: dict[int, Float[Array, "b _ _ c"]]
-    class_weights: Float[Array, "classes hidden"]
 
     def boxes(self, points: Points) -> Float[Array, "b p 4"]:
         """Return the boxes in pixels."""
@@ -185,7 +182,6 @@ class FCOSHead(nn.Module):
             jnp.concatenate(distances, axis=1),
             jnp.concatenate(centernesses, axis=1),
             dict(sorted(box_maps.items())),
-            classification.variables["params"]["kernel"].reshape(-1, self.num_classes).T,
         )
 
     def grid(self, pyramid: dict[int, Float[Array, "b _ _ c"]], images: UInt8[Array, "b h w 3"]) -> Points:
