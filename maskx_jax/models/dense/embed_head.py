@@ -17,7 +17,7 @@ from maskx_jax.ops.embeddings import logits_from_distances, squared_distances
 from maskx_jax.ops.giou import paired_iou
 from maskx_jax.ops.losses import Mean
 from maskx_jax.ops.lovasz import lovasz_hinge
-from maskx_jax.ops.mask_targets import average_mask
+from maskx_jax.ops.mask_targets import average_mask, sample_mask
 from maskx_jax.ops.per_image import per_image
 from maskx_jax.ops.point_matching import PointMatch
 from maskx_jax.ops.points import grid_points
@@ -145,19 +145,19 @@ class EmbedMaskHead(nn.Module):
     def allowed(self, points: Points, ground_truth: GroundTruth) -> Bool[Array, "b p n"] | None:
         """Return which points may be assigned to which objects; None for all.
 
-        A point in an object's box may, and where `sample_in_mask`, only one on its mask.
+        With `sample_in_mask` a point must lie on the object's mask, if the object has one.
         """
         if not self.sample_in_mask:
             return None
 
         def image(masks: Array, frames: Array, has_mask: Array) -> Bool[Array, "p n"]:
-            # A cell of no extent around each point reads the one stored bit under it.
-            around = jnp.concatenate([points.places - 0.5, points.places + 0.5], axis=-1)
-            slots = jnp.arange(len(masks))
-            bits = jax.lax.map(
-                lambda slot: average_mask(masks, frames, jnp.full(len(around), slot), around, 1)[:, 0, 0], slots
-            )
-            return ((bits >= 0.5) | ~has_mask[:, None]).T
+            pixels = jnp.concatenate([points.places - 0.5, points.places + 0.5], axis=-1)
+
+            def on_mask(slot: Int[Array, ""]) -> Bool[Array, "p"]:
+                # A grid of one cell: the bit in the middle of the pixel at each point.
+                return sample_mask(masks, frames, jnp.full(len(pixels), slot), pixels, 1)[:, 0, 0]
+
+            return (jax.vmap(on_mask)(jnp.arange(len(masks))) | ~has_mask[:, None]).T
 
         return jax.vmap(image)(ground_truth.masks, ground_truth.mask_frames, ground_truth.has_mask)
 

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from maskx_jax.models.dense.embed_head import FORMS, LOSS_REGIONS, MASK_LOSSES, Embeddings, EmbedMaskHead
-from maskx_jax.ops.mask_targets import average_mask
+from maskx_jax.models.dense.fcos_head import Points
+from maskx_jax.ops.mask_targets import average_mask, sample_mask
 from maskx_jax.ops.point_matching import PointMatch
+from maskx_jax.ops.points import grid_points
 from tests.models.build import shapes_batch
 from tests.reference import embedmask as reference
 
@@ -106,3 +108,18 @@ def test_masks_of_detections_are_probabilities_of_the_pixels_under_their_grid():
             for i in range(3, 11)
         ]
         np.testing.assert_allclose(masks[image, 0], expected, rtol=1e-4)
+
+
+def test_sampling_in_the_mask_allows_points_on_it_and_all_of_objects_without_one(scene):
+    gt, _, _ = scene
+    places = grid_points(16, 16, (4, 4), "centre")
+    points = Points(places, jnp.full(len(places), 4.0), jnp.zeros((len(places), 2)), (len(places),))
+    assert EmbedMaskHead().allowed(points, gt) is None
+    allowed = EmbedMaskHead(sample_in_mask=True).allowed(points, gt)
+    canvas = jnp.tile(jnp.array([0.0, 0.0, 64.0, 64.0]), (6, 1))
+    for image in range(2):
+        # The same points are the middles of a grid over the canvas.
+        on_mask = sample_mask(gt.masks[image], gt.mask_frames[image], jnp.arange(6), canvas, 16).reshape(6, -1)
+        expected = on_mask | ~gt.has_mask[image][:, None]
+        assert on_mask[gt.has_mask[image]].any(axis=1).all() and not expected.all()
+        np.testing.assert_array_equal(allowed[image], expected.T)
