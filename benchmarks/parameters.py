@@ -11,53 +11,83 @@ NUM_CLASSES = 90
 STAGE_SIZES = (3, 4, 6, 3)
 
 
+Shapes = dict[str, tuple[int, ...]]
+
+
 def parameter_shapes(
     num_classes: int = NUM_CLASSES,
     stage_sizes: tuple[int, ...] = STAGE_SIZES,
     width: int = 64,
     channels: int = 256,
     hidden: int = 1024,
-) -> dict[str, tuple[int, ...]]:
+) -> Shapes:
     """Return the shapes of torchvision's `maskrcnn_resnet50_fpn`, with background in row 0 of the predictors."""
-    shapes: dict[str, tuple[int, ...]] = {}
+    shapes = _resnet(stage_sizes, width) | _pyramid((4 * width, 8 * width, 16 * width, 32 * width), channels)
+    shapes |= _layer("rpn.head.conv.0.0", channels, channels, 3, 3)
+    shapes |= _layer("rpn.head.cls_logits", 3, channels, 1, 1)
+    shapes |= _layer("rpn.head.bbox_pred", 12, channels, 1, 1)
+    shapes |= _layer("roi_heads.box_head.fc6", hidden, channels * 7 * 7)
+    shapes |= _layer("roi_heads.box_head.fc7", hidden, hidden)
+    shapes |= _layer("roi_heads.box_predictor.cls_score", num_classes + 1, hidden)
+    shapes |= _layer("roi_heads.box_predictor.bbox_pred", 4 * (num_classes + 1), hidden)
+    for i in range(4):
+        shapes |= _layer(f"roi_heads.mask_head.{i}.0", channels, channels, 3, 3)
+    shapes |= _layer("roi_heads.mask_predictor.conv5_mask", channels, channels, 2, 2)
+    shapes |= _layer("roi_heads.mask_predictor.mask_fcn_logits", num_classes + 1, channels, 1, 1)
+    return shapes
 
-    def norm(name: str, channels: int) -> None:
-        for field in ("weight", "bias", "running_mean", "running_var"):
-            shapes[f"{name}.{field}"] = (channels,)
 
-    def layer(name: str, *shape: int, bias: int | None = None) -> None:
-        shapes[f"{name}.weight"] = shape
-        shapes[f"{name}.bias"] = (shape[0] if bias is None else bias,)
+def fcos_shapes(
+    num_classes: int = NUM_CLASSES,
+    stage_sizes: tuple[int, ...] = STAGE_SIZES,
+    width: int = 64,
+    channels: int = 256,
+    num_convs: int = 4,
+) -> Shapes:
+    """Return the shapes of torchvision's `fcos_resnet50_fpn`, whose class predictor has a channel 0 for nothing."""
+    shapes = _resnet(stage_sizes, width) | _pyramid((8 * width, 16 * width, 32 * width), channels)
+    for level in (6, 7):
+        shapes |= _layer(f"backbone.fpn.extra_blocks.p{level}", channels, channels, 3, 3)
+    for head in ("classification", "regression"):
+        for i in range(0, 3 * num_convs, 3):
+            shapes |= _layer(f"head.{head}_head.conv.{i}", channels, channels, 3, 3)
+            shapes |= _layer(f"head.{head}_head.conv.{i + 1}", channels)
+    shapes |= _layer("head.classification_head.cls_logits", num_classes + 1, channels, 3, 3)
+    shapes |= _layer("head.regression_head.bbox_reg", 4, channels, 3, 3)
+    shapes |= _layer("head.regression_head.bbox_ctrness", 1, channels, 3, 3)
+    return shapes
 
+
+def _layer(name: str, *shape: int) -> Shapes:
+    return {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
+
+
+def _norm(name: str, channels: int) -> Shapes:
+    return {f"{name}.{field}": (channels,) for field in ("weight", "bias", "running_mean", "running_var")}
+
+
+def _resnet(stage_sizes: tuple[int, ...], width: int) -> Shapes:
     body = "backbone.body"
-    shapes[f"{body}.conv1.weight"] = (width, 3, 7, 7)
-    norm(f"{body}.bn1", width)
+    shapes = {f"{body}.conv1.weight": (width, 3, 7, 7), **_norm(f"{body}.bn1", width)}
     inputs = width
     for stage, size in enumerate(stage_sizes, 1):
         width = inputs if stage == 1 else 2 * width
         for block in range(size):
             name = f"{body}.layer{stage}.{block}"
             for i, shape in enumerate([(width, inputs, 1, 1), (width, width, 3, 3), (4 * width, width, 1, 1)], 1):
-                shapes[f"{name}.conv{i}.weight"] = shape
-                norm(f"{name}.bn{i}", shape[0])
+                shapes |= {f"{name}.conv{i}.weight": shape, **_norm(f"{name}.bn{i}", shape[0])}
             if block == 0:
                 shapes[f"{name}.downsample.0.weight"] = (4 * width, inputs, 1, 1)
-                norm(f"{name}.downsample.1", 4 * width)
+                shapes |= _norm(f"{name}.downsample.1", 4 * width)
             inputs = 4 * width
-    for i in range(4):
-        layer(f"backbone.fpn.inner_blocks.{i}.0", channels, inputs // 8 * 2**i, 1, 1)
-        layer(f"backbone.fpn.layer_blocks.{i}.0", channels, channels, 3, 3)
-    layer("rpn.head.conv.0.0", channels, channels, 3, 3)
-    layer("rpn.head.cls_logits", 3, channels, 1, 1)
-    layer("rpn.head.bbox_pred", 12, channels, 1, 1)
-    layer("roi_heads.box_head.fc6", hidden, channels * 7 * 7)
-    layer("roi_heads.box_head.fc7", hidden, hidden)
-    layer("roi_heads.box_predictor.cls_score", num_classes + 1, hidden)
-    layer("roi_heads.box_predictor.bbox_pred", 4 * (num_classes + 1), hidden)
-    for i in range(4):
-        layer(f"roi_heads.mask_head.{i}.0", channels, channels, 3, 3)
-    layer("roi_heads.mask_predictor.conv5_mask", channels, channels, 2, 2)
-    layer("roi_heads.mask_predictor.mask_fcn_logits", num_classes + 1, channels, 1, 1)
+    return shapes
+
+
+def _pyramid(inputs: tuple[int, ...], channels: int) -> Shapes:
+    shapes: Shapes = {}
+    for i, width in enumerate(inputs):
+        shapes |= _layer(f"backbone.fpn.inner_blocks.{i}.0", channels, width, 1, 1)
+        shapes |= _layer(f"backbone.fpn.layer_blocks.{i}.0", channels, channels, 3, 3)
     return shapes
 
 

@@ -15,7 +15,7 @@ from maskx_jax.ops import boxes as box_ops
 from maskx_jax.ops.nms import nms
 from maskx_jax.ops.roi_align import roi_align
 from maskx_jax.structures import GroundTruth, Proposals, RoiTargets
-from maskx_jax.weights.arrays import background_first, names_of_rows
+from maskx_jax.weights.arrays import names_of_rows, rows_of_ours
 from maskx_jax.weights.layouts import LAYOUTS
 from tests.models.build import numpy_variables, tiny_model
 
@@ -57,7 +57,7 @@ def test_background_is_label_0_and_comes_first():
 )
 def test_background_is_found_where_each_code_base_has_it(preset, order):
     rows = np.arange(3, dtype=np.float32)
-    ours = background_first("box_head/classification", rows, LAYOUTS[preset].background)
+    ours = rows_of_ours("box_head/classification", rows, LAYOUTS[preset].background)
     assert ours.tolist() == order
 
 
@@ -66,7 +66,7 @@ def test_background_is_found_where_each_code_base_has_it(preset, order):
 )
 def test_classes_of_coco_have_91_81_or_80_rows(num_rows, background, expected):
     # The toothbrush: category 90, the 80th class, index 79.
-    rows = background_first("box_head/classification", np.arange(num_rows), background)
+    rows = rows_of_ours("box_head/classification", np.arange(num_rows), background)
     names = names_of_rows(num_rows - 1)[0]
     assert sorted(filter(None, names)) == sorted(COCO_IDS)
     assert rows[1 + names.index("toothbrush")] == expected

@@ -9,7 +9,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from maskx_jax.coco.categories import COCO_IDS
-from maskx_jax.models.rcnn.parameters import CLASSIFICATION, FLATTENED, ROWS_OF_CLASS
+from maskx_jax.models.dense import parameters as dense
+from maskx_jax.models.rcnn import parameters as rcnn
+
+# Which predictors have the classes of a model as rows, and how many rows a class has in each module that has some.
+CLASSIFICATIONS = (rcnn.CLASSIFICATION, dense.CLASSIFICATION)
+ROWS_OF_CLASS = {**rcnn.ROWS_OF_CLASS, **dense.ROWS_OF_CLASS}
 
 # Shapes of our parameters by their paths without the collection, such as "rpn/conv/kernel".
 Shapes = Mapping[str, Sequence[int]]
@@ -28,14 +33,15 @@ def to_ours(path: str, array: np.ndarray, shapes: Shapes) -> np.ndarray:
     """
     module, _, leaf = path.rpartition("/")
     if leaf != "kernel":
-        return array
+        # PyTorch has no parameters without axes but those that hold one number.
+        return array.reshape(()) if shapes[path] == () and array.size == 1 else array
     side = _flattened_side(module, shapes)
     if side is not None:
         outputs = len(array)
         return array.reshape(outputs, -1, side, side).transpose(2, 3, 1, 0).reshape(-1, outputs)
-    if module == "mask_weights":
-        # A 1x1 convolution, or a layer; a larger kernel is another network and fails.
-        return np.squeeze(array, axis=(2, 3)).T if array.ndim == 4 else array.T
+    if array.ndim == 4 and len(shapes[path]) == 2:
+        # A 1x1 convolution that is a layer of ours; a larger kernel is another network and fails.
+        return np.squeeze(array, axis=(2, 3)).T
     if module == "mask_head/deconvolution":
         return array.transpose(2, 3, 0, 1)
     return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
@@ -59,9 +65,9 @@ def to_theirs(path: str, array: np.ndarray, shapes: Shapes) -> np.ndarray:
 
 def _flattened_side(module: str, shapes: Shapes) -> int | None:
     """Return the side of the maps that a layer sees flattened, or None where it sees none."""
-    if module not in FLATTENED:
+    if module not in rcnn.FLATTENED:
         return None
-    channels = next(shapes[f"{layer}/kernel"][-1] for layer in FLATTENED[module] if f"{layer}/kernel" in shapes)
+    channels = next(shapes[f"{layer}/kernel"][-1] for layer in rcnn.FLATTENED[module] if f"{layer}/kernel" in shapes)
     return math.isqrt(shapes[f"{module}/kernel"][0] // channels)
 
 
@@ -81,20 +87,27 @@ def names_of_rows(num_rows: int) -> tuple[tuple[str | None, ...] | None, str]:
     return names, f"the file's {num_rows} are taken for COCO's: if they are others, name them in initialize.classes"
 
 
-def background_first(module: str, rows: np.ndarray, background: str) -> np.ndarray:
-    """Return a predictor's rows of the file with those of background in front.
+def rows_of_ours(module: str, rows: np.ndarray, background: str) -> np.ndarray:
+    """Return the rows of a file's predictor as ours are: two-stage ones have background in front, one-stage ones none.
 
     Args:
       module: of ours.
       rows: outputs first.
-      background: see `weight_layouts.Layout`.
+      background: see `layouts.layout.Layout`; "none" where the predictor has no row for it.
     """
+    if module in dense.ROWS_OF_CLASS:
+        return rows[1:] if background == "first" else rows
     if background == "first":
         return rows
-    if module == CLASSIFICATION:
+    if module == rcnn.CLASSIFICATION:
         return np.roll(rows, 1, axis=0)
     # Such files have no box and no mask for background; its row is never used.
     return np.concatenate([np.zeros_like(rows[: ROWS_OF_CLASS[module]]), rows])
+
+
+def num_background_rows(module: str) -> int:
+    """Return how many rows, or groups of rows, a module of ours has in front of those of the classes."""
+    return int(module not in dense.ROWS_OF_CLASS)
 
 
 def select_classes(
@@ -103,20 +116,22 @@ def select_classes(
     """Return a parameter with values for each of our classes, or why the source has none.
 
     Args:
-      path: of ours, without collection; of a module in `models.rcnn.parameters.ROWS_OF_CLASS`.
+      path: of ours, without collection; of a module in `ROWS_OF_CLASS`.
       source: parameter of the source, arranged as ours.
       fresh: ours as initialised.
       num_classes: in the source, without background.
-      index: for each of our classes, background first, its place among the source's, or None where it is to be fresh.
+      index: for each of our classes its place among the source's, or None where it is to be fresh.
     """
     # Fixed class vectors have a row for each class, parameters a column (or four).
     axis = 0 if path.endswith("/embedding") else -1
-    size = ROWS_OF_CLASS[path.rpartition("/")[0]]
+    module = path.rpartition("/")[0]
+    size, background = ROWS_OF_CLASS[module], num_background_rows(module)
     taken = np.moveaxis(np.asarray(source), axis, 0)
-    if len(taken) != size * (num_classes + 1):
-        return f"{len(taken)} rows in the source, expected {size * (num_classes + 1)} of {num_classes} classes"
-    taken = taken.reshape(-1, size, *taken.shape[1:])[[0 if i is None else i for i in index]]
-    new = [i is None for i in index]
+    if len(taken) != size * (num_classes + background):
+        return f"{len(taken)} rows in the source, expected {size * (num_classes + background)} of {num_classes} classes"
+    places = [*range(background), *(None if i is None else i + background for i in index)]
+    taken = taken.reshape(-1, size, *taken.shape[1:])[[i or 0 for i in places]]
+    new = [i is None for i in places]
     if any(new):
         own = np.moveaxis(np.asarray(fresh), axis, 0)
         taken[new] = own.reshape(-1, size, *own.shape[1:])[new]

@@ -1,4 +1,4 @@
-"""Parameters of ours as a state dict of torchvision's Mask R-CNN: what is trained here runs there."""
+"""Parameters of ours as a state dict of torchvision's Mask R-CNN or FCOS: what is trained here runs there."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,6 +7,7 @@ import numpy as np
 from flax import traverse_util
 
 from maskx_jax.coco.categories import Categories
+from maskx_jax.models.dense.parameters import CLASSIFICATION
 from maskx_jax.models.rcnn.box_head import ClassWeights
 from maskx_jax.models.rcnn.detector import RCNN
 from maskx_jax.structures import PyTree
@@ -16,25 +17,41 @@ from maskx_jax.weights.layouts import LAYOUTS, field_of
 from maskx_jax.weights.pretrained import conventions_of
 
 _LAYOUT = LAYOUTS["torchvision_detector"]
+_PEERS = {"rcnn": "Mask R-CNN", "dense": "FCOS"}
 # What torchvision's implementation has no argument for.
-_REQUIRED = {
-    "family": "rcnn",
+_REQUIRED_OF_BACKBONE = {
     "backbone.kind": "resnet",
     **{
         name: value for name, value in _LAYOUT.backbone_conventions.items() if name not in ("pixels.mean", "pixels.std")
     },
-    "rcnn.rpn.anchor_convention": "torchvision",
-    "rcnn.roi_align.convention": "torchvision",
-    "rcnn.roi_align.sampling_ratio": 2,
-    "rcnn.box_head.resolution": 7,
-    "rcnn.mask_head.resolution": 14,
-    "rcnn.mask_head.body": "plain",
-    "rcnn.mask_head.mlp": "none",
 }
+_REQUIRED: dict[str, dict[str, Any]] = {
+    "rcnn": {
+        "rcnn.rpn.anchor_convention": "torchvision",
+        "rcnn.roi_align.convention": "torchvision",
+        "rcnn.roi_align.sampling_ratio": 2,
+        "rcnn.box_head.resolution": 7,
+        "rcnn.mask_head.resolution": 14,
+        "rcnn.mask_head.body": "plain",
+        "rcnn.mask_head.mlp": "none",
+    },
+    "dense": {
+        "dense.masks": "none",
+        # Its groups are always 32.
+        "dense.fpn.channels": 256,
+        "dense.head.channels": 256,
+        **{
+            f"dense.head.{name}": _LAYOUT.dense_conventions[f"dense.head.{name}"]
+            for name in ("points", "learned_scales", "score", "threshold_score")
+        },
+    },
+}
+# Logit of torchvision's channel for background, which must find nothing.
+_NEVER = -100.0
 
 
-def to_torchvision(variables: PyTree, model: RCNN, fields: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Return the state dict of a `torchvision.models.detection.MaskRCNN` (or `FasterRCNN`) with the same function.
+def to_torchvision(variables: PyTree, model: Any, fields: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Return the state dict of a `torchvision.models.detection` MaskRCNN, FasterRCNN or FCOS with the same function.
 
     What is no parameter (anchors, thresholds, box weights, pixel statistics) is given to its constructor; the recipe of
     the verb export-weights does so.
@@ -53,7 +70,12 @@ def to_torchvision(variables: PyTree, model: RCNN, fields: Mapping[str, Any]) ->
     _check_expressible(fields)
     params = traverse_util.flatten_dict(variables["params"], sep="/")
     params = {path: value for path, value in params.items() if not path.startswith("mask_weights/")}
-    if model.mask_branch is not None:
+    if fields["family"] == "dense":
+        for leaf, value in (("kernel", 0.0), ("bias", _NEVER)):
+            rows = np.asarray(params[f"{CLASSIFICATION}/{leaf}"])
+            background = np.full_like(rows[..., :1], value)
+            params[f"{CLASSIFICATION}/{leaf}"] = np.concatenate([background, rows], axis=-1)
+    elif model.mask_branch is not None:
         weights: Any = model.apply(variables, method=_mask_weights)
         params |= {"mask_weights/kernel": weights.weights.T, "mask_weights/bias": weights.bias}
 
@@ -78,19 +100,22 @@ def to_torchvision(variables: PyTree, model: RCNN, fields: Mapping[str, Any]) ->
 
 
 def _check_expressible(fields: Mapping[str, Any]) -> None:
+    family = fields["family"]
+    if family not in _REQUIRED:
+        raise ValueError(f"torchvision has nothing for model.family = {family!r} (expected {' or '.join(_REQUIRED)})")
     lacking = []
-    for field, required in _REQUIRED.items():
-        if fields["family"] == "rcnn" and fields["rcnn"]["mask_predictor"] == "none" and "mask_head." in field:
+    for field, required in (_REQUIRED_OF_BACKBONE | _REQUIRED[family]).items():
+        if family == "rcnn" and fields["rcnn"]["mask_predictor"] == "none" and "mask_head." in field:
             continue
         try:
             value = field_of(fields, field)
         except KeyError:
-            # Of another family or backbone, which is named.
+            # Of another backbone, which is named.
             continue
         if value != required:
             lacking.append(f"{field} = {value!r} (expected {required!r})")
     if lacking:
-        raise ValueError(f"torchvision's Mask R-CNN cannot express model.{', model.'.join(lacking)}")
+        raise ValueError(f"torchvision's {_PEERS[family]} cannot express model.{', model.'.join(lacking)}")
 
 
 def describe(config: Any, categories: Categories) -> Metadata:

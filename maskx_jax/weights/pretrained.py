@@ -20,12 +20,14 @@ import numpy as np
 from flax import traverse_util
 
 from maskx_jax.errors import some
-from maskx_jax.models.rcnn.parameters import CLASSIFICATION, ROWS_OF_CLASS
 from maskx_jax.structures import PyTree
 from maskx_jax.weights.arrays import (
-    background_first,
+    CLASSIFICATIONS,
+    ROWS_OF_CLASS,
     fold_batch_norm,
     names_of_rows,
+    num_background_rows,
+    rows_of_ours,
     select_classes,
     to_ours,
 )
@@ -100,16 +102,26 @@ class FileWeights:
         return f"{self.file.path} ({', '.join(said)})"
 
     @property
-    def has_detector(self) -> bool:
-        """Whether there is more than a backbone."""
-        return any(re.match(r"rpn|proposal_generator|conv_rpn|roi_heads|cls_score", name) for name in self.file.arrays)
+    def has_points(self) -> bool:
+        """Whether it is a one-stage detector."""
+        return self._has(r"head\.classification_head|proposal_generator\.fcos_head|rpn\.head\.cls_tower")
+
+    @property
+    def has_regions(self) -> bool:
+        """Whether it is a two-stage detector."""
+        return not self.has_points and self._has(r"rpn|proposal_generator|conv_rpn|roi_heads|cls_score")
+
+    def _has(self, pattern: str) -> bool:
+        return any(re.match(pattern, name) for name in self.file.arrays)
 
     @property
     def conventions(self) -> Mapping[str, Any]:
         layout, metadata = self.layout, self.file.metadata
         conventions = _of_model(layout.backbone_conventions)
-        if self.has_detector:
-            conventions |= _of_model(layout.detector_conventions) | {_PASTE_GRID: layout.paste_grid}
+        if self.has_points:
+            conventions |= _of_model(layout.dense_conventions)
+        if self.has_regions:
+            conventions |= _of_model(layout.rcnn_conventions) | {_PASTE_GRID: layout.paste_grid}
         return conventions if metadata is None else {**conventions, **metadata.conventions}
 
     def classes(self, num_rows: int) -> tuple[Sequence[str | None] | None, str]:
@@ -130,10 +142,11 @@ class FileWeights:
         for full_path, shape in shapes.items():
             collection, _, path = full_path.partition("/")
             module, _, leaf = path.rpartition("/")
-            if module not in modules:
+            if path not in modules and module not in modules:
                 continue
             suffixes = layout.norm_suffixes if collection == "frozen" else (layout.suffixes[leaf == "bias"],)
-            keys = [modules[module] + suffix for suffix in suffixes]
+            # Single numbers have names of their own.
+            keys = [modules[path]] if path in modules else [modules[module] + suffix for suffix in suffixes]
             used |= set(keys)
             if not all(key in arrays for key in keys):
                 continue
@@ -143,7 +156,7 @@ class FileWeights:
                     continue
                 rows = arrays[keys[0]].astype(np.float32)
                 if _has_class_rows(path, shape):
-                    rows = background_first(module, rows, layout.background)
+                    rows = rows_of_ours(module, rows, layout.dense_background if self.has_points else layout.background)
                 offers[full_path] = to_ours(path, rows, paths)
             except ValueError as error:
                 offers[full_path] = str(error)
@@ -176,13 +189,19 @@ class RunWeights:
 
 def conventions_of(config: Any) -> dict[str, Any]:
     """Return the fields of a run's config that belong to its weights; it lacks those that are younger than the run."""
-    layouts = LAYOUTS.values()
-    of_model = {field for layout in layouts for field in (*layout.backbone_conventions, *layout.detector_conventions)}
     conventions = {}
-    for field in (*sorted(f"model.{field}" for field in of_model), _PASTE_GRID):
+    for field in (*sorted(_known_conventions()), _PASTE_GRID):
         with contextlib.suppress(KeyError):
             conventions[field] = field_of(config, field)
     return conventions
+
+
+def _known_conventions() -> dict[str, Any]:
+    """Return the fields of `config.model` that some code base has a convention for, each with a value."""
+    known: dict[str, Any] = {}
+    for layout in LAYOUTS.values():
+        known |= _of_model({**layout.backbone_conventions, **layout.rcnn_conventions, **layout.dense_conventions})
+    return known
 
 
 def _of_model(conventions: Mapping[str, Any]) -> dict[str, Any]:
@@ -226,9 +245,7 @@ def open_weights(path: str | pathlib.Path, preset: str = "auto", classes: Sequen
 
 def _check_conventions(conventions: Mapping[str, Any], path: str | pathlib.Path) -> None:
     """Check the conventions that a file names: they go into the config."""
-    known: dict[str, Any] = {_PASTE_GRID: ""}
-    for layout in LAYOUTS.values():
-        known |= _of_model(layout.backbone_conventions) | _of_model(layout.detector_conventions)
+    known = {_PASTE_GRID: "", **_known_conventions()}
     for field, value in conventions.items():
         parts = value if isinstance(value, tuple) else ()
         is_plain = all(isinstance(part, int | float) for part in parts)
@@ -349,7 +366,7 @@ def _fit(
       offer: of the source.
       fresh: the parameter as initialised.
       num_rows: see `_match_classes`; so is `index`.
-      index: for each of our classes its row in the source.
+      index: for each of our classes its place in the source.
     """
     if isinstance(offer, str):
         return offer
@@ -406,19 +423,20 @@ def _groups(paths: Iterable[str]) -> list[str]:
 
 
 def _match_classes(weights: Weights, offers: Offers, names: Sequence[str]) -> tuple[int, list[int | None], str]:
-    """Return the number of the source's classes, for each of ours its row there (None: it has none), and what to say.
+    """Return the number of the source's classes, for each of ours its place there (None: it has none), and what to say.
 
-    Background, in front, is both times row 0. Sources without classes give no rows.
+    Sources without classes give no rows.
     """
-    biases = offers.get(f"params/{CLASSIFICATION}/bias")
+    module = next((name for name in CLASSIFICATIONS if f"params/{name}/bias" in offers), "")
+    biases = offers.get(f"params/{module}/bias")
     if biases is None or isinstance(biases, str):
         return 0, [], ""
-    num_rows = len(biases) - 1
+    num_rows = len(biases) - num_background_rows(module)
     known, note = weights.classes(num_rows)
     if known is None and num_rows == len(names):
-        return num_rows, list(range(num_rows + 1)), f"classes: {note}; they are taken for ours in their order"
-    place = {name: row for row, name in enumerate(known or (), 1)}
-    index = [0, *(place.get(name) for name in names)]
+        return num_rows, list(range(num_rows)), f"classes: {note}; they are taken for ours in their order"
+    place = {name: row for row, name in enumerate(known or ())}
+    index = [place.get(name) for name in names]
     new = [name for name in names if name not in place]
     fresh = f"; new, with fresh rows: {some(new, 8)}" if new else ""
     return num_rows, index, f"classes: {len(names) - len(new)} of {len(names)} found by name ({note}){fresh}"

@@ -6,7 +6,7 @@ import numpy as np
 
 from maskx_jax.ops.anchors import cell_anchors
 from maskx_jax.weights.files import WeightFile
-from maskx_jax.weights.layouts import detectron, detectron2, torchvision
+from maskx_jax.weights.layouts import detectron, detectron2, fcos_core, torchvision
 from maskx_jax.weights.layouts.layout import Layout, field_of
 
 __all__ = ["LAYOUTS", "Layout", "check_evidence", "field_of", "recognize"]
@@ -20,6 +20,7 @@ LAYOUTS = {
         detectron2.DETECTRON2,
         detectron2.TORCHVISION,
         detectron.DETECTRON,
+        fcos_core.FCOS_CORE,
     )
 }
 
@@ -40,11 +41,11 @@ def check_evidence(file: WeightFile, layout: Layout) -> None:
             stored, expected = np.ravel(file.arrays[field]), layout.backbone_conventions[convention]
             if stored.shape != (3,) or not np.allclose(stored, expected, atol=1e-2):
                 raise ValueError(f"{file.path}: {field} is {stored.tolist()}; with preset {layout.name} {expected}")
-    for i, size in enumerate(layout.detector_conventions.get("rcnn.rpn.anchor_sizes", ())):
+    for i, size in enumerate(layout.rcnn_conventions.get("rcnn.rpn.anchor_sizes", ())):
         name = f"proposal_generator.anchor_generator.cell_anchors.{i}"
-        ratios = layout.detector_conventions["rcnn.rpn.aspect_ratios"]
+        ratios = layout.rcnn_conventions["rcnn.rpn.aspect_ratios"]
         if name in file.arrays:
-            expected = cell_anchors(size, ratios, 4 * 2**i, layout.detector_conventions["rcnn.rpn.anchor_convention"])
+            expected = cell_anchors(size, ratios, 4 * 2**i, layout.rcnn_conventions["rcnn.rpn.anchor_convention"])
             stored = file.arrays[name]
             if stored.shape != expected.shape or not np.allclose(stored, expected, atol=0.1):
                 raise ValueError(
@@ -70,6 +71,6 @@ def recognize(file: WeightFile) -> Layout:
                 return LAYOUTS["detectron2_torchvision"]
             return layout
     raise ValueError(
-        f"{file.path}: of no known network: holds names such as {sorted(file.arrays)[:4]}; known are the ResNet and "
-        "R-CNN files of torchvision, timm (ResNet), detectron2 and Detectron"
+        f"{file.path}: of no known network: holds names such as {sorted(file.arrays)[:4]}; known are the files of "
+        "torchvision, timm (ResNet), detectron2, AdelaiDet (FCOS), Detectron, and FCOS' and EmbedMask's authors"
     )

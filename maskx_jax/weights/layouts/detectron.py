@@ -45,9 +45,8 @@ DETECTRON = Layout(
     modules=_modules,
     suffixes=("_w", "_b"),
     norm_suffixes=("_bn_s", "_bn_b"),
-    background="first",
     backbone_conventions=BGR | STRIDE_IN_1X1 | {"pixels.mean": (102.9801, 115.9465, 122.7717)},
-    detector_conventions=rules_of_detectors("detectron"),
+    rcnn_conventions=rules_of_detectors("detectron"),
     # Detectron's stem has no bias, though ImageNet files carry one.
     ignored=(r".*_momentum", r"(fc1000|pred)_[wb]", r"conv1_b"),
 )

@@ -1,4 +1,4 @@
-"""Files of detectron2."""
+"""Files of detectron2, and of AdelaiDet, which stands on it."""
 
 import dataclasses
 from collections.abc import Collection
@@ -11,8 +11,12 @@ from maskx_jax.weights.layouts.layout import (
     TORCH,
     Layout,
     blocks,
+    level_scales,
     mask_convs,
+    pyramid_levels,
     rules_of_detectors,
+    rules_of_points,
+    towers,
 )
 
 
@@ -24,9 +28,14 @@ def _modules(ours: Collection[str], names: Collection[str]) -> dict[str, str]:
         for layer in ("conv1", "conv2", "conv3", "shortcut"):
             path, theirs = f"backbone/res{stage}_block{block}/{layer}", f"{root}res{stage}.{block}.{layer}"
             modules |= {path: theirs, f"{path}_norm": f"{theirs}.norm"}
-    for level in (2, 3, 4, 5):
+    below, above = pyramid_levels(ours)
+    for level in below:
         modules[f"fpn/lateral{level}"] = f"backbone.fpn_lateral{level}"
         modules[f"fpn/output{level}"] = f"backbone.fpn_output{level}"
+    modules |= {f"fpn/output{level}": f"backbone.top_block.p{level}" for level in above}
+    head = "proposal_generator.fcos_head"
+    modules |= towers(ours, {"head/class_tower": f"{head}.cls_tower", "head/box_tower": f"{head}.bbox_tower"})
+    modules |= level_scales(ours, {"head/scale": f"{head}.scales"})
     for i in mask_convs(ours):
         modules[f"mask_head/conv{i}"] = f"roi_heads.mask_head.mask_fcn{i}"
     return modules | {
@@ -39,6 +48,9 @@ def _modules(ours: Collection[str], names: Collection[str]) -> dict[str, str]:
         "box_head/boxes": "roi_heads.box_predictor.bbox_pred",
         "mask_head/deconvolution": "roi_heads.mask_head.deconv",
         "mask_weights": "roi_heads.mask_head.predictor",
+        "head/classification": f"{head}.cls_logits",
+        "head/boxes": f"{head}.bbox_pred",
+        "head/centerness": f"{head}.ctrness",
     }
 
 
@@ -49,7 +61,8 @@ DETECTRON2 = Layout(
     background="last",
     paste_grid="continuous",
     backbone_conventions=BGR | STRIDE_IN_1X1 | {"pixels.mean": (103.53, 116.28, 123.675)},
-    detector_conventions=rules_of_detectors("detectron2"),
+    rcnn_conventions=rules_of_detectors("detectron2"),
+    dense_conventions=rules_of_points("adelaidet"),
     ignored=(
         r".*\.num_batches_tracked",
         r"proposal_generator\.anchor_generator\..*",

@@ -3,26 +3,31 @@
 import dataclasses
 from collections.abc import Collection
 
-from maskx_jax.weights.layouts.layout import RGB, STRIDE_IN_3X3, TORCH, Layout, blocks, mask_convs, rules_of_detectors
-
-
-def _torch_backbone(ours: Collection[str], names: Collection[str], root: str = "") -> dict[str, str]:
-    modules = {"backbone/stem": f"{root}conv1", "backbone/stem_norm": f"{root}bn1"}
-    for stage, block in blocks(ours):
-        path, theirs = f"backbone/res{stage}_block{block}", f"{root}layer{stage - 1}.{block}"
-        for i in (1, 2, 3):
-            modules |= {f"{path}/conv{i}": f"{theirs}.conv{i}", f"{path}/conv{i}_norm": f"{theirs}.bn{i}"}
-        modules |= {f"{path}/shortcut": f"{theirs}.downsample.0", f"{path}/shortcut_norm": f"{theirs}.downsample.1"}
-    return modules
+from maskx_jax.weights.layouts.layout import (
+    RGB,
+    STRIDE_IN_3X3,
+    TORCH,
+    Layout,
+    mask_convs,
+    pyramid_levels,
+    rules_of_detectors,
+    rules_of_points,
+    torch_resnet,
+    towers,
+)
 
 
 def _torchvision_detector(ours: Collection[str], names: Collection[str]) -> dict[str, str]:
-    modules = _torch_backbone(ours, names, "backbone.body.")
+    modules = torch_resnet(ours, "backbone.body.")
     # Files from before torchvision 0.14, among them the published detectors, have the layers without their block.
-    is_old = "rpn.head.conv.weight" in names
-    for i in range(4):
-        modules[f"fpn/lateral{i + 2}"] = f"backbone.fpn.inner_blocks.{i}" + ("" if is_old else ".0")
-        modules[f"fpn/output{i + 2}"] = f"backbone.fpn.layer_blocks.{i}" + ("" if is_old else ".0")
+    is_old = "backbone.fpn.inner_blocks.0.weight" in names
+    below, above = pyramid_levels(ours)
+    for i, level in enumerate(below):
+        modules[f"fpn/lateral{level}"] = f"backbone.fpn.inner_blocks.{i}" + ("" if is_old else ".0")
+        modules[f"fpn/output{level}"] = f"backbone.fpn.layer_blocks.{i}" + ("" if is_old else ".0")
+    modules |= {f"fpn/output{level}": f"backbone.fpn.extra_blocks.p{level}" for level in above}
+    one_stage = {"class": "head.classification_head", "box": "head.regression_head"}
+    modules |= towers(ours, {f"head/{name}_tower": f"{theirs}.conv" for name, theirs in one_stage.items()})
     for i in mask_convs(ours):
         modules[f"mask_head/conv{i}"] = f"roi_heads.mask_head.{f'mask_fcn{i}' if is_old else f'{i - 1}.0'}"
     return modules | {
@@ -35,6 +40,9 @@ def _torchvision_detector(ours: Collection[str], names: Collection[str]) -> dict
         "box_head/boxes": "roi_heads.box_predictor.bbox_pred",
         "mask_head/deconvolution": "roi_heads.mask_predictor.conv5_mask",
         "mask_weights": "roi_heads.mask_predictor.mask_fcn_logits",
+        "head/classification": "head.classification_head.cls_logits",
+        "head/boxes": "head.regression_head.bbox_reg",
+        "head/centerness": "head.regression_head.bbox_ctrness",
     }
 
 
@@ -42,9 +50,10 @@ DETECTOR = Layout(
     name="torchvision_detector",
     signature=r"backbone\.body\.conv1\.weight",
     modules=_torchvision_detector,
-    background="first",
+    dense_background="first",
     backbone_conventions=RGB | STRIDE_IN_3X3,
-    detector_conventions=rules_of_detectors("torchvision"),
+    rcnn_conventions=rules_of_detectors("torchvision"),
+    dense_conventions=rules_of_points("torchvision"),
     ignored=(r".*\.num_batches_tracked",),
     **TORCH,
 )
@@ -54,10 +63,8 @@ COCO = dataclasses.replace(DETECTOR, name="torchvision_coco", epsilon=0.0)
 CLASSIFIER = Layout(
     name="torchvision_classifier",
     signature=r"layer1\.0\.conv1\.weight",
-    modules=_torch_backbone,
-    background="first",
+    modules=lambda ours, names: torch_resnet(ours, ""),
     backbone_conventions=RGB | STRIDE_IN_3X3,
-    detector_conventions={},
     ignored=(r".*\.num_batches_tracked", r"fc\.(weight|bias)"),
     **TORCH,
 )
