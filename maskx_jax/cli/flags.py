@@ -1,14 +1,13 @@
 """The flags of a verb, read by absl: what train, evaluate and import_weights have in common."""
 
 import inspect
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 from absl import flags
 from ml_collections import config_flags
-
-from maskx_jax.errors import one_line
 
 
 def command_line(arguments: Sequence[str] | None) -> list[str]:
@@ -49,8 +48,13 @@ def parse(values: flags.FlagValues, argv: Sequence[str], documentation: str | No
     try:
         rest = values(list(argv))[1:]
     except flags.Error as error:
-        raise ValueError(one_line(error)) from error
-    except AttributeError as error:  # Of a field that the config does not have.
-        raise ValueError(f"a flag --config.FIELD names no field: {one_line(error)}") from error
+        # ml_collections gives all of the traceback where a config file raises; its last lines are the error's.
+        said = re.sub(r"Error whilst parsing config file:.*\n(?=\S)", "", str(error), flags=re.DOTALL)
+        raise ValueError(" ".join(said.split())) from error
+    except (AttributeError, KeyError) as error:  # Of a field, or of a section, that the config does not have.
+        said = error.args[0]
+        while isinstance(said, BaseException):
+            said = said.args[0]
+        raise ValueError(f"a flag --config.FIELD names no field: {' '.join(str(said).split())}") from error
     if rest:
         raise ValueError(f"got arguments {rest}; expected only flags (--name=value)")
