@@ -4,8 +4,8 @@
 
 FAULT="kind process phase step [seconds]" in the environment makes that process fail as it enters a phase, or so long
 after: "term" (SIGTERM), "int" (SIGINT twice), "kill" (SIGKILL), "hang", "fail" (an error), or "nan" (its images' sizes
-are not a number; phase "data"). Phase "open" is before the data is opened. MODEL=detector trains a real detector in
-place of a model that compiles quickly.
+are not a number; phase "data"). Phase "open" is before the data is opened. SYSTEM=maskx_rcnn (fcos, embedmask) trains
+this detector of `small_config` in place of a model that compiles quickly.
 """
 
 import dataclasses
@@ -92,9 +92,10 @@ def main() -> int:
         return fault.poison(step, batch)
 
     parts = Parts(on_phase=fault.strike, on_batch=record)
-    if os.environ.get("MODEL") != "detector":
+    system = os.environ.get("SYSTEM", "")
+    if not system:
         parts = dataclasses.replace(parts, build=lambda fields, num_classes: StandIn(num_classes))
-    flags = [f"--config={CONFIG}", f"--workdir={workdir}", *(f"--config.{change}" for change in changes)]
+    flags = [f"--config={CONFIG}:{system}", f"--workdir={workdir}", *(f"--config.{change}" for change in changes)]
     return train.main(flags, parts)
 
 

@@ -22,6 +22,7 @@ from maskx_jax.distributed.interruption import EXIT_INTERRUPTED
 from maskx_jax.distributed.watchdog import EXIT_LOST
 from maskx_jax.errors import EXIT_SIGINT
 from maskx_jax.models import build
+from tests.cluster.small_config import SYSTEMS
 from tests.cluster.stand_in import StandIn
 
 pytestmark = pytest.mark.slow
@@ -31,10 +32,10 @@ TOTAL_DEVICES = 4
 HOST = socket.gethostname()
 
 
-def start(workdir, *changes: str, processes: int = 1, fault: str = "", model: str = "") -> list[subprocess.Popen]:
+def start(workdir, *changes: str, processes: int = 1, fault: str = "", system: str = "") -> list[subprocess.Popen]:
     command = ("-m", "tests.cluster.small_run", workdir, *changes)
     devices = TOTAL_DEVICES // processes
-    return tests.processes.start(*command, processes=processes, devices=devices, FAULT=fault, MODEL=model)
+    return tests.processes.start(*command, processes=processes, devices=devices, FAULT=fault, SYSTEM=system)
 
 
 def run(workdir, *changes: str, **options) -> list[int]:
@@ -178,12 +179,17 @@ def test_two_processes_that_are_hit_one_after_the_other_end_as_one(whole, tmp_pa
     assert ids(tmp_path) == ids(whole)
 
 
+@pytest.fixture(scope="module", params=SYSTEMS)
+def system(request):
+    return request.param
+
+
 @pytest.mark.long
-def test_the_number_of_processes_changes_nothing(tmp_path):
+def test_the_number_of_processes_changes_nothing(tmp_path, system):
     # What evaluations find on any number of processes is in tests/runs/test_evaluation.py, and each has to compile it.
     changes = ("train.num_steps=20", "train.checkpoint_every=20", "train.eval_every=0")
     for processes in (1, 2, 4):
-        assert run(tmp_path / str(processes), *changes, processes=processes, model="detector") == [0] * processes
+        assert run(tmp_path / str(processes), *changes, processes=processes, system=system) == [0] * processes
     expected = losses(tmp_path / "1")
     assert sorted(expected) == list(range(1, 21))
     for processes in ("2", "4"):
@@ -194,11 +200,11 @@ def test_the_number_of_processes_changes_nothing(tmp_path):
 
 
 @pytest.mark.long
-def test_a_run_that_is_killed_20_times_ends_bit_equal(tmp_path):
+def test_a_run_that_is_killed_20_times_ends_bit_equal(tmp_path, system):
     changes = ("train.num_steps=30", "train.checkpoint_every=1", "train.eval_every=3")
     # Saving and evaluating do not change what is learned.
     undisturbed = (changes[0], "train.checkpoint_every=30", "train.eval_every=0")
-    assert run(tmp_path / "whole", *undisturbed, model="detector") == [0]
+    assert run(tmp_path / "whole", *undisturbed, system=system) == [0]
     rng = random.Random(0)
     workdir, met = tmp_path / "killed", collections.Counter()
     for moment in range(20):
@@ -206,10 +212,10 @@ def test_a_run_that_is_killed_20_times_ends_bit_equal(tmp_path):
         phase = "evaluation 1" if moment % 4 == 3 else f"{rng.choice(('data', 'step', 'checkpoint'))} {step}"
         # The delay takes it into the phase, and some of them beyond it; a checkpoint is written during what follows.
         fault = f"kill 0 {phase} {rng.uniform(0, 0.6):.2f}"
-        assert run(workdir, *changes, fault=fault, model="detector") == [-9]
+        assert run(workdir, *changes, fault=fault, system=system) == [-9]
         met[phase.split()[0]] += 1
     print(f"killed {met.total()} times, in {dict(met)}")
-    assert run(workdir, *changes, model="detector") == [0]
+    assert run(workdir, *changes, system=system) == [0]
     assert_same_weights(tmp_path / "whole", workdir)
     expected = ids(tmp_path / "whole")
     assert all(seen == expected[step] for step, seen in ids(workdir).items() if step in expected)
@@ -217,18 +223,18 @@ def test_a_run_that_is_killed_20_times_ends_bit_equal(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def whole_detector(tmp_path_factory):
-    """Return the work directory of a run of the detector that nothing happened to."""
+def whole_detector(tmp_path_factory, system):
+    """Return the work directory of a run of a detector that nothing happened to."""
     workdir = tmp_path_factory.mktemp("whole_detector")
-    assert run(workdir, model="detector") == [0]
+    assert run(workdir, system=system) == [0]
     return workdir
 
 
 @pytest.mark.long
-def test_a_detector_goes_on_with_another_number_of_processes(whole_detector, tmp_path):
+def test_a_detector_goes_on_with_another_number_of_processes(whole_detector, tmp_path, system):
     for processes, fault in ((1, "kill 0 step 3"), (2, "kill 0 data 6"), (4, "")):
         # Evaluations change nothing of what is learned.
-        codes = run(tmp_path, "train.eval_every=0", processes=processes, fault=fault, model="detector")
+        codes = run(tmp_path, "train.eval_every=0", processes=processes, fault=fault, system=system)
         assert (codes == [0] * processes) == (fault == ""), codes
     assert_same_weights(whole_detector, tmp_path, 1e-4)
     assert ids(tmp_path) == ids(whole_detector)
@@ -236,8 +242,8 @@ def test_a_detector_goes_on_with_another_number_of_processes(whole_detector, tmp
 
 @pytest.mark.long
 @pytest.mark.parametrize("fault", ["term 0 step 3", "term 0 data 3", "term 0 checkpoint 6", "term 0 evaluation 1"])
-def test_a_detector_that_is_asked_to_leave_ends_bit_equal(whole_detector, tmp_path, fault):
-    assert run(tmp_path, fault=fault, model="detector") == [EXIT_INTERRUPTED]
-    assert run(tmp_path, model="detector") == [0]
+def test_a_detector_that_is_asked_to_leave_ends_bit_equal(whole_detector, tmp_path, fault, system):
+    assert run(tmp_path, fault=fault, system=system) == [EXIT_INTERRUPTED]
+    assert run(tmp_path, system=system) == [0]
     assert_same_weights(whole_detector, tmp_path)
     assert evaluated(tmp_path) == evaluated(whole_detector)

@@ -9,26 +9,28 @@ import pytest
 from flax import linen as nn
 from flax import traverse_util
 
-from configs import base
+from configs import base, embedmask
 from maskx_jax.distributed.mesh import global_batch, local_part, make_mesh, replicated, state_shardings
 from maskx_jax.inference import make_detect_step
-from maskx_jax.models.build import initialize
+from maskx_jax.models.build import build, initialize
 from maskx_jax.ops.losses import masked_mean
 from maskx_jax.structures import merge
 from maskx_jax.training.optimizer import learning_rate_schedule, make_optimizer, split_params
 from maskx_jax.training.steps import make_state, make_train_step
-from tests.models.build import numpy_variables, shapes_batch, tiny_model
+from tests.models.build import NUM_CLASSES, numpy_variables, shapes_batch, tiny_model
 
 SGD = {"name": "sgd", "momentum": 0.9, "weight_decay": 1e-4, "bias_learning_rate_factor": 2.0, "clip_norm": None}
 
 
-def small_model():
+def small_model(system: str = "maskx_rcnn"):
+    if system == "embedmask":
+        return build(embedmask.get_config("size=tiny,data=shapes").model, NUM_CLASSES)
     return tiny_model(rpn__post_nms_top_k=(20, 20), box_head__num_samples=16, mask_head__num_samples=4)
 
 
-def run(devices, num_steps: int = 2, state_sharding: str = "replicated", **options):
+def run(devices, system: str = "maskx_rcnn", num_steps: int = 2, state_sharding: str = "replicated", **options):
     """Return the state and the losses after a few steps on the given devices, and the compiled step."""
-    model = small_model()
+    model = small_model(system)
     mesh = make_mesh(devices)
     optimizer = make_optimizer(optax.constant_schedule(0.01), **SGD)
     untrained = options.pop("untrained", ())
@@ -43,17 +45,23 @@ def run(devices, num_steps: int = 2, state_sharding: str = "replicated", **optio
     return jax.device_get(state), jax.device_get(losses), compiled
 
 
-@pytest.fixture(scope="module")
-def one_device():
-    return run(jax.devices()[:1])
+# One of each family, with all that the family has.
+@pytest.fixture(scope="module", params=["maskx_rcnn", "embedmask"])
+def system(request):
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def eight_devices():
-    return run(jax.devices())
+def one_device(system):
+    return run(jax.devices()[:1], system)
 
 
-def assert_same_training(actual, expected):
+@pytest.fixture(scope="module")
+def eight_devices(system):
+    return run(jax.devices(), system)
+
+
+def assert_same_training(system, actual, expected):
     """Check that two runs see the same losses and change every parameter alike.
 
     A convolution adds in another order for another number of images, and on another processor, and activations near 0
@@ -62,7 +70,7 @@ def assert_same_training(actual, expected):
     """
     for name, loss in expected[1].items():
         np.testing.assert_allclose(actual[1][name], loss, rtol=1e-4, atol=1e-6, err_msg=name)
-    trees = (numpy_variables(small_model())["params"], actual[0].params, expected[0].params)
+    trees = (numpy_variables(small_model(system))["params"], actual[0].params, expected[0].params)
     begun, *ended = (traverse_util.flatten_dict(tree, sep="/") for tree in trees)
     for path, start in begun.items():
         found, wanted = (params[path] - start for params in ended)
@@ -70,18 +78,18 @@ def assert_same_training(actual, expected):
 
 
 @pytest.mark.slow
-def test_eight_devices_compute_what_one_does(one_device, eight_devices):
-    assert_same_training(eight_devices, one_device)
+def test_eight_devices_compute_what_one_does(system, one_device, eight_devices):
+    assert_same_training(system, eight_devices, one_device)
 
 
 @pytest.fixture(scope="module")
-def eight_devices_fsdp():
-    return run(jax.devices(), state_sharding="fsdp")
+def eight_devices_fsdp(system):
+    return run(jax.devices(), system, state_sharding="fsdp")
 
 
 @pytest.mark.slow
-def test_a_split_state_learns_what_a_replicated_one_does(eight_devices, eight_devices_fsdp):
-    assert_same_training(eight_devices_fsdp, eight_devices)
+def test_a_split_state_learns_what_a_replicated_one_does(system, eight_devices, eight_devices_fsdp):
+    assert_same_training(system, eight_devices_fsdp, eight_devices)
 
 
 @pytest.mark.slow
@@ -315,6 +323,7 @@ def test_a_pattern_that_freezes_nothing_or_everything_is_refused(patterns, messa
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("system", ["maskx_rcnn"], indirect=True, scope="module")
 def test_the_state_of_another_step_draws_other_samples(one_device):
     state, _, compiled = one_device
     batch = shapes_batch(8)
