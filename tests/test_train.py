@@ -18,7 +18,7 @@ from safetensors.numpy import save_file
 
 import maskx_jax
 from benchmarks.parameters import make_parameter, parameter_shapes
-from configs import maskx_rcnn
+from configs import embedmask, fcos, maskx_rcnn
 from configs.families import rcnn
 from maskx_jax.data.shapes.source import ShapesSource
 from maskx_jax.data.sources import open_source
@@ -33,8 +33,8 @@ from tests.models.build import tiny_config
 from tests.processes import ENVIRONMENT, ROOT
 
 
-def small_config(**train_fields):
-    config = tiny_config()
+def small_config(system=None, **train_fields):
+    config = tiny_config() if system is None else system.get_config("size=tiny,data=shapes")
     config.data.mask_classes = "random(1,4)"
     config.data.shapes.update(num_train=16, num_eval=10, image_size=64, num_hues=3, num_textures=2)
     config.data.transform.update(canvas=(64, 64), short_sides=(64,), max_long_side=64)
@@ -154,8 +154,11 @@ def test_each_image_is_detected_once_whatever_the_batch_size(run):
 
 
 @pytest.mark.slow
-def test_resumed_run_ends_bit_equal_to_an_uninterrupted_one(run, tmp_path):
-    config = small_config()
+@pytest.mark.parametrize(
+    "system", [None, fcos, pytest.param(embedmask, marks=pytest.mark.long)], ids=["maskx_rcnn", "fcos", "embedmask"]
+)
+def test_resumed_run_ends_bit_equal_to_an_uninterrupted_one(system, tmp_path):
+    config = small_config(system)
     config.optimizer.schedule = "step"  # Of the step alone, so that a shorter run is the beginning of the longer one.
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     train(config, whole)

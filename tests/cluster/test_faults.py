@@ -1,7 +1,7 @@
 """Real processes, joined over localhost: whatever happens to them, a run ends with the same weights.
 
-The tests with the marker `long` train a real detector and take minutes. The others do the same to a model that compiles
-in a second, in few runs to which many things happen one after the other.
+The tests of a `system` train a real detector, and all but one of them take minutes. The others do the same to a model
+that compiles in a second, in few runs to which many things happen one after the other.
 """
 
 import collections
@@ -230,9 +230,14 @@ def whole_detector(tmp_path_factory, system):
     return workdir
 
 
-@pytest.mark.long
-def test_a_detector_goes_on_with_another_number_of_processes(whole_detector, tmp_path, system):
-    for processes, fault in ((1, "kill 0 step 3"), (2, "kill 0 data 6"), (4, "")):
+@pytest.mark.parametrize(
+    ("system", "counts"),
+    [("embedmask", (1, 2)), *(pytest.param(system, (1, 2, 4), marks=pytest.mark.long) for system in SYSTEMS)],
+    indirect=["system"],
+)
+def test_a_detector_goes_on_with_another_number_of_processes(whole_detector, tmp_path, system, counts):
+    for processes, fault in zip(counts, ("kill 0 step 3", "kill 0 data 6", ""), strict=False):
+        fault = fault if processes < max(counts) else ""
         # Evaluations change nothing of what is learned.
         codes = run(tmp_path, "train.eval_every=0", processes=processes, fault=fault, system=system)
         assert (codes == [0] * processes) == (fault == ""), codes
