@@ -137,7 +137,7 @@ class Workers:
 
 def write_parameters(folder: pathlib.Path) -> None:
     """Write the parameters that both sides read."""
-    np.savez(folder / "parameters.npz", allow_pickle=False, **make_parameters(cases.NUM_CLASSES))
+    np.savez(folder / "parameters.npz", allow_pickle=False, **make_parameters())
 
 
 def has_torchvision() -> bool:

@@ -93,6 +93,10 @@ def _pyramid(inputs: tuple[int, ...], channels: int) -> Shapes:
 
 # Of weights, times fan_in^-1/2; chosen so that a random network has objects to find: see what the tool prints.
 _SCALES = {
+    "classification_head.cls_logits": 4.0,
+    "bbox_ctrness": 3.0,
+    "regression_head.bbox_reg": 2.0,
+    "fpn.extra_blocks": 1.0,
     "cls_logits": 2.0,
     "rpn.head.bbox_pred": 0.5,
     "cls_score": 5.0,
@@ -103,25 +107,39 @@ _SCALES = {
 }
 
 
+# Mean and deviation of biases, where they are not 0 and 0.1: masks of many pixels, as one that differs in rounding must
+# not count for much; classes that are found here and there, in boxes of some strides.
+_BIASES = {
+    "mask_fcn_logits": (5.0, 0.1),
+    "classification_head.cls_logits": (-11.0, 1.5),
+    "regression_head.bbox_reg": (3.0, 0.3),
+}
+
+
 def make_parameter(name: str, shape: tuple[int, ...]) -> np.ndarray:
     """Return the values of one parameter, a function of its name and shape."""
+    values = _values(name, shape).astype(np.float32)
+    if "classification_head.cls_logits" in name:
+        # The channel that torchvision's FCOS has for background finds nothing, as no training asks for it.
+        values[0] = 0 if name.endswith("weight") else -100
+    return values
+
+
+def _values(name: str, shape: tuple[int, ...]) -> np.ndarray:
     rng = np.random.RandomState(zlib.crc32(name.encode()))
-    if name.endswith("mask_fcn_logits.bias"):
-        # Masks of many pixels: one that differs in rounding must not count for much.
-        return rng.normal(5, 0.1, shape).astype(np.float32)
     if name.endswith("running_var"):
-        return rng.uniform(0.6, 1.4, shape).astype(np.float32)
+        return rng.uniform(0.6, 1.4, shape)
     if name.endswith(("running_mean", ".bias")):
-        return rng.normal(0, 0.1, shape).astype(np.float32)
+        return rng.normal(*next((bias for part, bias in _BIASES.items() if part in name), (0.0, 0.1)), shape)
     if len(shape) == 1:
         # Small residual branches, as trained networks have them: the signal neither grows nor drowns.
         low, high = (0.2, 0.5) if ".bn3." in name else (0.8, 1.2)
-        return rng.uniform(low, high, shape).astype(np.float32)
+        return rng.uniform(low, high, shape)
     scale = next((scale for part, scale in _SCALES.items() if part in name), 2**0.5)
     fan_in = shape[0] if "conv5_mask" in name else int(np.prod(shape[1:]))
-    return (rng.standard_normal(shape) * scale * fan_in**-0.5).astype(np.float32)
+    return rng.standard_normal(shape) * scale * fan_in**-0.5
 
 
-def make_parameters(num_classes: int = NUM_CLASSES) -> dict[str, np.ndarray]:
-    """Return a state dict for torchvision's `maskrcnn_resnet50_fpn`."""
-    return {name: make_parameter(name, shape) for name, shape in parameter_shapes(num_classes).items()}
+def make_parameters(shapes: Shapes | None = None) -> dict[str, np.ndarray]:
+    """Return a state dict for torchvision's `maskrcnn_resnet50_fpn`, or of other shapes."""
+    return {name: make_parameter(name, shape) for name, shape in (shapes or parameter_shapes()).items()}

@@ -28,13 +28,9 @@ from maskx_jax import errors
 from maskx_jax.ops.mask_targets import sample_mask
 from maskx_jax.weights.export import to_torchvision
 from tests.golden import model_inputs as inputs
+from tests.golden.torchvision_side import gradients, image_list, sample, save
 from tests.models.build import shapes_batch
 from tests.models.torchvision_model import imported_model
-
-_MEAN, _STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
-
-
-_FOLDER = pathlib.Path(__file__).resolve().parent
 
 
 def main() -> None:
@@ -45,15 +41,11 @@ def main() -> None:
         canvas, size = inputs.make_canvas(name, coco_mini)
         arrays = _stages(_torchvision_model(state).eval(), name, canvas, size)
         arrays["canvas_crc32"] = np.array(zlib.crc32(canvas.tobytes()))
-        _save(_FOLDER / f"model_{name}.npz", arrays)
+        save(f"model_{name}", arrays)
         scores = arrays["detections/scores"]
         print(f"{name}: {len(scores)} detections, scores {scores[0]:.4f} to {scores[-1]:.4f}")
-    _save(_FOLDER / "model_losses.npz", _losses(state))
+    save("model_losses", _losses(state))
     _way_back()
-
-
-def _save(path: pathlib.Path, arrays: dict[str, Any]) -> None:
-    np.savez_compressed(path, allow_pickle=False, **arrays)
 
 
 def _torchvision_model(state: Mapping[str, torch.Tensor], **options: Any) -> MaskRCNN:
@@ -64,30 +56,15 @@ def _torchvision_model(state: Mapping[str, torch.Tensor], **options: Any) -> Mas
     return model
 
 
-def _image_list(canvas: np.ndarray, size: tuple[int, int]) -> ImageList:
-    pixels = ((canvas.astype(np.float32) - np.array(_MEAN)) / np.array(_STD)).astype(np.float32)
-    pixels[size[0] :] = 0
-    pixels[:, size[1] :] = 0
-    return ImageList(torch.from_numpy(pixels).permute(2, 0, 1)[None].contiguous(), [size])
-
-
 @torch.no_grad()
 def _stages(model: MaskRCNN, image: str, canvas: np.ndarray, size: tuple[int, int]) -> dict[str, np.ndarray]:
-    images = _image_list(canvas, size)
+    images = image_list(canvas, size)
     pyramid = model.backbone(images.tensors)
     logits, deltas = model.rpn.head(list(pyramid.values()))
     arrays: dict[str, np.ndarray] = {}
-
-    def sample(name: str, values: torch.Tensor) -> None:
-        """Keep some values of a map, channels last, and the largest."""
-        flat = values.permute(0, 2, 3, 1).reshape(-1).numpy()
-        arrays[name] = flat[inputs.sample_positions(name, flat.size)]
-        arrays[f"{name}/largest"] = np.abs(flat).max()
-
     for level, (features, logit, delta) in enumerate(zip(pyramid.values(), logits, deltas, strict=True), 2):
-        sample(f"fpn/{level}", features)
-        sample(f"rpn_logits/{level}", logit)
-        sample(f"rpn_deltas/{level}", delta)
+        for name, values in (("fpn", features), ("rpn_logits", logit), ("rpn_deltas", delta)):
+            arrays |= sample(f"{name}/{level}", values.permute(0, 2, 3, 1))
     proposals, _ = model.rpn(images, pyramid)
     arrays["proposals"] = proposals[0].numpy()
 
@@ -144,7 +121,7 @@ def _losses(state: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
     try:
         canvases = np.array(batch.images)
         size = canvases.shape[1:3]
-        tensors = torch.cat([_image_list(canvas, size).tensors for canvas in canvases])
+        tensors = torch.cat([image_list(canvas, size).tensors for canvas in canvases])
         images = ImageList(tensors, [size] * len(canvases))
         pyramid = model.backbone(images.tensors)
         proposals, rpn_losses = model.rpn(images, pyramid, targets)
@@ -155,13 +132,7 @@ def _losses(state: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
     torch.stack(list(losses.values())).sum().backward()
     arrays = {f"loss/{name}": value.detach().numpy() for name, value in losses.items()}
     arrays["proposals"] = np.stack([boxes.numpy() for boxes in proposals])
-    parameters = dict(model.named_parameters())
-    for name in inputs.GRADIENTS:
-        gradient = parameters[name].grad
-        assert gradient is not None
-        flat = gradient.numpy().reshape(-1)
-        arrays[f"gradient/{name}"] = flat[inputs.sample_positions(name, flat.size)]
-        arrays[f"gradient/{name}/norm"] = np.linalg.norm(flat)
+    arrays |= gradients(model, inputs.GRADIENTS)
     print("losses:", {name: float(value) for name, value in arrays.items() if name.startswith("loss/")})
     return arrays
 

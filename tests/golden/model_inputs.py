@@ -55,6 +55,17 @@ GRADIENTS = {
     "roi_heads.box_head.fc6.weight": "box_head/fc6/kernel",
     "roi_heads.mask_head.0.0.weight": "mask_head/conv1/kernel",
 }
+# Of FCOS, whose P6 and P7 do not divide an image of this size.
+FCOS_LOSS_IMAGE_SIZE = 288
+FCOS_GRADIENTS = {
+    "backbone.body.layer2.0.conv1.weight": "backbone/res3_block0/conv1/kernel",
+    "backbone.fpn.inner_blocks.1.0.weight": "fpn/lateral4/kernel",
+    "backbone.fpn.extra_blocks.p6.weight": "fpn/output6/kernel",
+    "head.classification_head.conv.0.weight": "head/class_tower/conv1/kernel",
+    "head.regression_head.conv.9.weight": "head/box_tower/conv4/kernel",
+    "head.regression_head.bbox_reg.weight": "head/boxes/kernel",
+    "head.regression_head.bbox_ctrness.weight": "head/centerness/kernel",
+}
 
 
 def sample_positions(name: str, size: int, count: int = 4000) -> np.ndarray:

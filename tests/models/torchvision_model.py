@@ -1,4 +1,4 @@
-"""Our Mask R-CNN with the golden parameters, taken over from a file of torchvision's by the importer."""
+"""Our Mask R-CNN and FCOS with the golden parameters, taken over from a file of torchvision's by the importer."""
 
 import functools
 import pathlib
@@ -7,26 +7,26 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 from safetensors.numpy import save_file
 
-from benchmarks.parameters import NUM_CLASSES, make_parameters
-from configs import mask_rcnn
+from benchmarks.parameters import NUM_CLASSES, Shapes, fcos_shapes, make_parameters, parameter_shapes
+from configs import fcos, mask_rcnn
 from maskx_jax.models.build import build, initialize
-from maskx_jax.models.rcnn.detector import RCNN
 from maskx_jax.structures import PyTree
 from maskx_jax.weights.pretrained import apply_conventions, open_weights, take_over
 from tests.models.build import set_fields
 
 
 class Imported(NamedTuple):
-    model: RCNN
+    model: Any
     variables: PyTree
     fields: dict[str, Any]
 
 
 @functools.cache
 def imported_model(**changes: Any) -> Imported:
-    """Return the model, its variables and the fields of its config.
+    """Return Mask R-CNN, its variables and the fields of its config.
 
     Args:
       **changes: of fields of the model, as section__field.
@@ -37,10 +37,22 @@ def imported_model(**changes: Any) -> Imported:
     config.model.rcnn.box_head.update(smooth_l1_beta=1 / 9, pre_nms_top_k=4000)
     config.model.rcnn.mask_head.targets = "sampled"
     set_fields(config, **changes)
+    return _imported(config, parameter_shapes())
+
+
+@functools.cache
+def imported_fcos(**changes: Any) -> Imported:
+    """Return FCOS, its variables and the fields of its config, see `imported_model`."""
+    config = fcos.get_config("backbone=r50")
+    set_fields(config, **changes)
+    return _imported(config, fcos_shapes())
+
+
+def _imported(config: ConfigDict, shapes_of_file: Shapes) -> Imported:
     names = [f"class {i + 1}" for i in range(NUM_CLASSES)]
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "model.safetensors"
-        save_file(make_parameters(), path)
+        save_file(make_parameters(shapes_of_file), path)
         weights = open_weights(path, "torchvision_detector", names)
         apply_conventions(config, weights.conventions)
         model = build(config.model, len(names))

@@ -1,0 +1,48 @@
+"""How outputs and gradients of a model are compared with goldens, which hold some of their values."""
+
+import functools
+import pathlib
+import zlib
+from typing import Any
+
+import numpy as np
+
+from tests.golden import model_inputs as inputs
+
+_FOLDER = pathlib.Path(__file__).resolve().parent
+Arrays = dict[str, np.ndarray]
+
+
+@functools.cache
+def golden(name: str) -> Arrays:
+    """Return the arrays of a golden file."""
+    with np.load(_FOLDER / f"{name}.npz", allow_pickle=False) as file:
+        return dict(file)
+
+
+def canvas_of(name: str, coco_mini: pathlib.Path | None, expected: Arrays) -> tuple[np.ndarray, tuple[int, int]]:
+    """Return the canvas of that name, and the size of the image on it; it must be the one of the golden."""
+    canvas, size = inputs.make_canvas(name, coco_mini)
+    assert zlib.crc32(canvas.tobytes()) == expected["canvas_crc32"], "another image than the goldens were made from"
+    return canvas, size
+
+
+def error_of_map(name: str, ours: Any, expected: Arrays) -> float:
+    """Return the largest difference of a map at the golden's positions, relative to the map's largest value."""
+    flat = np.asarray(ours).reshape(-1)
+    actual = flat[inputs.sample_positions(name, flat.size)]
+    return float(np.abs(actual - expected[name]).max() / expected[f"{name}/largest"])
+
+
+def errors_of_gradient(name: str, ours: np.ndarray, expected: Arrays) -> tuple[float, float]:
+    """Return the norm of the difference over the norm at the golden's positions, and the relative error of the norm.
+
+    Args:
+      name: of the parameter, torchvision's.
+      ours: the gradient, its axes in torchvision's order.
+      expected: the golden's arrays.
+    """
+    flat, sampled, norm = ours.reshape(-1), expected[f"gradient/{name}"], expected[f"gradient/{name}/norm"]
+    actual = flat[inputs.sample_positions(name, flat.size)]
+    difference = np.linalg.norm(actual - sampled) / np.linalg.norm(sampled)
+    return float(difference), float(abs(np.linalg.norm(flat) - norm) / norm)

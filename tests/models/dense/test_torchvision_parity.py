@@ -1,0 +1,123 @@
+"""FCOS against torchvision's, with the same parameters: `tests/golden/make_fcos.py` made the outputs."""
+
+import jax
+import numpy as np
+import pytest
+from flax import traverse_util
+
+from tests.compilation import optimized
+from tests.golden import model_inputs as inputs
+from tests.golden.comparing import canvas_of, error_of_map, errors_of_gradient, golden
+from tests.models.build import shapes_batch
+from tests.models.torchvision_model import imported_fcos
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True, scope="module")
+def full_precision():
+    """Keep GPUs and TPUs from rounding float32 inputs of products."""
+    with jax.default_matmul_precision("highest"):
+        yield
+
+
+def _stages_of(name, coco_mini):
+    """Return what our model makes of an image at every stage."""
+    canvas, size = canvas_of(name, coco_mini, golden(f"fcos_{name}"))
+    imported = imported_fcos()
+
+    def run(model, images, image_sizes):
+        pyramid = model.pyramid(images, image_sizes)
+        points, predictions = model.head.grid(pyramid, images), model.head(pyramid)
+        maps = {"logits": predictions.logits, "distances": predictions.distances, "centerness": predictions.centerness}
+        starts = np.cumsum((0, *points.counts))
+        found, _ = model.head.detect(predictions, points, image_sizes)
+        return {
+            **{f"fpn/{level}": features for level, features in pyramid.items()},
+            **{
+                f"{stage}/{level}": values[:, starts[i] : starts[i + 1]]
+                for stage, values in maps.items()
+                for i, level in enumerate(sorted(pyramid))
+            },
+            "points": points.places,
+            "detections": jax.tree.map(lambda values: values[0], found),
+        }
+
+    step = jax.jit(lambda variables, *args: imported.model.apply(variables, *args, method=run))
+    with optimized():
+        return jax.tree.map(np.asarray, step(imported.variables, canvas[None], np.array([size], np.float32)))
+
+
+@pytest.fixture(scope="module", params=list(inputs.CANVASES))
+def image(request):
+    """Return (torchvision's outputs, ours) for each image; the real ones may be absent."""
+    name = request.param
+    coco_mini = request.getfixturevalue("coco_mini") if name.startswith("coco") else None
+    return golden(f"fcos_{name}"), _stages_of(name, coco_mini)
+
+
+@pytest.mark.parametrize("stage", ["fpn", "logits", "distances", "centerness"])
+def test_maps_agree(image, stage, record_property):
+    expected, ours = image
+    error = max(error_of_map(f"{stage}/{level}", ours[f"{stage}/{level}"], expected) for level in range(3, 8))
+    record_property("error", error)
+    assert error <= 1e-4
+
+
+def test_points_lie_where_torchvision_has_its_anchors(image):
+    # On 800 rows those of P6 and P7 are 61 and 114 pixels apart.
+    expected, ours = image
+    np.testing.assert_array_equal(ours["points"], expected["points"])
+
+
+def test_detections_are_the_same_in_the_same_order(image, record_property):
+    expected, ours = image
+    found = ours["detections"]
+    count = len(expected["detections/scores"])
+    assert found.valid.sum() == count == 100
+    np.testing.assert_array_equal(found.labels, expected["detections/labels"])
+    boxes = float(np.abs(found.boxes - expected["detections/boxes"]).max())
+    scores = float(np.abs(found.scores - expected["detections/scores"]).max())
+    record_property("boxes", boxes)
+    record_property("scores", scores)
+    assert boxes <= 0.1
+    assert scores <= 1e-3
+
+
+@pytest.fixture(scope="module")
+def losses():
+    """Return our losses, and the gradients of their sum."""
+    imported, batch = imported_fcos(), shapes_batch(image_size=inputs.FCOS_LOSS_IMAGE_SIZE)
+    params = traverse_util.flatten_dict(imported.variables["params"], sep="/")
+    wanted = {path: params.pop(path) for path in inputs.FCOS_GRADIENTS.values()}
+
+    def loss(wanted, params, frozen):
+        variables = {"params": traverse_util.unflatten_dict(params | wanted, sep="/"), "frozen": frozen}
+        return imported.model.apply(variables, batch, jax.random.key(0), method="losses")
+
+    step = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    with optimized():
+        (_, parts), gradients = step(wanted, params, imported.variables["frozen"])
+    return jax.tree.map(np.asarray, (parts, gradients))
+
+
+@pytest.mark.parametrize(
+    ("theirs", "name"),
+    [("classification", "class"), ("bbox_regression", "box"), ("bbox_ctrness", "centerness")],
+)
+def test_losses_agree(losses, theirs, name, record_property):
+    parts, _ = losses
+    expected = golden("fcos_losses")[f"loss/{theirs}"]
+    error = float(abs(parts[name] - expected) / expected)
+    record_property("error", error)
+    assert error <= 1e-4
+
+
+@pytest.mark.parametrize(("theirs", "path"), inputs.FCOS_GRADIENTS.items())
+def test_gradients_of_the_total_loss_agree(losses, theirs, path, record_property):
+    _, gradients = losses
+    ours = gradients[path].transpose(3, 2, 0, 1)
+    error, error_of_norm = errors_of_gradient(theirs, ours, golden("fcos_losses"))
+    record_property("error", error)
+    assert error <= 1e-3
+    assert error_of_norm <= 1e-3
