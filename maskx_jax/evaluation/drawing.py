@@ -25,6 +25,7 @@ def draw_comparison(
     names: Mapping[int, str],
     groups: Mapping[int, str] | None = None,
     score_threshold: float = 0.5,
+    pictures: Mapping[str, np.ndarray] | None = None,
 ) -> np.ndarray:
     """Draw the ground truth of an image on the left and what one or several models predict next to it.
 
@@ -38,6 +39,7 @@ def draw_comparison(
       names: category name by category id.
       groups: a mark such as "A" or "B" by category id, drawn after the name.
       score_threshold: predictions below are left out.
+      pictures: other pictures of the same image, uint8 RGB of any size, by the title of their panel; on the right.
 
     Returns:
       The picture, uint8 RGB, somewhat wider than the images side by side.
@@ -47,13 +49,17 @@ def draw_comparison(
     """
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise ValueError(f"got an image of shape {image.shape} and type {image.dtype}; expected (h, w, 3) uint8")
-    panels = [_add_title(_draw_objects(image, annotations, names, groups or {}), f"ground truth: {len(annotations)}")]
+    truth = _draw_objects(image, annotations, names, groups or {})
+    panels = [_add_title(truth, f"ground truth: {len(annotations)}")]
     gap = np.full((panels[0].shape[0], _GAP, 3), 255, np.uint8)
     for title, found in results.items():
         # The best goes last, on top of the others.
         shown = sorted((r for r in found if r["score"] >= score_threshold), key=lambda result: result["score"])
         panel = _draw_objects(image, shown, names, groups or {})
         panels += [gap, _add_title(panel, f"{title} with score >= {score_threshold:g}: {len(shown)}")]
+    for title, picture in (pictures or {}).items():
+        # Each of its pixels shows as a square.
+        panels += [gap, _add_title(cv2.resize(picture, truth.shape[1::-1], interpolation=cv2.INTER_NEAREST), title)]
     return np.concatenate(panels, axis=1)
 
 

@@ -12,7 +12,7 @@ from maskx_jax.limits import Check, one_of, within
 from maskx_jax.models.backbones import fpn
 from maskx_jax.models.backbones.fpn import FPN, compute_pyramid
 from maskx_jax.models.dense import embed_head, fcos_head
-from maskx_jax.models.dense.embed_head import EmbedMaskHead
+from maskx_jax.models.dense.embed_head import Embeddings, EmbedMaskHead
 from maskx_jax.models.dense.fcos_head import FCOSHead
 from maskx_jax.models.pixels import Pixels
 from maskx_jax.ops.losses import Mean, total_loss
@@ -89,6 +89,17 @@ class DenseDetector(nn.Module):
             return found
         embeddings = self.embed_head(pyramid, predictions, points)
         return dataclasses.replace(found, masks=self.embed_head.detect(embeddings, found.boxes, places))
+
+    def embeddings(self, images: UInt8[Array, "b h w 3"], image_sizes: Float[Array, "b 2"]) -> Embeddings:
+        """Return EmbedMask's embeddings of pixels and of points.
+
+        Raises:
+          ValueError: there is no mask branch.
+        """
+        if self.embed_head is None:
+            raise ValueError("a detector without a mask branch has no embeddings")
+        pyramid = self.pyramid(images, image_sizes)
+        return self.embed_head(pyramid, self.head(pyramid), self.head.grid(pyramid, images))
 
     def pyramid(self, images: UInt8[Array, "b h w 3"], image_sizes: Float[Array, "b 2"]) -> dict[int, Array]:
         """Normalise the pixels and compute P3..P7.

@@ -76,9 +76,14 @@ def test_only_masked_objects_teach_masks_and_all_teach_boxes(form):
 @pytest.mark.slow
 def test_detections_hold_what_structures_says():
     model, batch = tiny_embedmask(), shapes_batch(2, 6, image_size=64)
-    found = jax.jit(lambda *images: model.apply(numpy_variables(model), *images, method="detect"))(
-        batch.images, batch.image_sizes
-    )
+
+    @jax.jit
+    def predict(*images):
+        return [model.apply(numpy_variables(model), *images, method=method) for method in ("detect", "embeddings")]
+
+    found, embeddings = predict(batch.images, batch.image_sizes)
     assert found.boxes.shape == (2, 10, 4) and found.masks.shape == (2, 10, 14, 14)
     assert ((found.masks >= 0) & (found.masks <= 1)).all() and (jnp.diff(found.scores, axis=1) <= 0).all()
     assert set(np.unique(found.labels[found.valid])) <= set(range(1, NUM_CLASSES + 1))
+    # Of 64 + 16 + 4 + 1 + 1 points.
+    assert embeddings.pixels.shape == (2, 16, 16, 8) and embeddings.centres.shape == (2, 86, 8)
