@@ -30,6 +30,8 @@ def get_config() -> ConfigDict:
                 "ignore_crowds": True,
                 "box_weight": "none",
                 "box_smoothing": 0.0,
+                # Of all devices. torchvision: as many images as a device has.
+                "images_per_denominator": 0,
                 "quality": "centerness",
                 "score": "root",
                 "threshold_score": True,

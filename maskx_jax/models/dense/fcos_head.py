@@ -17,7 +17,7 @@ from maskx_jax.ops import boxes as box_ops
 from maskx_jax.ops.anchors import grid_strides
 from maskx_jax.ops.detections import suppress
 from maskx_jax.ops.giou import giou_loss, paired_iou
-from maskx_jax.ops.losses import Mean, masked_mean
+from maskx_jax.ops.losses import Mean
 from maskx_jax.ops.per_image import per_image
 from maskx_jax.ops.point_matching import PointMatch, match_points
 from maskx_jax.ops.points import boxes_from_distances, centerness, grid_points, side_distances
@@ -37,6 +37,7 @@ LIMITS: Mapping[str, Check] = {
     "radius": number(0),
     "box_weight": one_of(*BOX_WEIGHTS),
     "box_smoothing": number(0),
+    "images_per_denominator": number(0),
     "quality": one_of(*QUALITIES),
     "score": one_of(*SCORES),
     "score_threshold": number(0, 1),
@@ -123,6 +124,8 @@ class FCOSHead(nn.Module):
       ignore_crowds: background points in a crowd region are not trained on; else they are background.
       box_weight: "none": a mean over the positive points. "centerness": weighted by it (the authors).
       box_smoothing: see `ops.giou.giou_loss`; 1 in the authors' code.
+      images_per_denominator: so many images are divided by their positive points together; 0: all of the batch, on
+        however many devices (the authors). torchvision divides on each device.
       quality: what the centerness branch learns: "centerness", or the "iou" of the predicted box (AdelaiDet).
       score: "root" of class probability times centerness (torchvision, AdelaiDet) or their "product" (the authors).
       threshold_score: whether the threshold is on the score (torchvision) or on the class probability.
@@ -145,6 +148,7 @@ class FCOSHead(nn.Module):
     ignore_crowds: bool = True
     box_weight: str = "none"
     box_smoothing: float = 0.0
+    images_per_denominator: int = 0
     quality: str = "centerness"
     score: str = "root"
     threshold_score: bool = True
@@ -242,10 +246,12 @@ class FCOSHead(nn.Module):
     ) -> dict[str, Mean]:
         """Return class (focal loss), box (GIoU) and centerness (binary cross-entropy).
 
-        All are divided by the positive points of the batch; the box loss by their weights.
+        All are divided by the positive points; the box loss by their weights.
+
+        Raises:
+          ValueError: `images_per_denominator` does not divide the number of images.
         """
         positive = matched.foreground
-        num_positive = positive.sum()
         labels = jnp.take_along_axis(ground_truth.labels, matched.gt_index, axis=1)
         target_classes = jax.nn.one_hot(jnp.where(positive, labels, 0) - 1, self.num_classes)
         focal = optax.sigmoid_focal_loss(predictions.logits, target_classes, alpha=0.25, gamma=2.0).sum(axis=-1)
@@ -263,10 +269,20 @@ class FCOSHead(nn.Module):
         box_loss = jnp.where(positive, giou_loss(boxes, target_boxes, smoothing=self.box_smoothing), 0.0)
         cross_entropy = optax.sigmoid_binary_cross_entropy(predictions.centerness, quality)
         return {
-            "class": Mean(jnp.where(counted, focal, 0.0).sum(), num_positive),
-            "box": Mean((box_loss * weight).sum(), weight.sum()),
-            "centerness": masked_mean(cross_entropy, positive),
+            "class": self._mean(jnp.where(counted, focal, 0.0), positive),
+            "box": self._mean(box_loss * weight, weight),
+            "centerness": self._mean(jnp.where(positive, cross_entropy, 0.0), positive),
         }
+
+    def _mean(self, losses: Float[Array, "b p"], weights: Float[Array, "b p"] | Bool[Array, "b p"]) -> Mean:
+        """Return the sum of losses by the sum of weights; over groups of images, the mean of what each group has."""
+        together = self.images_per_denominator
+        if not together:
+            return Mean(losses.sum(), weights.sum())
+        if len(losses) % together:
+            raise ValueError(f"got images_per_denominator {together}; expected a divisor of the {len(losses)} images")
+        totals, numbers = (x.sum(axis=1).reshape(-1, together).sum(axis=1) for x in (losses, weights))
+        return Mean(jax.vmap(Mean.value)(Mean(totals, numbers)).sum(), jnp.float32(len(totals)))
 
     def _in_crowd(self, points: Points, ground_truth: GroundTruth) -> Bool[Array, "b p"]:
         crowds = ground_truth.valid & ground_truth.is_crowd
