@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from maskx_jax.models.dense.embed_head import FORMS, LOSS_REGIONS, MASK_LOSSES, Embeddings, EmbedMaskHead
-from maskx_jax.models.dense.fcos_head import Points
+from maskx_jax.models.dense.fcos_head import PointPredictions, Points
 from maskx_jax.ops.mask_targets import average_mask, sample_mask
 from maskx_jax.ops.point_matching import PointMatch
 from maskx_jax.ops.points import grid_points
@@ -42,11 +42,42 @@ def embeddings(form):
 
 
 @pytest.mark.parametrize("form", FORMS)
+def test_embeddings_and_margins_equal_the_reference(form):
+    # Two levels and no tower: what is left are the branches themselves.
+    rng, sizes = np.random.default_rng(2), {3: (4, 6), 4: (2, 3)}
+    feature_map, distances = rng.normal(0, 1, (4, 6, 4)), rng.uniform(0, 40, (30, 4))
+    box_maps = {level: rng.normal(0, 1, (*size, 4)) for level, size in sizes.items()}
+    places = np.concatenate([reference.places(*size, 2**level).reshape(-1, 2) for level, size in sizes.items()])
+    strides = np.repeat([8.0, 16.0], [24, 6])
+
+    def arrays(tree):
+        return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), tree)
+
+    empty = np.zeros((30, 2))
+    points = Points(*arrays((places, strides, empty)), (24, 6))
+    predictions = PointPredictions(*arrays((empty[None], distances[None], empty[None, :, 0])), {})
+    batched = arrays({level: x[None] for level, x in box_maps.items()})
+    arguments = (arrays({3: feature_map[None]}), predictions._replace(box_maps=batched), points)
+    head = EmbedMaskHead(form, 5, num_convs=0)
+    shapes = jax.eval_shape(lambda: head.init(jax.random.key(0), *arguments))["params"]
+    params = jax.tree.map(lambda x: rng.normal(0, 0.3, x.shape), shapes)
+    found = jax.jit(lambda params: head.apply({"params": params}, *arguments))(arrays(params))
+
+    layers = {name: (x["kernel"], x["bias"]) if isinstance(x, dict) else x for name, x in params.items()}
+    pixels = reference.pixel_embeddings(layers, feature_map, form)
+    expected = (pixels, *reference.object_embeddings(layers, box_maps, distances, form))
+    for name, x in zip(found._fields, expected, strict=True):
+        np.testing.assert_allclose(getattr(found, name)[0], x, rtol=1e-5, atol=1e-5, err_msg=name)
+    assert np.ptp(expected[2]) > 0.1
+
+
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("region", LOSS_REGIONS)
-def test_losses_equal_the_reference(scene, form, region):
+@pytest.mark.parametrize("loss", MASK_LOSSES)
+def test_losses_equal_the_reference(scene, form, region, loss):
     gt, matched, boxes = scene
     made = embeddings(form)
-    head = EmbedMaskHead(form, loss_region=region)
+    head = EmbedMaskHead(form, mask_loss=loss, loss_region=region)
     found = {name: mean.value() for name, mean in jax.jit(head.losses)(made, boxes, matched, gt).items()}
 
     expected = []
@@ -58,7 +89,7 @@ def test_losses_equal_the_reference(scene, form, region):
         assigned = [index if is_foreground else None for index, is_foreground in pairs]
         arrays = (np.asarray(x[image], np.float64) for x in (*made, boxes))
         values = reference.mask_loss(
-            *arrays, assigned, np.asarray(gt.boxes[image], np.float64), targets, form, region, stride=4
+            *arrays, assigned, np.asarray(gt.boxes[image], np.float64), targets, form, region, loss, stride=4
         )
         if values is not None:
             expected.append(values)
@@ -107,7 +138,7 @@ def test_masks_of_detections_are_probabilities_of_the_pixels_under_their_grid():
             ]
             for i in range(3, 11)
         ]
-        np.testing.assert_allclose(masks[image, 0], expected, rtol=1e-4)
+        np.testing.assert_allclose(masks[image, 0], expected, rtol=1e-5, atol=1e-6)
 
 
 def test_sampling_in_the_mask_allows_points_on_it_and_all_of_objects_without_one(scene):
@@ -115,11 +146,15 @@ def test_sampling_in_the_mask_allows_points_on_it_and_all_of_objects_without_one
     places = grid_points(16, 16, (4, 4), "centre")
     points = Points(places, jnp.full(len(places), 4.0), jnp.zeros((len(places), 2)), (len(places),))
     assert EmbedMaskHead().allowed(points, gt) is None
-    allowed = EmbedMaskHead(sample_in_mask=True).allowed(points, gt)
+    allowed_of = jax.jit(lambda gt: EmbedMaskHead(sample_in_mask=True).allowed(points, gt))
+    allowed = allowed_of(gt)
     canvas = jnp.tile(jnp.array([0.0, 0.0, 64.0, 64.0]), (6, 1))
+    sample = jax.jit(lambda *arguments: sample_mask(*arguments, 16))
     for image in range(2):
         # The same points are the middles of a grid over the canvas.
-        on_mask = sample_mask(gt.masks[image], gt.mask_frames[image], jnp.arange(6), canvas, 16).reshape(6, -1)
+        on_mask = sample(gt.masks[image], gt.mask_frames[image], jnp.arange(6), canvas).reshape(6, -1)
         expected = on_mask | ~gt.has_mask[image][:, None]
         assert on_mask[gt.has_mask[image]].any(axis=1).all() and not expected.all()
         np.testing.assert_array_equal(allowed[image], expected.T)
+    scrambled = dataclasses.replace(gt, masks=jnp.where(gt.has_mask[..., None, None], gt.masks, 255))
+    np.testing.assert_array_equal(allowed_of(scrambled), allowed)
