@@ -1,8 +1,12 @@
-"""What stands after the colon of --config, and which of it makes no sense together."""
+"""What stands after the colon of --config, which of it makes no sense together, and what becomes of the rest."""
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from configs import embedmask, fcos, mask_rcnn, maskx_rcnn, paper
+from maskx_jax.models.build import build, initialize
+from maskx_jax.structures import Batch, GroundTruth
 
 
 @pytest.mark.parametrize("get_config", [module.get_config for module in (mask_rcnn, maskx_rcnn, fcos, embedmask)])
@@ -22,3 +26,44 @@ def test_what_changes_something_else_stands_beside_the_size():
     config = mask_rcnn.get_config("size=tiny,batch=16,data=shapes,predictor=none,dtype=bfloat16,start=scratch")
     assert (config.data.transform.canvas, config.train.batch_size, config.train.num_steps) == ((128, 128), 16, 500)
     assert mask_rcnn.get_config("size=full,schedule=2x").train.num_steps == 180_000
+
+
+def full_size_batch(height: int, width: int) -> Batch:
+    n = 100
+    flag = jax.ShapeDtypeStruct((2, n), bool)
+
+    def of(*shape, dtype=jnp.float32):
+        return jax.ShapeDtypeStruct((2, *shape), dtype)
+
+    gt = GroundTruth(of(n, 4), of(n, dtype=jnp.int32), of(n, 112, 14, dtype=jnp.uint8), of(n, 4), flag, flag, flag)
+    images = of(height, width, 3, dtype=jnp.uint8)
+    return Batch(images, of(2), of(dtype=jnp.int32), of(), of(dtype=bool), gt)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("module", "argument", "canvas"),
+    [
+        (mask_rcnn, "backbone=r101,dtype=bfloat16", (800, 1344)),
+        (mask_rcnn, "predictor=class_agnostic", (1344, 800)),
+        (mask_rcnn, "predictor=none", (800, 1344)),
+        (maskx_rcnn, "", (1344, 800)),
+        (maskx_rcnn, "mlp=light,masks=nonvoc,schedule=2x", (800, 1344)),
+        (fcos, "backbone=r101,dtype=bfloat16", (800, 1344)),
+        (embedmask, "form=ijcai,start=scratch,masks=voc", (1344, 800)),
+        (embedmask, "form=arxiv,dtype=bfloat16", (800, 1344)),
+    ],
+)
+def test_config_traces_at_full_size(module, argument, canvas):
+    config = module.get_config(argument)
+    model, key = build(config.model, 80), jax.random.key(7)
+    batch = full_size_batch(*canvas)
+    variables = jax.eval_shape(lambda: initialize(model, key))
+    total, losses = jax.eval_shape(lambda v, b: model.apply(v, b, key, method="losses"), variables, batch)
+    assert total.shape == () and all(loss.dtype == jnp.float32 for loss in losses.values())
+    assert ("mask" in losses) == ("masks" in model.produces)
+    found = jax.eval_shape(lambda v, b: model.apply(v, b.images, b.image_sizes, method="detect"), variables, batch)
+    assert found.boxes.shape == (2, 100, 4)
+    if "masks" in model.produces:
+        side = 28 if config.model.family == "rcnn" else config.model.dense.embed_head.resolution
+        assert found.masks.shape == (2, 100, side, side) and found.masks.dtype == jnp.float32

@@ -92,6 +92,11 @@ def test_a_split_state_learns_what_a_replicated_one_does(system, eight_devices, 
     assert_same_training(system, eight_devices_fsdp, eight_devices)
 
 
+@pytest.mark.long
+def test_parts_of_a_batch_teach_what_the_whole_does(system, one_device):
+    assert_same_training(system, run(jax.devices()[:1], system, num_microbatches=2), one_device)
+
+
 @pytest.mark.slow
 def test_a_device_holds_its_part_of_a_split_state_before_and_after_a_step(eight_devices, eight_devices_fsdp):
     state, _, compiled = eight_devices_fsdp

@@ -21,14 +21,15 @@ def pyramid(**options):
     return FPN(levels=(3, 4, 5), top="convs", **options)
 
 
-def tiny(embed_head=None, **head):
-    head = {"channels": 32, "num_convs": 1, "pre_nms_top_k": 50, "max_detections": 10} | head
-    backbone = ResNet((1, 1, 1, 1), 8, "group")
-    return DenseDetector(Pixels(), backbone, pyramid(channels=32), FCOSHead(NUM_CLASSES, **head), embed_head)
-
-
-def tiny_embedmask(form="ijcai", **fields):
-    return tiny(EmbedMaskHead(form, 8, channels=32, num_convs=1, resolution=14, **fields), learned_scales=True)
+def tiny_embedmask(form="ijcai", dtype="float32"):
+    head = {"channels": 32, "num_convs": 1, "pre_nms_top_k": 50, "max_detections": 10, "learned_scales": True}
+    return DenseDetector(
+        Pixels(),
+        ResNet((1, 1, 1, 1), 8, "group", dtype=dtype),
+        pyramid(channels=32, dtype=dtype),
+        FCOSHead(NUM_CLASSES, **head, dtype=dtype),
+        EmbedMaskHead(form, 8, channels=32, num_convs=1, resolution=14, dtype=dtype),
+    )
 
 
 @pytest.mark.parametrize(
@@ -71,6 +72,21 @@ def test_only_masked_objects_teach_masks_and_all_teach_boxes(form):
     assert norm(masks) == 0 and norm(boxes["head"]) > 0 and norm(boxes["embed_head"]) == 0
     # Boxes are learned alike with and without masks.
     assert all(jax.tree.leaves(jax.tree.map(lambda a, b: (a == b).all(), boxes, gradients(batch)[0])))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["ijcai", pytest.param("arxiv", marks=pytest.mark.long)])
+def test_bfloat16_computes_near_float32(form):
+    batch = shapes_batch(2, 6, image_size=64)
+    full, half = (
+        jax.jit(
+            lambda batch, model=model: model.apply(numpy_variables(model), batch, jax.random.key(0), method="losses")
+        )(batch)[1]
+        for model in (tiny_embedmask(form), tiny_embedmask(form, "bfloat16"))
+    )
+    for name, loss in half.items():
+        assert loss.dtype == jnp.float32
+        assert loss == pytest.approx(float(full[name]), rel=0.05, abs=0.01), name
 
 
 @pytest.mark.slow

@@ -102,6 +102,19 @@ def test_losses_equal_the_reference(scene, form, region, loss):
 
 
 @pytest.mark.parametrize("form", FORMS)
+def test_images_and_what_they_are_divided_by_add_up_to_those_of_the_batch(scene, form):
+    losses = jax.jit(EmbedMaskHead(form).losses)
+    whole, *parts = (
+        losses(*jax.tree.map(lambda array, images=images: array[images], (embeddings(form), scene[2], *scene[1::-1])))
+        for images in (slice(0, 2), slice(0, 1), slice(1, 2))
+    )
+    for name, mean in whole.items():
+        added = jax.tree.map(lambda a, b: a + b, *(part[name] for part in parts))
+        assert (added.number, mean.number) == (2, 2)
+        np.testing.assert_allclose(added.total, mean.total, rtol=1e-6)
+
+
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("mask_loss", MASK_LOSSES)
 def test_without_masks_all_gradients_are_zero(scene, form, mask_loss):
     gt, matched, boxes = scene

@@ -12,7 +12,7 @@ from maskx_jax.models.build import build, initialize
 from maskx_jax.models.layers import Linear32
 from maskx_jax.models.rcnn.mask_head import MaskHead
 from maskx_jax.models.rcnn.weight_transfer import MaskWeights
-from maskx_jax.structures import Batch, GroundTruth, RoiTargets
+from maskx_jax.structures import Batch, RoiTargets
 from maskx_jax.training.optimizer import num_parameters
 from tests.models.build import NUM_CLASSES, numpy_variables, shapes_batch, tiny_model
 
@@ -69,43 +69,6 @@ def test_number_of_parameters_is_the_published_one(config, expected):
     model = build(config.model, 80)
     variables = jax.eval_shape(lambda: initialize(model, KEY))
     assert num_parameters(variables["params"]) == expected
-
-
-def full_size_batch(height: int, width: int) -> Batch:
-    n = 100
-    flag = jax.ShapeDtypeStruct((2, n), bool)
-
-    def of(*shape, dtype=jnp.float32):
-        return jax.ShapeDtypeStruct((2, *shape), dtype)
-
-    gt = GroundTruth(of(n, 4), of(n, dtype=jnp.int32), of(n, 112, 14, dtype=jnp.uint8), of(n, 4), flag, flag, flag)
-    images = of(height, width, 3, dtype=jnp.uint8)
-    return Batch(images, of(2), of(dtype=jnp.int32), of(), of(dtype=bool), gt)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("config", "canvas"),
-    [
-        (mask_rcnn.get_config("backbone=r101,dtype=bfloat16"), (800, 1344)),
-        (mask_rcnn.get_config("predictor=class_agnostic"), (1344, 800)),
-        (mask_rcnn.get_config("predictor=none"), (800, 1344)),
-        (maskx_rcnn.get_config(), (1344, 800)),
-        (maskx_rcnn.get_config("mlp=light,masks=nonvoc,schedule=2x"), (800, 1344)),
-    ],
-    ids=["r101_bfloat16", "class_agnostic", "boxes_alone", "maskx", "maskx_light"],
-)
-def test_config_traces_at_full_size(config, canvas):
-    model = build(config.model, 80)
-    batch = full_size_batch(*canvas)
-    variables = jax.eval_shape(lambda: initialize(model, KEY))
-    total, losses = jax.eval_shape(lambda v, b: model.apply(v, b, KEY, method="losses"), variables, batch)
-    assert total.shape == () and all(loss.dtype == jnp.float32 for loss in losses.values())
-    assert ("mask" in losses) == (config.model.rcnn.mask_predictor != "none")
-    detections = jax.eval_shape(lambda v, b: model.apply(v, b.images, b.image_sizes, method="detect"), variables, batch)
-    assert detections.boxes.shape == (2, 100, 4)
-    if config.model.rcnn.mask_predictor != "none":
-        assert detections.masks.shape == (2, 100, 28, 28) and detections.masks.dtype == jnp.float32
 
 
 @pytest.mark.slow
