@@ -79,7 +79,7 @@ class EmbedMaskHead(nn.Module):
         and without masks are then detected by different rules.
       loss_weight, smooth_weight: of the two losses.
       resolution: of the masks of detections, over their boxes.
-      dtype: of the computation in the networks; embeddings are float32.
+      dtype: of the computation in the tower; embeddings are float32.
       cpu: whether convolutions are computed as one CPU does best, see `layers.conv`.
     """
 
@@ -124,7 +124,7 @@ class EmbedMaskHead(nn.Module):
 
     def _convolve(self, name: str, maps: list[Array], features: int, bias: Any = None) -> Float[Array, "b p features"]:
         bias = bias or nn.initializers.zeros
-        layer = conv(features, 3, kernel_init=_normal, bias_init=bias, dtype=self.dtype, cpu=self.cpu, name=name)
+        layer = conv(features, 3, kernel_init=_normal, bias_init=bias, cpu=self.cpu, name=name)
         outputs = [layer(x) for x in maps]
         return jnp.concatenate([x.reshape(x.shape[0], -1, features) for x in outputs], axis=1).astype(jnp.float32)
 

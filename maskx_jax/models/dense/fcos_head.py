@@ -133,7 +133,7 @@ class FCOSHead(nn.Module):
       pre_nms_top_k: detections of a level that enter NMS.
       nms_threshold: IoU above which the worse of two detections of one class is dropped.
       max_detections: detections an image, over all classes.
-      dtype: of the computation in the towers and predictors.
+      dtype: of the computation in the towers.
       cpu: whether convolutions are computed as one CPU does best, see `layers.conv`.
     """
 
@@ -167,7 +167,8 @@ class FCOSHead(nn.Module):
 
         def predictor(features: int, name: str, bias: float = 0.0) -> nn.Conv:
             constant = nn.initializers.constant(bias)
-            return conv(features, 3, kernel_init=_normal, bias_init=constant, dtype=self.dtype, cpu=self.cpu, name=name)
+            # Float32 whatever the towers are: rounded to bfloat16, a side of 500 pixels may be off by two.
+            return conv(features, 3, kernel_init=_normal, bias_init=constant, cpu=self.cpu, name=name)
 
         # A class is found with probability .01 at first: RetinaNet's prior, without which the focal loss explodes.
         classification = predictor(self.num_classes, "classification", -math.log(99.0))

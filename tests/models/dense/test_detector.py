@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import traverse_util
 
 from maskx_jax.models.backbones.fpn import FPN
 from maskx_jax.models.backbones.resnet import ResNet
@@ -87,6 +88,24 @@ def test_bfloat16_computes_near_float32(form):
     for name, loss in half.items():
         assert loss.dtype == jnp.float32
         assert loss == pytest.approx(float(full[name]), rel=0.05, abs=0.01), name
+
+
+def test_bfloat16_rounds_no_logit_distance_or_embedding():
+    model = tiny_embedmask(dtype="bfloat16")
+    images = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.uint8), jax.ShapeDtypeStruct((1, 2), jnp.float32)
+    options = {"method": "detect", "capture_intermediates": True, "mutable": ["intermediates"]}
+    _, state = jax.eval_shape(lambda *images: model.apply(numpy_variables(model), *images, **options), *images)
+    types = {
+        "/".join(path[:-1]): {x.dtype for x in calls}
+        for path, calls in traverse_util.flatten_dict(state["intermediates"]).items()
+        if isinstance(calls[0], jax.ShapeDtypeStruct)
+    }
+    predictors = {"head": ("classification", "boxes", "centerness"), "embed_head": ("margin", "pixel_embedding")}
+    predictors["embed_head"] += ("object_embedding", "pixel_position", "object_position")
+    for head, names in predictors.items():
+        for name in names:
+            assert types[f"{head}/{name}"] == {jnp.dtype("float32")}, name
+    assert types["head/class_tower/conv1"] == types["embed_head/pixel_tower/conv1"] == {jnp.dtype("bfloat16")}
 
 
 @pytest.mark.slow
