@@ -28,9 +28,9 @@ class Network:
     """A whole model at work.
 
     Attributes:
-      work: "train", "detect" (with masks pasted into the image), "network" (detection without pasting) or "trace" (the
-        shares of a train step).
-      model: of `models.fields`; torchvision has "mask_rcnn" only.
+      work: "train", "detect" (what masks there are pasted into the image), "network" (detection without pasting) or
+        "trace" (the shares of a train step).
+      model: of `models.fields`; torchvision has "mask_rcnn" and "fcos" only.
       canvas: height and width in pixels.
       batch: images.
       dtype: "float32" or "bfloat16" (torchvision's autocast).
@@ -56,7 +56,7 @@ class Network:
         """Return who else does it: "torchvision", our own processes ("ours") on `for_peer`, or nobody ("")."""
         if self.work == "trace" or self.model == "tiny":
             return ""
-        return "torchvision" if self.model == "mask_rcnn" else "ours"
+        return "torchvision" if self.model in ("mask_rcnn", "fcos") else "ours"
 
     def for_peer(self) -> "Network":
         """Return what our own processes do beside it: our Mask R-CNN."""
@@ -290,7 +290,7 @@ _OPS: tuple[Case, ...] = (
     NMS(1000, groups=5),
     Paste((800, 1333)),
 )
-_MODELS = ("mask_rcnn", "maskx_light", "maskx_paper")
+_MODELS = ("mask_rcnn", "maskx_light", "maskx_paper", "fcos")
 SUITES: dict[str, tuple[Case, ...]] = {
     "ceilings": (Product(4096), Copy(512)),
     "ops": _OPS,

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import cases
-from benchmarks.parameters import make_parameters
+from benchmarks.parameters import fcos_shapes, make_parameters, parameter_shapes
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 COLUMNS = (
@@ -136,8 +136,9 @@ class Workers:
 
 
 def write_parameters(folder: pathlib.Path) -> None:
-    """Write the parameters that both sides read."""
-    np.savez(folder / "parameters.npz", allow_pickle=False, **make_parameters())
+    """Write the parameters that both sides read, of each of torchvision's models."""
+    for model, shapes in (("mask_rcnn", parameter_shapes()), ("fcos", fcos_shapes())):
+        np.savez(folder / f"{model}.npz", allow_pickle=False, **make_parameters(shapes))
 
 
 def has_torchvision() -> bool:

@@ -20,6 +20,11 @@ _TORCHVISION: dict[str, Any] = {
         "weight_transfer": {},
     },
 }
+_FCOS: dict[str, Any] = {
+    **{name: value for name, value in _TORCHVISION.items() if name != "rcnn"},
+    "family": "dense",
+    "dense": {"masks": "none", "fpn": {"channels": 256}, "head": {"points": "torchvision"}, "embed_head": {}},
+}
 _TINY: dict[str, Any] = {
     "family": "rcnn",
     "max_detections": 20,
@@ -48,8 +53,13 @@ FROZEN = ("backbone/stem(_norm)?/.*", "backbone/res2_.*")
 
 
 def fields(name: str, dtype: str = "float32") -> dict[str, Any]:
-    """Return what `models.build.build` takes: of "mask_rcnn", "maskx_light", "maskx_paper" (R-50-FPN) or "tiny"."""
-    model = copy.deepcopy(_TINY if name == "tiny" else _TORCHVISION)
+    """Return what `models.build.build` takes.
+
+    Args:
+      name: "mask_rcnn", "maskx_light", "maskx_paper", "fcos" (R-50-FPN) or "tiny".
+      dtype: "float32" or "bfloat16".
+    """
+    model = copy.deepcopy({"tiny": _TINY, "fcos": _FCOS}.get(name, _TORCHVISION))
     if name.startswith("maskx_"):
         model["rcnn"]["mask_predictor"] = "transfer"
         model["rcnn"]["mask_head"]["mlp"] = name.removeprefix("maskx_")

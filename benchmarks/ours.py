@@ -17,7 +17,6 @@ from maskx_jax.distributed.mesh import make_mesh
 from maskx_jax.inference import make_detect_step
 from maskx_jax.models import build as make
 from maskx_jax.models.build import initialize
-from maskx_jax.models.rcnn.detector import RCNN
 from maskx_jax.structures import STORED_MASK_SIDE, Batch, GroundTruth, PyTree, merge
 from maskx_jax.training.optimizer import make_optimizer, split_params
 from maskx_jax.training.steps import make_state, make_train_step
@@ -70,7 +69,7 @@ def _compile(function: Any, *arguments: Any) -> tuple[Callable[..., Any], dict[s
 
 
 def _model_work(
-    model: RCNN, variables: PyTree, arrays: Mapping[str, np.ndarray], case: cases.Network | cases.Stage
+    model: Any, variables: PyTree, arrays: Mapping[str, np.ndarray], case: cases.Network | cases.Stage
 ) -> tuple[Call, dict[str, Any]]:
     if isinstance(case, cases.Stage):
         part = _train_stage if case.stage in cases.TRAIN_STAGES else _stage
@@ -79,7 +78,7 @@ def _model_work(
     return works[case.work](model, variables, arrays, case)
 
 
-def _model(folder: pathlib.Path, name: str, dtype: str = "float32") -> tuple[RCNN, PyTree]:
+def _model(folder: pathlib.Path, name: str, dtype: str = "float32") -> tuple[Any, PyTree]:
     """Return the model with the parameters that the peer has too; what it has not is small and random."""
     fields = models.fields(name, dtype)
     names = [f"class {i + 1}" for i in range(cases.NUM_CLASSES)]
@@ -88,8 +87,9 @@ def _model(folder: pathlib.Path, name: str, dtype: str = "float32") -> tuple[RCN
     variables = checks.make_variables(shapes)
     if name == "tiny":
         return model, variables
-    weights = open_weights(folder / "parameters.npz", "torchvision_detector", names)
-    new, unused = ((), ()) if name == "mask_rcnn" else (("mask_(head|weights)/.*",), (".*mask_predictor.*",))
+    weights = open_weights(folder / f"{name if name == 'fcos' else 'mask_rcnn'}.npz", "torchvision_detector", names)
+    is_own = name.startswith("maskx_")
+    new, unused = (("mask_(head|weights)/.*",), (".*mask_predictor.*",)) if is_own else ((), ())
     return model, take_over(variables, weights, names, new=new, unused=unused, say=_say_nothing)
 
 
@@ -98,15 +98,13 @@ def _say_nothing(text: str) -> None:
 
 
 def _train(
-    model: RCNN, variables: PyTree, arrays: Mapping[str, np.ndarray], case: cases.Network
+    model: Any, variables: PyTree, arrays: Mapping[str, np.ndarray], case: cases.Network
 ) -> tuple[Call, dict[str, Any]]:
     once, facts, _ = _train_program(model, variables, arrays)
     return once, facts
 
 
-def _train_program(
-    model: RCNN, variables: PyTree, arrays: Mapping[str, np.ndarray]
-) -> tuple[Call, dict[str, Any], Any]:
+def _train_program(model: Any, variables: PyTree, arrays: Mapping[str, np.ndarray]) -> tuple[Call, dict[str, Any], Any]:
     optimizer = _optimizer()
     state = jax.device_put(make_state(jax.tree.map(jnp.asarray, variables), optimizer, models.FROZEN, ema=False))
     del variables
@@ -123,7 +121,7 @@ def _train_program(
 
 
 def _trace(
-    model: RCNN, variables: PyTree, arrays: Mapping[str, np.ndarray], case: cases.Network
+    model: Any, variables: PyTree, arrays: Mapping[str, np.ndarray], case: cases.Network
 ) -> tuple[Call, dict[str, Any]]:
     """Return a train step, and what takes its time."""
     once, facts, program = _train_program(model, variables, arrays)
@@ -143,7 +141,7 @@ def _optimizer() -> optax.GradientTransformation:
 
 
 def _detect(
-    model: RCNN, variables: PyTree, arrays: Mapping[str, np.ndarray], case: cases.Network
+    model: Any, variables: PyTree, arrays: Mapping[str, np.ndarray], case: cases.Network
 ) -> tuple[Call, dict[str, Any]]:
     paste = _paste_all(case.canvas)
     network, facts = _network(model, variables, arrays, case)
@@ -152,6 +150,8 @@ def _detect(
         found = jax.tree.map(np.asarray, network())
         kept = [np.flatnonzero(valid) for valid in found.valid]
         facts["detections"] = sum(map(len, kept))
+        if found.masks is None:
+            return found
         return [
             paste(masks[index], boxes[index])
             for masks, boxes, index in zip(found.masks, found.boxes, kept, strict=True)
@@ -161,7 +161,7 @@ def _detect(
 
 
 def _network(
-    model: RCNN, variables: PyTree, arrays: Mapping[str, np.ndarray], case: cases.Network
+    model: Any, variables: PyTree, arrays: Mapping[str, np.ndarray], case: cases.Network
 ) -> tuple[Call, dict[str, Any]]:
     arguments = jax.device_put((variables, arrays["images"], _sizes(case.canvas, case.batch)))
     program, facts = _compile(make_detect_step(model, make_mesh()), *arguments)
@@ -169,7 +169,7 @@ def _network(
 
 
 def _stage(
-    model: RCNN, variables: PyTree, arrays: Mapping[str, np.ndarray], case: cases.Stage
+    model: Any, variables: PyTree, arrays: Mapping[str, np.ndarray], case: cases.Stage
 ) -> tuple[Call, dict[str, Any]]:
     """Return one part of detection, on what the parts before it make of the images, or of a train step."""
     sizes, images = _sizes(case.canvas, case.batch), arrays["images"]
@@ -219,7 +219,7 @@ def _stage(
 
 
 def _train_stage(
-    model: RCNN, variables: PyTree, arrays: Mapping[str, np.ndarray], case: cases.Stage
+    model: Any, variables: PyTree, arrays: Mapping[str, np.ndarray], case: cases.Stage
 ) -> tuple[Call, dict[str, Any]]:
     """Return one part of a train step."""
     trained, rest = split_params(variables["params"], models.FROZEN)

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 import torchvision
-from torchvision.models.detection import MaskRCNN
+from torchvision.models.detection import FCOS, MaskRCNN
 from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 from torchvision.models.detection.rpn import concat_box_prediction_layers
 from torchvision.ops import MultiScaleRoIAlign, batched_nms
+from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from benchmarks import cases
@@ -45,10 +46,10 @@ def _work(folder: pathlib.Path, case: cases.Case) -> Call:
     match case:
         case cases.Network():
             works = {"train": _train, "detect": _detect, "network": _network}
-            return works[case.work](_model(folder, case.canvas), arrays, case)
+            return works[case.work](_model(folder, case.model, case.canvas), arrays, case)
         case cases.Stage():
             stage = _train if case.stage in cases.TRAIN_STAGES else _stage
-            return stage(_model(folder, case.canvas), arrays, case)
+            return stage(_model(folder, case.model, case.canvas), arrays, case)
         case cases.RoIAlign():
             return _roi_align(arrays, case)
         case cases.NMS():
@@ -62,18 +63,16 @@ def _work(folder: pathlib.Path, case: cases.Case) -> Call:
     raise ValueError(f"torchvision has nothing beside {case.name}")
 
 
-def _model(folder: pathlib.Path, canvas: cases.Canvas) -> MaskRCNN:
-    """Return `maskrcnn_resnet50_fpn` as it is with pretrained weights, with our parameters and number of proposals."""
+def _model(folder: pathlib.Path, name: str, canvas: cases.Canvas) -> MaskRCNN | FCOS:
+    """Return `maskrcnn_resnet50_fpn` or `fcos_resnet50_fpn` as it is with pretrained weights, with our parameters."""
     body = torchvision.models.resnet50(weights=None, norm_layer=FrozenBatchNorm2d)
-    height, width = canvas
-    model = MaskRCNN(
-        _resnet_fpn_extractor(body, 3),
-        cases.NUM_CLASSES + 1,
-        rpn_post_nms_top_n_train=1000,
-        min_size=min(height, width),
-        max_size=max(height, width),
-    )
-    with np.load(folder / "parameters.npz") as parameters:
+    classes, sizes = cases.NUM_CLASSES + 1, {"min_size": min(canvas), "max_size": max(canvas)}
+    if name == "fcos":
+        model = FCOS(_resnet_fpn_extractor(body, 3, [2, 3, 4], LastLevelP6P7(256, 256)), classes, **sizes)
+    else:
+        # Our number of proposals.
+        model = MaskRCNN(_resnet_fpn_extractor(body, 3), classes, rpn_post_nms_top_n_train=1000, **sizes)
+    with np.load(folder / f"{name}.npz") as parameters:
         model.load_state_dict({name: torch.from_numpy(parameters[name]) for name in parameters.files}, strict=True)
     channels_last = torch.channels_last if DEVICE.type == "cuda" else torch.preserve_format
     return model.to(DEVICE, memory_format=channels_last)
@@ -83,7 +82,7 @@ def _images(arrays: dict[str, np.ndarray]) -> list[torch.Tensor]:
     return [torch.from_numpy(image).permute(2, 0, 1).to(DEVICE).float() / 255 for image in arrays["images"]]
 
 
-def _train(model: MaskRCNN, arrays: dict[str, np.ndarray], case: cases.Network | cases.Stage) -> Call:
+def _train(model: MaskRCNN | FCOS, arrays: dict[str, np.ndarray], case: cases.Network | cases.Stage) -> Call:
     """Return a train step, or one part of it."""
     model.train()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -118,19 +117,19 @@ def _train(model: MaskRCNN, arrays: dict[str, np.ndarray], case: cases.Network |
     return parts.get(stage, step)
 
 
-def _detect(model: MaskRCNN, arrays: dict[str, np.ndarray], case: cases.Network) -> Call:
+def _detect(model: MaskRCNN | FCOS, arrays: dict[str, np.ndarray], case: cases.Network) -> Call:
     del case
     model.eval()
     images = _images(arrays)
 
     @torch.no_grad()
     def detect() -> Any:
-        return [(found["masks"] > 0.5).cpu() for found in model(images)]
+        return [(found["masks"] > 0.5 if "masks" in found else found["boxes"]).cpu() for found in model(images)]
 
     return detect
 
 
-def _network(model: MaskRCNN, arrays: dict[str, np.ndarray], case: cases.Network) -> Call:
+def _network(model: MaskRCNN | FCOS, arrays: dict[str, np.ndarray], case: cases.Network) -> Call:
     # Masks stay as the network makes them, and on the device.
     model.transform.postprocess = lambda result, shapes, sizes: result
     model.eval()
@@ -139,7 +138,7 @@ def _network(model: MaskRCNN, arrays: dict[str, np.ndarray], case: cases.Network
 
 
 @torch.no_grad()
-def _stage(model: MaskRCNN, arrays: dict[str, np.ndarray], case: cases.Stage) -> Call:
+def _stage(model: MaskRCNN | FCOS, arrays: dict[str, np.ndarray], case: cases.Stage) -> Call:
     model.eval()
     sizes = [case.canvas] * case.batch
     images = ImageList(torch.stack(_images(arrays)), sizes)

@@ -13,8 +13,8 @@ import pytest
 from benchmarks import __main__ as benchmark
 from benchmarks import cases, checks, gpu_day, host, measuring, models, nms_forms, ours, roi_align_forms, trace
 from benchmarks.measure_devices import collectives
-from benchmarks.parameters import make_parameter, parameter_shapes
-from configs import mask_rcnn, maskx_rcnn
+from benchmarks.parameters import fcos_shapes, make_parameter, parameter_shapes
+from configs import fcos, mask_rcnn, maskx_rcnn
 from maskx_jax.models import build as make
 from maskx_jax.ops.nms import nms
 from maskx_jax.ops.roi_align import roi_align
@@ -55,6 +55,7 @@ CONFIGS = {
     "maskx_light": maskx_rcnn.get_config("backbone=r50,mlp=light"),
     "maskx_paper": maskx_rcnn.get_config("backbone=r50,mlp=paper"),
     "tiny": maskx_rcnn.get_config("size=tiny,mlp=light"),
+    "fcos": fcos.get_config("backbone=r50"),
 }
 
 
@@ -63,8 +64,11 @@ def test_models_are_those_of_the_configs_with_the_conventions_of_torchvision(nam
     config = CONFIGS[name]
     if name != "tiny":
         assert tuple(config.optimizer.untrained) == models.FROZEN
-    config.model.rcnn.roi_align.convention = config.model.rcnn.rpn.anchor_convention = "torchvision"
-    config.model.rcnn.rpn.boundary_threshold = -1.0
+    if name == "fcos":
+        config.model.dense.head.points = "torchvision"
+    else:
+        config.model.rcnn.roi_align.convention = config.model.rcnn.rpn.anchor_convention = "torchvision"
+        config.model.rcnn.rpn.boundary_threshold = -1.0
     config.model.dtype = "bfloat16"
     assert make.build(models.fields(name, "bfloat16"), 90) == make.build(config.model, 90)
 
@@ -76,11 +80,22 @@ def test_both_sides_have_the_same_parameters(name, tmp_path, monkeypatch):
     shapes = parameter_shapes(cases.NUM_CLASSES, (1, 1, 1, 1), 8)
     narrow = {path: tuple(16 if side == 1024 else side for side in shape) for path, shape in shapes.items()}
     parameters = {path: make_parameter(path, shape) for path, shape in narrow.items()}
-    np.savez(tmp_path / "parameters.npz", **parameters)
+    np.savez(tmp_path / "mask_rcnn.npz", **parameters)
     _, variables = ours._model(tmp_path, name)
     scores = parameters["roi_heads.box_predictor.cls_score.weight"]
     np.testing.assert_array_equal(variables["params"]["box_head"]["classification"]["kernel"], scores.T)
     assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(variables))
+
+
+def test_both_sides_have_the_same_parameters_of_fcos(tmp_path, monkeypatch):
+    monkeypatch.setitem(models._FCOS, "backbone", {"kind": "resnet", "stage_sizes": (1, 1, 1, 1), "width": 8})
+    monkeypatch.setitem(models._FCOS["dense"], "head", {"num_convs": 1})
+    shapes = fcos_shapes(cases.NUM_CLASSES, (1, 1, 1, 1), 8, num_convs=1)
+    parameters = {path: make_parameter(path, shape) for path, shape in shapes.items()}
+    np.savez(tmp_path / "fcos.npz", **parameters)
+    _, variables = ours._model(tmp_path, "fcos")
+    boxes = parameters["head.regression_head.bbox_reg.weight"]
+    np.testing.assert_array_equal(variables["params"]["head"]["boxes"]["kernel"], boxes.transpose(2, 3, 1, 0))
 
 
 def _maps_and_boxes():
