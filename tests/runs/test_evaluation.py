@@ -12,15 +12,17 @@ import numpy as np
 import pytest
 from faster_coco_eval import mask as mask_coder
 
+from configs import embedmask
 from maskx_jax import files
 from maskx_jax.data.shapes.source import ShapesSource
 from maskx_jax.distributed import processes as distributed
 from maskx_jax.distributed.mesh import make_mesh, replicated, split_batch
 from maskx_jax.evaluation.scores import flatten, metric_names
 from maskx_jax.inference import make_detect_step
+from maskx_jax.models.build import build, initialize
 from maskx_jax.runs import evaluation
 from maskx_jax.structures import Detections
-from tests.models.build import numpy_variables, tiny_config, tiny_model
+from tests.models.build import NUM_CLASSES, numpy_variables, tiny_config, tiny_model
 from tests.processes import finish, start
 
 NUM_IMAGES = 10
@@ -55,26 +57,33 @@ def small_config(batch_size):
     return config
 
 
-def detect_in_process(folder: str) -> None:
-    """Detect with the tiny model as one process of several, and write the results to a file."""
+def detect_in_process(folder: str, system: str) -> None:
+    """Detect with a tiny model as one process of several, and write the results to a file."""
     distributed.join(enabled=False)
     mesh = make_mesh()
     assert mesh.size == 4
-    model = tiny_model(**QUICK)
-    variables = jax.device_put(numpy_variables(model), replicated(mesh))
+    if system == "embedmask":
+        fields = embedmask.get_config("size=tiny,data=shapes").model
+        fields.max_detections, fields.dense.head.score_threshold = 4, 0.0
+        model = build(fields, NUM_CLASSES)
+        # Points begin with boxes of their level's size.
+        variables = jax.jit(lambda key: initialize(model, key))(jax.random.key(0))
+    else:
+        model = tiny_model(**QUICK)
+        variables = numpy_variables(model)
+    variables = jax.device_put(variables, replicated(mesh))
     results = evaluation.detect(make_detect_step(model, mesh), variables, Source(), small_config(4), mesh)
     name = f"{jax.process_index()}_of_{jax.process_count()}.json"
     (pathlib.Path(folder) / name).write_text(json.dumps(results))
 
 
 @pytest.mark.slow
-def test_results_are_the_same_on_any_number_of_processes(tmp_path):
+@pytest.mark.parametrize("system", ["maskx_rcnn", pytest.param("embedmask", marks=pytest.mark.long)])
+def test_results_are_the_same_on_any_number_of_processes(tmp_path, system):
     texts = []
     for count in (1, 2, 4):
-        assert (
-            finish(start("-m", "tests.runs.test_evaluation", tmp_path, processes=count, devices=4 // count))
-            == [0] * count
-        )
+        command = ("-m", "tests.runs.test_evaluation", tmp_path, system)
+        assert finish(start(*command, processes=count, devices=4 // count)) == [0] * count
         texts += [(tmp_path / f"{index}_of_{count}.json").read_text() for index in range(count)]
     results = json.loads(texts[0])
     assert [entry["image_id"] for entry in results] == sorted(entry["image_id"] for entry in results)
