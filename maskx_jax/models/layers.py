@@ -41,6 +41,12 @@ def group_norm_layer(channels: int, **options: Any) -> nn.GroupNorm:
     return nn.GroupNorm(min(32, channels // 4), epsilon=1e-5, **options)
 
 
+def check_group_norm(channels: Any) -> str:
+    """Return "" where `group_norm_layer` can divide the channels into groups, and otherwise what was expected."""
+    fits = isinstance(channels, int) and channels >= 4 and channels % min(32, channels // 4) == 0
+    return "" if fits else "what GroupNorm divides: a multiple of 4 up to 128, of 32 beyond"
+
+
 def group_norm(x: Array, dtype: Any, name: str, scale_init: Any = nn.initializers.ones) -> Array:
     """Normalise groups of channels, see `group_norm_layer`."""
     return group_norm_layer(x.shape[-1], dtype=dtype, scale_init=scale_init, name=name)(x)

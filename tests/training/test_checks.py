@@ -14,8 +14,9 @@ from tests.processes import ROOT
 
 
 def changed(**fields):
-    """Return the tiny config with fields of any section changed, given as section__field."""
-    config = tiny_config()
+    """Return a tiny config, of the family that fields are of, with fields changed, given as section__field."""
+    is_dense = any(path.startswith("model__dense") for path in fields)
+    config = embedmask.get_config("size=tiny,data=shapes") if is_dense else tiny_config()
     for path, value in fields.items():
         *sections, field = path.split("__")
         section = config
@@ -62,6 +63,15 @@ def changed(**fields):
         ("model__rcnn__weight_transfer__input", "seg", "one of cls"),
         ("model__rcnn__weight_transfer__activation", "gelu", "one of leaky_relu"),
         ("model__rcnn__weight_transfer__num_layers", 4, "one of 1, 2, 3"),
+        ("model__dense__masks", "embedding", "one of none, embeddings"),
+        ("model__dense__head__points", "center", "one of centre, torchvision"),
+        ("model__dense__head__level_sizes", (64.0, 128.0), "4 values"),
+        ("model__dense__head__channels", 9, "what GroupNorm divides: a multiple of 4 up to 128, of 32 beyond"),
+        ("model__dense__embed_head__channels", 132, "what GroupNorm divides"),
+        ("model__dense__embed_head__form", "v3", "one of ijcai, arxiv"),
+        ("model__dense__embed_head__dimensions", 2, "3 or more"),
+        ("model__dense__embed_head__mask_loss", "focal", "one of lovasz, dice, bce"),
+        ("model__dense__embed_head__coverage", 1.5, "0 to 1"),
         ("data__source", "coco", "one of prepared, shapes"),
         ("data__loader", "tfdata", "one of tf_data, threads"),
         ("data__num_workers", 0, "1 or more"),

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from maskx_jax.limits import Check, number, one_of
 from maskx_jax.models.dense.fcos_head import PointPredictions, Points, Tower
-from maskx_jax.models.layers import conv
+from maskx_jax.models.layers import check_group_norm, conv
 from maskx_jax.ops.embeddings import logits_from_distances, squared_distances
 from maskx_jax.ops.giou import paired_iou
 from maskx_jax.ops.losses import Mean
@@ -30,7 +30,7 @@ LOSS_REGIONS = ("image", "box")
 LIMITS: Mapping[str, Check] = {
     "form": one_of(*FORMS),
     "dimensions": number(3),
-    "channels": number(4),
+    "channels": check_group_norm,
     "num_convs": number(0),
     "prior_margin": number(1e-6),
     "mask_loss": one_of(*MASK_LOSSES),

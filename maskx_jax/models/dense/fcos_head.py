@@ -12,7 +12,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from maskx_jax.limits import Check, number, numbers, one_of
-from maskx_jax.models.layers import conv, group_norm_layer
+from maskx_jax.models.layers import check_group_norm, conv, group_norm_layer
 from maskx_jax.ops import boxes as box_ops
 from maskx_jax.ops.anchors import grid_strides
 from maskx_jax.ops.detections import suppress
@@ -30,7 +30,7 @@ SCORES = ("root", "product")
 POINTS = ("centre", "torchvision")
 
 LIMITS: Mapping[str, Check] = {
-    "channels": number(4),
+    "channels": check_group_norm,
     "num_convs": number(0),
     "points": one_of(*POINTS),
     "level_sizes": numbers(4, 0),
