@@ -41,21 +41,21 @@ def imported_model(**changes: Any) -> Imported:
 
 
 @functools.cache
-def imported_fcos(**changes: Any) -> Imported:
-    """Return FCOS, its variables and the fields of its config, see `imported_model`."""
+def imported_fcos(cpu: bool | None = None, **changes: Any) -> Imported:
+    """Return FCOS, its variables and the fields of its config, see `imported_model` and `models.build.build`."""
     config = fcos.get_config("backbone=r50")
     set_fields(config, **changes)
-    return _imported(config, fcos_shapes())
+    return _imported(config, fcos_shapes(), cpu)
 
 
-def _imported(config: ConfigDict, shapes_of_file: Shapes) -> Imported:
+def _imported(config: ConfigDict, shapes_of_file: Shapes, cpu: bool | None = None) -> Imported:
     names = [f"class {i + 1}" for i in range(NUM_CLASSES)]
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "model.safetensors"
         save_file(make_parameters(shapes_of_file), path)
         weights = open_weights(path, "torchvision_detector", names)
         apply_conventions(config, weights.conventions)
-        model = build(config.model, len(names))
+        model = build(config.model, len(names), cpu)
         shapes = jax.eval_shape(lambda: initialize(model, jax.random.key(0)))
         variables = take_over(shapes, weights, names)
     return Imported(model, variables, config.model.to_dict())

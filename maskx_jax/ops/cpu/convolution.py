@@ -22,17 +22,66 @@ _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 _TILE_BYTES = 8 * 2**20
 # Below as many channels the transforms of Winograd's algorithm cost more than they save.
 _WINOGRAD_CHANNELS = 32
+# Below as many outputs the larger squares have more of the transformed kernel to read than they save.
+_LARGE_SQUARES_OUTPUTS = 1024
+# Of fewer output channels than this it costs less to add up shifted maps than to gather what each output sees.
+_NARROW_OUTPUTS = 16
 
 
-def _both_axes(*rows: tuple[float, ...]) -> np.ndarray:
+class _Winograd(NamedTuple):
+    """Winograd's algorithm for 3 x 3 kernels: F(m x m, 3 x 3) of Lavin and Gray 2016.
+
+    Attributes:
+      side: m of the squares of outputs that are computed at a time.
+      kernel, pixels, outputs: the transforms of both axes at once: of a kernel's 9 values, of the pixels that a square
+        sees, and of the products to the outputs.
+    """
+
+    side: int
+    kernel: np.ndarray
+    pixels: np.ndarray
+    outputs: np.ndarray
+
+
+def _both_axes(*rows: tuple[float | int, ...]) -> np.ndarray:
     return np.kron(np.array(rows, np.float32), np.array(rows, np.float32))
 
 
-# F(2 x 2, 3 x 3) of Lavin and Gray 2016, the transforms of both axes at once: of a kernel's 9 values, of the 16 pixels
-# that a square of four outputs sees, and of the 16 products to the four outputs.
-_KERNEL_TRANSFORM = _both_axes((1.0, 0.0, 0.0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0.0, 0.0, 1.0))
-_INPUT_TRANSFORM = _both_axes((1.0, 0.0, -1.0, 0.0), (0.0, 1.0, 1.0, 0.0), (0.0, -1.0, 1.0, 0.0), (0.0, 1.0, 0.0, -1.0))
-_OUTPUT_TRANSFORM = _both_axes((1.0, 1.0, 1.0, 0.0), (0.0, 1.0, -1.0, -1.0))
+_WINOGRAD = {
+    # 16 multiplications for four outputs in place of 36.
+    2: _Winograd(
+        2,
+        _both_axes((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1)),
+        _both_axes((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1)),
+        _both_axes((1, 1, 1, 0), (0, 1, -1, -1)),
+    ),
+    # 36 for sixteen, at the points 0, 1, -1, 1/2 and -2, with which it rounds least (Barabasz et al. 2018).
+    4: _Winograd(
+        4,
+        _both_axes(
+            (1, 0, 0),
+            (1 / 3, 1 / 3, 1 / 3),
+            (-1 / 3, 1 / 3, -1 / 3),
+            (-16 / 15, -8 / 15, -4 / 15),
+            (1 / 15, -2 / 15, 4 / 15),
+            (0, 0, 1),
+        ),
+        _both_axes(
+            (1, -1.5, -2, 1.5, 1, 0),
+            (0, -1, 0.5, 2.5, 1, 0),
+            (0, 1, -2.5, 0.5, 1, 0),
+            (0, -2, -1, 2, 1, 0),
+            (0, 0.5, -1, -0.5, 1, 0),
+            (0, 1, -1.5, -2, 1.5, 1),
+        ),
+        _both_axes(
+            (1, 1, 1, 1, 1, 0),
+            (0, 1, -1, 0.5, -2, 0),
+            (0, 1, 1, 0.25, 4, 0),
+            (0, 1, -1, 0.125, -8, 1),
+        ),
+    ),
+}
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
@@ -42,6 +91,8 @@ def convolution(
     kernel: Float[Array, "kh kw c o"],
     strides: Sequence[int],
     padding: Sequence[tuple[int, int]],
+    *,
+    squares: int = 2,
     **options: Any,
 ) -> Float[Array, "b h2 w2 o"]:
     """Convolve as `jax.lax.conv_general_dilated` does, without dilation or groups.
@@ -49,58 +100,96 @@ def convolution(
     This is `matrix_convolution` in the place of `flax.linen.Conv`'s argument `conv_general_dilated`: its other options
     come along and must have their defaults.
 
+    Args:
+      x, kernel, strides, padding: as there.
+      squares: see `matrix_convolution`.
+      **options: of Flax.
+
     Raises:
       ValueError: dilation, groups or another order of dimensions.
     """
     _expect_plain(options)
     (top, bottom), (left, right) = padding
-    return matrix_convolution(x, kernel, (strides[0], strides[1]), ((top, bottom), (left, right)))
+    return matrix_convolution(x, kernel, (strides[0], strides[1]), ((top, bottom), (left, right)), squares)
 
 
 def matrix_convolution(
-    x: Float[Array, "b h w c"], kernel: Float[Array, "kh kw c o"], strides: tuple[int, int], padding: Padding
+    x: Float[Array, "b h w c"],
+    kernel: Float[Array, "kh kw c o"],
+    strides: tuple[int, int],
+    padding: Padding,
+    squares: int = 2,
 ) -> Float[Array, "b h2 w2 o"]:
-    """Convolve by matrix products, forward and backward."""
+    """Convolve by matrix products, forward and backward.
+
+    Args:
+      x: maps.
+      kernel: of the convolution.
+      strides: of rows and of columns.
+      padding: of rows and of columns, with zeros.
+      squares: side of the squares of outputs that Winograd's algorithm computes at a time, where it applies. 4 is
+        faster on large maps than 2, and rounds four times as coarsely: relative to the largest output 3e-6.
+    """
     if kernel.shape[:2] == (1, 1) and padding == ((0, 0), (0, 0)):
         return jnp.einsum("bhwc,co->bhwo", x[:, :: strides[0], :: strides[1]], kernel[0, 0])
-    return _convolve(x, kernel, strides, padding)
+    if kernel.shape[3] < _NARROW_OUTPUTS and strides == (1, 1):
+        return _narrow(x, kernel, padding)
+    return _convolve(x, kernel, strides, padding, squares)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _convolve(x: Array, kernel: Array, strides: tuple[int, int], padding: Padding) -> Array:
+def _narrow(x: Array, kernel: Array, padding: Padding) -> Array:
+    """Convolve with few outputs: multiply by the whole kernel at every pixel, and add up what each output gets."""
+    height, width, inputs, outputs = kernel.shape
+    products = _float32_einsum("bhwc,co->bhwo", x, kernel.transpose(2, 0, 1, 3).reshape(inputs, -1))
+    products = jnp.pad(products, ((0, 0), *padding, (0, 0)))
+    rows, columns = products.shape[1] - height + 1, products.shape[2] - width + 1
+    shifted = (
+        products[:, i : i + rows, j : j + columns, (i * width + j) * outputs : (i * width + j + 1) * outputs]
+        for i in range(height)
+        for j in range(width)
+    )
+    return functools.reduce(jnp.add, shifted).astype(x.dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _convolve(x: Array, kernel: Array, strides: tuple[int, int], padding: Padding, squares: int) -> Array:
     if _is_winograd(x, kernel, strides):
-        return _winograd(x, kernel, padding)
+        return _winograd(x, kernel, padding, squares)
     windows = _windows(x, kernel.shape[:2], strides, padding)
     flat = kernel.reshape(-1, kernel.shape[-1])
     tiles = jax.lax.map(lambda index: _columns(windows, index) @ flat, jnp.arange(windows.number))
     return tiles.reshape(*windows.output, -1)
 
 
-def _forward(x: Array, kernel: Array, strides: tuple[int, int], padding: Padding) -> tuple[Array, tuple[Array, Array]]:
-    return _convolve(x, kernel, strides, padding), (x, kernel)
+def _forward(
+    x: Array, kernel: Array, strides: tuple[int, int], padding: Padding, squares: int
+) -> tuple[Array, tuple[Array, Array]]:
+    return _convolve(x, kernel, strides, padding, squares), (x, kernel)
 
 
 def _backward(
-    strides: tuple[int, int], padding: Padding, saved: tuple[Array, Array], gradient: Array
+    strides: tuple[int, int], padding: Padding, squares: int, saved: tuple[Array, Array], gradient: Array
 ) -> tuple[Array, Array]:
     x, kernel = saved
-    x_gradient = _input_gradient(x, kernel, gradient, strides, padding)
+    x_gradient = _input_gradient(x, kernel, gradient, strides, padding, squares)
     if _is_winograd(x, kernel, strides):
-        return x_gradient, _winograd_kernel_gradient(x, kernel, gradient, padding)
+        return x_gradient, _winograd_kernel_gradient(x, kernel, gradient, padding, squares)
     return x_gradient, _kernel_gradient(x, kernel, gradient, strides, padding)
 
 
 _convolve.defvjp(_forward, _backward)
 
 
-def _input_gradient(x: Array, kernel: Array, gradient: Array, strides: tuple[int, int], padding: Padding) -> Array:
+def _input_gradient(
+    x: Array, kernel: Array, gradient: Array, strides: tuple[int, int], padding: Padding, squares: int
+) -> Array:
     height, width = kernel.shape[:2]
     (top, bottom), (left, right) = padding
     if strides == (1, 1) and max(top, bottom) < height and max(left, right) < width:
         # A convolution too, with the kernel turned around.
         turned = kernel[::-1, ::-1].swapaxes(2, 3)
         around = ((height - 1 - top, height - 1 - bottom), (width - 1 - left, width - 1 - right))
-        return _convolve(gradient, turned, strides, around)
+        return _convolve(gradient, turned, strides, around, squares)
     _, pull_back = jax.vjp(
         lambda x: jax.lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=_DIMENSIONS), x
     )
@@ -120,55 +209,60 @@ def _kernel_gradient(x: Array, kernel: Array, gradient: Array, strides: tuple[in
 
 
 def _is_winograd(x: Array, kernel: Array, strides: tuple[int, int]) -> bool:
-    """Say whether Winograd's algorithm applies, with 16 multiplications for four outputs in place of 36."""
+    """Say whether Winograd's algorithm applies."""
     *size, inputs, outputs = kernel.shape
     wide = min(inputs, outputs) >= _WINOGRAD_CHANNELS
     return size == [3, 3] and strides == (1, 1) and wide and x.dtype == jnp.float32
 
 
-def _winograd(x: Array, kernel: Array, padding: Padding) -> Array:
-    windows, (height, width) = _squares(x, padding)
+def _winograd(x: Array, kernel: Array, padding: Padding, squares: int) -> Array:
+    algorithm, windows, (height, width) = _squares(x, padding, squares)
+    side = algorithm.side
     inputs, outputs = kernel.shape[2:]
-    transformed = jnp.matmul(_KERNEL_TRANSFORM, kernel.reshape(9, -1)).reshape(16, inputs, outputs)
+    transformed = jnp.matmul(algorithm.kernel, kernel.reshape(9, -1)).reshape(-1, inputs, outputs)
 
     def tile_product(index: Array) -> Array:
-        pixels = _transformed_windows(windows, index)
+        pixels = _transformed_windows(algorithm, windows, index)
         products = jnp.einsum("kpi,kio->kpo", pixels, transformed)
-        squares = jnp.matmul(_OUTPUT_TRANSFORM, products.reshape(16, -1)).reshape(2, 2, -1, windows.output[2], outputs)
-        return squares.transpose(2, 0, 3, 1, 4)
+        values = jnp.matmul(algorithm.outputs, products.reshape(len(products), -1))
+        return values.reshape(side, side, -1, windows.output[2], outputs).transpose(2, 0, 3, 1, 4)
 
     tiles = jax.lax.map(tile_product, jnp.arange(windows.number))
     images, rows, columns = windows.output
-    return tiles.reshape(images, 2 * rows, 2 * columns, outputs)[:, :height, :width]
+    return tiles.reshape(images, side * rows, side * columns, outputs)[:, :height, :width]
 
 
-def _winograd_kernel_gradient(x: Array, kernel: Array, gradient: Array, padding: Padding) -> Array:
-    windows, (height, width) = _squares(x, padding)
+def _winograd_kernel_gradient(x: Array, kernel: Array, gradient: Array, padding: Padding, squares: int) -> Array:
+    algorithm, windows, (height, width) = _squares(x, padding, squares)
+    side, count = algorithm.side, len(algorithm.pixels)
     inputs, outputs = kernel.shape[2:]
     _, rows, columns = windows.output
-    gradient = jnp.pad(gradient, ((0, 0), (0, 2 * rows - height), (0, 2 * columns - width), (0, 0)))
+    gradient = jnp.pad(gradient, ((0, 0), (0, side * rows - height), (0, side * columns - width), (0, 0)))
 
     def tile_product(index: Array, squares_gradient: Array) -> Array:
-        squares_gradient = squares_gradient.transpose(1, 3, 0, 2, 4).reshape(4, -1)
-        products_gradient = jnp.matmul(_OUTPUT_TRANSFORM.T, squares_gradient).reshape(16, -1, outputs)
-        return _float32_einsum("kpi,kpo->kio", _transformed_windows(windows, index), products_gradient)
+        squares_gradient = squares_gradient.transpose(1, 3, 0, 2, 4).reshape(side * side, -1)
+        products_gradient = jnp.matmul(algorithm.outputs.T, squares_gradient).reshape(count, -1, outputs)
+        pixels = _transformed_windows(algorithm, windows, index)
+        return _float32_einsum("kpi,kpo->kio", pixels, products_gradient)
 
-    gradients = gradient.reshape(windows.number, -1, 2, columns, 2, outputs)
-    total = _sum_over_tiles(tile_product, gradients, (16, inputs, outputs))
-    return jnp.matmul(_KERNEL_TRANSFORM.T, total.reshape(16, -1)).reshape(kernel.shape)
+    gradients = gradient.reshape(windows.number, -1, side, columns, side, outputs)
+    total = _sum_over_tiles(tile_product, gradients, (count, inputs, outputs))
+    return jnp.matmul(algorithm.kernel.T, total.reshape(count, -1)).reshape(kernel.shape)
 
 
-def _squares(x: Array, padding: Padding) -> tuple["_Windows", tuple[int, int]]:
-    """Return the windows of 4 x 4 pixels that squares of four outputs see, and height and width of the output."""
+def _squares(x: Array, padding: Padding, squares: int) -> tuple[_Winograd, "_Windows", tuple[int, int]]:
+    """Return the algorithm, the windows that squares of outputs see, and height and width of the output."""
     (top, bottom), (left, right) = padding
     height, width = x.shape[1] + top + bottom - 2, x.shape[2] + left + right - 2
-    even = ((top, bottom + height % 2), (left, right + width % 2))
-    return _windows(x, (4, 4), (2, 2), even), (height, width)
+    side = squares if len(x) * height * width >= _LARGE_SQUARES_OUTPUTS else 2
+    whole = ((top, bottom + -height % side), (left, right + -width % side))
+    return _WINOGRAD[side], _windows(x, (side + 2, side + 2), (side, side), whole), (height, width)
 
 
-def _transformed_windows(windows: "_Windows", index: Array) -> Float[Array, "16 windows c"]:
+def _transformed_windows(algorithm: _Winograd, windows: "_Windows", index: Array) -> Float[Array, "pixels windows c"]:
     pixels = jnp.stack(windows.pixels(index))
-    return jnp.matmul(_INPUT_TRANSFORM, pixels.reshape(16, -1)).reshape(16, -1, pixels.shape[-1])
+    transformed = jnp.matmul(algorithm.pixels, pixels.reshape(len(pixels), -1))
+    return transformed.reshape(len(pixels), -1, pixels.shape[-1])
 
 
 def _columns(windows: "_Windows", index: Array) -> Float[Array, "windows inputs"]:

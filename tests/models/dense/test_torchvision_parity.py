@@ -21,10 +21,10 @@ def full_precision():
         yield
 
 
-def _stages_of(name, coco_mini):
+def _stages_of(name, coco_mini, cpu):
     """Return what our model makes of an image at every stage."""
     canvas, size = canvas_of(name, coco_mini, golden(f"fcos_{name}"))
-    imported = imported_fcos()
+    imported = imported_fcos(cpu)
 
     def run(model, images, image_sizes):
         pyramid = model.pyramid(images, image_sizes)
@@ -48,12 +48,12 @@ def _stages_of(name, coco_mini):
         return jax.tree.map(np.asarray, step(imported.variables, canvas[None], np.array([size], np.float32)))
 
 
-@pytest.fixture(scope="module", params=list(inputs.CANVASES))
+@pytest.fixture(scope="module", params=[*((name, False) for name in inputs.CANVASES), ("shapes_512", True)], ids=str)
 def image(request):
-    """Return (torchvision's outputs, ours) for each image; the real ones may be absent."""
-    name = request.param
+    """Return (torchvision's outputs, ours) for each image; the real ones may be absent. One CPU convolves otherwise."""
+    name, cpu = request.param
     coco_mini = request.getfixturevalue("coco_mini") if name.startswith("coco") else None
-    return golden(f"fcos_{name}"), _stages_of(name, coco_mini)
+    return golden(f"fcos_{name}"), _stages_of(name, coco_mini, cpu)
 
 
 @pytest.mark.parametrize("stage", ["fpn", "logits", "distances", "centerness"])

@@ -12,7 +12,7 @@ CASES = [
     (1, 17, 15, 3, 4, 7, 2),
     (3, 8, 9, 4, 6, 1, 1),
     (2, 9, 8, 4, 6, 1, 2),
-    (12, 14, 14, 8, 8, 3, 1),
+    (12, 14, 14, 8, 24, 3, 1),
     # Of as many channels that Winograd's algorithm is taken: even and odd sides.
     (2, 12, 16, 32, 40, 3, 1),
     (3, 13, 9, 40, 32, 3, 1),
@@ -25,11 +25,12 @@ def plain(x, kernel, stride, padding):
     )
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(("case", "squares"), [*((case, 2) for case in CASES), *((case, 4) for case in CASES[-2:])])
 # Everything in one tile; some images or rows in each; a row in each.
 @pytest.mark.parametrize("tile_bytes", [2**23, 20_000, 1])
-def test_products_equal_the_plain_convolution_forward_and_backward(case, tile_bytes, monkeypatch):
+def test_products_equal_the_plain_convolution_forward_and_backward(case, tile_bytes, squares, monkeypatch):
     monkeypatch.setattr(ops, "_TILE_BYTES", tile_bytes)
+    monkeypatch.setattr(ops, "_LARGE_SQUARES_OUTPUTS", 1)
     images, height, width, inputs, outputs, side, stride = case
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.standard_normal((images, height, width, inputs)), jnp.float32)
@@ -41,20 +42,21 @@ def test_products_equal_the_plain_convolution_forward_and_backward(case, tile_by
         return y, *pull_back(jnp.cos(jnp.arange(y.size, dtype=jnp.float32)).reshape(y.shape))
 
     expected = both(lambda x, kernel: plain(x, kernel, stride, padding))
-    actual = both(lambda x, kernel: ops.matrix_convolution(x, kernel, (stride, stride), padding))
+    actual = both(lambda x, kernel: ops.matrix_convolution(x, kernel, (stride, stride), padding, squares))
     for one, other in zip(actual, expected, strict=True):
         np.testing.assert_allclose(one, other, atol=3e-5 * float(jnp.abs(other).max()), rtol=0)
 
 
 def test_wide_convolutions_of_3_x_3_take_16_multiplications_for_36():
-    def multiplications(channels):
+    def multiplications(channels, squares=2):
         x, kernel = jnp.zeros((1, 32, 32, channels)), jnp.zeros((3, 3, channels, channels))
-        program = jax.jit(lambda x, kernel: ops.matrix_convolution(x, kernel, (1, 1), ((1, 1), (1, 1))))
+        program = jax.jit(lambda x, kernel: ops.matrix_convolution(x, kernel, (1, 1), ((1, 1), (1, 1)), squares))
         return program.lower(x, kernel).compile().cost_analysis()["flops"] / (2 * x.size * channels)
 
     assert multiplications(16) == pytest.approx(9, rel=0.1)
     # And the transforms, which matter less the more channels and pixels there are.
     assert 4 < multiplications(256) < 4.6
+    assert 2.25 < multiplications(256, squares=4) < 3.4
 
 
 def test_an_output_is_cut_into_images_or_into_rows_of_one_image(monkeypatch):
