@@ -51,7 +51,7 @@ def full_size_batch(height: int, width: int) -> Batch:
         (maskx_rcnn, "mlp=light,masks=nonvoc,schedule=2x", (800, 1344)),
         (fcos, "backbone=r101,dtype=bfloat16", (800, 1344)),
         (embedmask, "form=ijcai,start=scratch,masks=voc", (1344, 800)),
-        (embedmask, "form=arxiv,dtype=bfloat16", (800, 1344)),
+        pytest.param(embedmask, "form=arxiv,dtype=bfloat16", (800, 1344), marks=pytest.mark.long),
     ],
 )
 def test_config_traces_at_full_size(module, argument, canvas):

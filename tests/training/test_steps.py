@@ -45,6 +45,15 @@ def run(devices, system: str = "maskx_rcnn", num_steps: int = 2, state_sharding:
     return jax.device_get(state), jax.device_get(losses), compiled
 
 
+# Of what is a matter of the arrays, or of the devices, more than of the family.
+rcnn_or_long = pytest.mark.parametrize(
+    "system",
+    ["maskx_rcnn", pytest.param("embedmask", marks=pytest.mark.long)],
+    indirect=True,
+    scope="module",
+)
+
+
 # One of each family, with all that the family has.
 @pytest.fixture(scope="module", params=["maskx_rcnn", "embedmask"])
 def system(request):
@@ -88,6 +97,7 @@ def eight_devices_fsdp(system):
 
 
 @pytest.mark.slow
+@rcnn_or_long
 def test_a_split_state_learns_what_a_replicated_one_does(system, eight_devices, eight_devices_fsdp):
     assert_same_training(system, eight_devices_fsdp, eight_devices)
 
@@ -98,6 +108,7 @@ def test_parts_of_a_batch_teach_what_the_whole_does(system, one_device):
 
 
 @pytest.mark.slow
+@rcnn_or_long
 def test_a_device_holds_its_part_of_a_split_state_before_and_after_a_step(eight_devices, eight_devices_fsdp):
     state, _, compiled = eight_devices_fsdp
     expected = state_shardings(make_mesh(), state, "fsdp", min_size=2**10)
@@ -116,6 +127,7 @@ def test_a_device_holds_its_part_of_a_split_state_before_and_after_a_step(eight_
 
 
 @pytest.mark.slow
+@rcnn_or_long
 def test_devices_that_share_a_state_exchange_weights_and_gradients_and_no_features(eight_devices_fsdp):
     state, _, compiled = eight_devices_fsdp
     weights = {leaf.size for leaf in jax.tree.leaves(state.params)}
@@ -241,8 +253,9 @@ def test_the_stem_and_res2_are_frozen_by_default_with_their_norms(norm):
 
 
 @pytest.mark.slow
-def test_detection_needs_no_communication():
-    model = small_model()
+@rcnn_or_long
+def test_detection_needs_no_communication(system):
+    model = small_model(system)
     mesh = make_mesh()
     batch = shapes_batch(8)
     images = global_batch(mesh, (batch.images, batch.image_sizes))
@@ -252,8 +265,9 @@ def test_detection_needs_no_communication():
 
 
 @pytest.mark.slow
-def test_detection_takes_split_weights():
-    model = small_model()
+@rcnn_or_long
+def test_detection_takes_split_weights(system):
+    model = small_model(system)
     mesh = make_mesh()
     batch = shapes_batch(8)
     images = global_batch(mesh, (batch.images, batch.image_sizes))

@@ -75,8 +75,8 @@ def test_only_masked_objects_teach_masks_and_all_teach_boxes(form):
     assert all(jax.tree.leaves(jax.tree.map(lambda a, b: (a == b).all(), boxes, gradients(batch)[0])))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("form", ["ijcai", pytest.param("arxiv", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("form", ["ijcai", "arxiv"])
 def test_bfloat16_computes_near_float32(form):
     batch = shapes_batch(2, 6, image_size=64)
     full, half = (
