@@ -48,7 +48,14 @@ def _stages_of(name, coco_mini, cpu):
         return jax.tree.map(np.asarray, step(imported.variables, canvas[None], np.array([size], np.float32)))
 
 
-@pytest.fixture(scope="module", params=[*((name, False) for name in inputs.CANVASES), ("shapes_512", True)], ids=str)
+ON_ONE_CPU = ("shapes_512", True)
+
+
+@pytest.fixture(
+    scope="module",
+    params=[*((name, False) for name in inputs.CANVASES), ON_ONE_CPU],
+    ids=lambda param: param[0] if param != ON_ONE_CPU else f"{param[0]}_on_one_cpu",
+)
 def image(request):
     """Return (torchvision's outputs, ours) for each image; the real ones may be absent. One CPU convolves otherwise."""
     name, cpu = request.param
