@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from maskx_jax.models.dense.fcos_head import FCOSHead, PointPredictions, Points
+from maskx_jax.ops.losses import total_loss
 from maskx_jax.ops.point_matching import PointMatch
 from maskx_jax.structures import GroundTruth
 from tests.reference import points as reference
@@ -50,10 +51,15 @@ LOGITS = ((-1.0, 0.5), (0.2, -2.0), (-3.0, -0.5))
 QUALITY = (0.3, -0.7, 2.0)
 
 
+def losses(head, *arguments):
+    """Return the losses of predictions, of assignments and of objects, at the points of the scene."""
+    values = jax.jit(lambda made, matched, gt: total_loss(head.losses(made, SCENE, matched, gt))[1])(*arguments)
+    return {name: float(value) for name, value in values.items()}
+
+
 def losses_of(head, logits=LOGITS, distances=DISTANCES, quality=QUALITY, matched=MATCH, gt=None):
     gt = objects([BOX], [2]) if gt is None else gt
-    found = head.losses(predictions(logits, distances, quality), SCENE, matched, gt)
-    return {name: float(mean.value()) for name, mean in found.items()}
+    return losses(head, predictions(logits, distances, quality), matched, gt)
 
 
 def around(place, distances, stride=8):
@@ -111,7 +117,7 @@ def test_the_quality_may_be_the_iou_of_the_predicted_box():
         return head.losses(made, SCENE, MATCH, objects([BOX], [2]))["centerness"].value()
 
     # Boxes learn nothing from it.
-    assert not jax.grad(centerness)(jnp.asarray(DISTANCES)).any()
+    assert not jax.jit(jax.grad(centerness))(jnp.asarray(DISTANCES)).any()
 
 
 def test_points_in_a_crowd_are_not_background_unless_asked_for():
@@ -129,20 +135,20 @@ def test_denominators_are_those_of_the_batch_or_of_a_device_of_torchvision():
     foreground = jnp.array([[True, True, False], [True, False, False]])
     gt = objects([BOX], [2], images=2)
 
-    def losses(head, chosen=slice(None)):
-        parts = jax.tree.map(lambda x: x[chosen], (made, PointMatch(jnp.zeros((2, 3), jnp.int32), foreground), gt))
-        return {name: float(mean.value()) for name, mean in head.losses(parts[0], SCENE, *parts[1:]).items()}
+    def of(head, chosen=slice(None)):
+        matched = PointMatch(jnp.zeros((2, 3), jnp.int32), foreground)
+        return losses(head, *jax.tree.map(lambda x: x[chosen], (made, matched, gt)))
 
     head = FCOSHead(NUM_CLASSES)
-    images, batch = [losses(head, slice(i, i + 1)) for i in range(2)], losses(head)
-    each = losses(FCOSHead(NUM_CLASSES, images_per_denominator=1))
+    images, batch = [of(head, slice(i, i + 1)) for i in range(2)], of(head)
+    each = of(FCOSHead(NUM_CLASSES, images_per_denominator=1))
     for name in batch:
         np.testing.assert_allclose(batch[name], (2 * images[0][name] + images[1][name]) / 3, rtol=1e-5)
         np.testing.assert_allclose(each[name], (images[0][name] + images[1][name]) / 2, rtol=1e-5)
-    both = losses(FCOSHead(NUM_CLASSES, images_per_denominator=2))
+    both = of(FCOSHead(NUM_CLASSES, images_per_denominator=2))
     np.testing.assert_allclose(list(both.values()), list(batch.values()), rtol=1e-6)
     with pytest.raises(ValueError, match="images_per_denominator 3; expected a divisor of the 2 images"):
-        losses(FCOSHead(NUM_CLASSES, images_per_denominator=3))
+        of(FCOSHead(NUM_CLASSES, images_per_denominator=3))
 
 
 def test_without_positive_points_boxes_and_quality_cost_nothing():
@@ -153,7 +159,9 @@ def test_without_positive_points_boxes_and_quality_cost_nothing():
 
 
 def detect(head, made, where, size=(100.0, 100.0)):
-    found = head.detect(made, where, jnp.array([size])).detections
+    found = jax.jit(lambda *arguments: head.detect(arguments[0], where, arguments[1]).detections)(
+        made, jnp.array([size])
+    )
     valid = np.asarray(found.valid[0])
     return [np.asarray(x[0])[valid] for x in (found.scores, found.labels, found.boxes)]
 
