@@ -60,8 +60,8 @@ def test_two_steps_and_an_evaluation_of_a_one_stage_detector_at_full_size(tmp_pa
         *("--config.data.shapes.num_train=8", "--config.data.shapes.num_eval=1", "--config.evaluation.batch_size=1"),
         *("--config.data.mask_classes=random(1,32)", "--config.data.loader=threads"),
     )
-    # A loss that is not finite ends the run.
-    lines, said = run(tmp_path, "train.py", *flags, JAX_DISABLE_MOST_OPTIMIZATIONS="0")
+    # A loss that is not finite ends the run. It computes for longer than it compiles: see `tests.compilation`.
+    lines, said = run(tmp_path, "train.py", *flags, JAX_DISABLE_MOST_OPTIMIZATIONS="0", XLA_FLAGS="")
     names = {"class", "box", "centerness"} | ({"mask"} if "embedmask" in config else set())
     assert all(lines[step][f"train/{name}"] > 0 for step in (0, 1) for name in names)
     assert lines[2]["bbox/all/AP"] is not None and ("mask all" in said) == ("mask" in names)
