@@ -28,40 +28,22 @@ errors.run(lambda: train.main(sys.argv[1:], Parts(build=functools.partial(build,
 """
 
 
-def run(workdir, *command: str, **environment: str) -> tuple[list[dict], str]:
-    command = (sys.executable, *command, f"--workdir={workdir}")
-    environment = {**os.environ, **ENVIRONMENT, **environment}
-    environment.pop("JAX_NUM_CPU_DEVICES", None)
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+def run(workdir, *program: str, flags: tuple[str, ...] = ()) -> tuple[list[dict], str]:
+    command = [sys.executable, *program, *FLAGS, *flags, f"--workdir={workdir}"]
+    environment = {name: value for name, value in os.environ.items() if name != "JAX_NUM_CPU_DEVICES"}
+    done = subprocess.run(command, cwd=ROOT, env=environment | ENVIRONMENT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()], done.stdout
 
 
 @pytest.mark.slow
 def test_a_plain_train_py_learns_what_it_does_with_the_way_of_a_cpu_off(tmp_path):
-    lines, said = run(tmp_path / "plain", "train.py", *FLAGS)
+    lines, said = run(tmp_path / "plain", "train.py")
     assert "parameters on 1 devices" in said and "box  all" in said
-    others, _ = run(tmp_path / "other", "-c", OTHER_WAY, *FLAGS, "--config.train.eval_every=0")
+    others, _ = run(tmp_path / "other", "-c", OTHER_WAY, flags=("--config.train.eval_every=0",))
     assert [line["step"] for line in lines] == [1, 2, 2] and [line["step"] for line in others] == [1, 2]
     for one, other in zip(lines[:2], others, strict=True):
         for name in ("total", "rpn_class", "rpn_box", "box_class", "box", "mask", "gradient_norm"):
             found, expected = one[f"train/{name}"], other[f"train/{name}"]
             np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6, err_msg=name)
     assert lines[2]["bbox/all/AP"] is not None and lines[2]["segm/B/AP"] is not None
-
-
-# Four minutes of a core and 8 GB each: most of it is compiled and computed once, for the first step.
-@pytest.mark.long
-@pytest.mark.parametrize("config", ["fcos.py:", "embedmask.py:form=ijcai,", "embedmask.py:form=arxiv,"])
-def test_two_steps_and_an_evaluation_of_a_one_stage_detector_at_full_size(tmp_path, config):
-    flags = (
-        f"--config=configs/{config}start=scratch,data=shapes,batch=1",
-        *("--config.train.num_steps=2", "--config.train.log_every=1", "--config.train.eval_every=2"),
-        *("--config.data.shapes.num_train=8", "--config.data.shapes.num_eval=1", "--config.evaluation.batch_size=1"),
-        *("--config.data.mask_classes=random(1,32)", "--config.data.loader=threads"),
-    )
-    # A loss that is not finite ends the run. It computes for longer than it compiles: see `tests.compilation`.
-    lines, said = run(tmp_path, "train.py", *flags, JAX_DISABLE_MOST_OPTIMIZATIONS="0", XLA_FLAGS="")
-    names = {"class", "box", "centerness"} | ({"mask"} if "embedmask" in config else set())
-    assert all(lines[step][f"train/{name}"] > 0 for step in (0, 1) for name in names)
-    assert lines[2]["bbox/all/AP"] is not None and ("mask all" in said) == ("mask" in names)
