@@ -39,6 +39,8 @@ def get_config(argument: str | None = None) -> ConfigDict:
         score_threshold=0.05,
     )
     config.evaluation.mask_threshold = 0.53
+    # Scores are products: .25 is half a class and half a centerness.
+    config.evaluation.picture_score_threshold = 0.25
     return base.apply_variants(
         config,
         argument,

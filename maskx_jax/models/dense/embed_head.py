@@ -39,6 +39,7 @@ LIMITS: Mapping[str, Check] = {
     "loss_weight": number(0),
     "smooth_weight": number(0),
     "resolution": number(1),
+    "unit": number(1),
 }
 
 # Pixel embeddings are computed on P3 and brought to half its stride.
@@ -78,7 +79,9 @@ class EmbedMaskHead(nn.Module):
       sample_in_mask: points outside an object's mask are not assigned to it, if it has one (the authors). Objects with
         and without masks are then detected by different rules.
       loss_weight, smooth_weight: of the two losses.
-      resolution: of the masks of detections, over their boxes.
+      resolution: of the masks of detections, over their boxes. 80 is enough for the masks of the full image, see
+        tests/models/dense/test_mask_grid.py.
+      unit: pixels that are one in the spatial dimensions at first: an eighth of the short side of a usual image.
       dtype: of the computation in the tower; embeddings are float32.
       cpu: whether convolutions are computed as one CPU does best, see `layers.conv`.
     """
@@ -94,7 +97,8 @@ class EmbedMaskHead(nn.Module):
     sample_in_mask: bool = False
     loss_weight: float = 0.5
     smooth_weight: float = 0.1
-    resolution: int = 56
+    resolution: int = 80
+    unit: float = 100.0
     dtype: Any = jnp.float32
     cpu: bool = False
 
@@ -109,14 +113,14 @@ class EmbedMaskHead(nn.Module):
         if self.form == "ijcai":
             scale = self.param("position_scale", nn.initializers.ones, ())
             places = grid_points(height, width, (2**_LEVEL, 2**_LEVEL), "centre")
-            pixels = self._embed("pixel", [pixel_map], scale * places / 100)
-            centres = self._embed("object", [*predictions.box_maps.values()], scale * points.places / 100)
+            pixels = self._embed("pixel", [pixel_map], scale * places / self.unit)
+            centres = self._embed("object", [*predictions.box_maps.values()], scale * points.places / self.unit)
             precisions = self._precisions(predictions)
         else:
             pixels = self._convolve("pixel_embedding", [pixel_map], self.dimensions)
             centres = self._convolve("object_embedding", [*predictions.box_maps.values()], self.dimensions)
-            # Four distances in pixels, in units of a usual image.
-            boxes = jax.lax.stop_gradient(predictions.distances) * points.strides[:, None] / 800
+            # The four distances as shares of a usual image, whose short side is eight units.
+            boxes = jax.lax.stop_gradient(predictions.distances) * points.strides[:, None] / (8 * self.unit)
             precisions = jnp.exp(nn.Dense(1, kernel_init=_normal, name="margin")(boxes))
         pixels = pixels.reshape(batch, height, width, -1)
         scaled = (batch, 2 * height, 2 * width, pixels.shape[-1])
