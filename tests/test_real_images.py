@@ -5,12 +5,11 @@ import json
 
 import pytest
 
-from configs import paper
+from configs import embedmask, maskx_rcnn, paper
 from maskx_jax.coco.categories import VOC_NAMES
 from maskx_jax.data.coco.builder import prepare
 from maskx_jax.training import loop
 from tests.compilation import optimized
-from tests.models.build import tiny_config
 
 # Rows that are one experiment at the small size are trained once. GloVe's config is that of random vectors.
 EXPERIMENTS = [*dict.fromkeys(paper.same_experiment(row, "tiny") for row in paper.ROWS), "1a/glove"]
@@ -48,10 +47,18 @@ def eight_images(coco_mini, path) -> None:
 
 
 @pytest.mark.long
-def test_tiny_model_learns_eight_real_images_by_heart(coco_mini, tmp_path):
+@pytest.mark.parametrize(
+    "config",
+    [
+        maskx_rcnn.get_config("size=tiny,mlp=light"),
+        embedmask.get_config("size=tiny,form=ijcai"),
+        embedmask.get_config("size=tiny,form=arxiv"),
+    ],
+    ids=["Mask^X R-CNN", "EmbedMask of IJCAI", "EmbedMask of arXiv"],
+)
+def test_tiny_model_learns_eight_real_images_by_heart(config, coco_mini, tmp_path):
     eight_images(coco_mini, tmp_path / "eight.json")
     prepare(tmp_path / "data", {"train": (tmp_path / "eight.json", coco_mini / "images/train2017")})
-    config = tiny_config("size=tiny,mlp=light")
     config.data.directory = str(tmp_path / "data")
     config.data.mask_classes = "voc"
     config.data.eval_split = "train"
