@@ -18,7 +18,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import base, variants
+from configs import base, embedmask, variants
 from configs.families import rcnn
 
 DETECTOR = "detector"
@@ -30,6 +30,7 @@ class Row:
 
     Attributes:
       predictor: "transfer", "class_agnostic", or "class_specific" with the masks of all classes (the oracle).
+      embedmask: in place of a two-stage detector and its predictor, the form of EmbedMask: "ijcai" or "arxiv".
       stage_wise: whether only the mask branch is trained, on a frozen detector.
       mlp: whether the MLP branch is fused.
       transfer: fields of T.
@@ -40,6 +41,7 @@ class Row:
     """
 
     predictor: str = "transfer"
+    embedmask: str = ""
     stage_wise: bool = True
     mlp: bool = False
     transfer: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -58,6 +60,7 @@ def _end_to_end(predictor: str, voc: float, nonvoc: float, backbone: str = "r50"
     return Row(predictor, stage_wise=False, backbone=backbone, paper=_paper(voc, nonvoc), **fields)
 
 
+_EMBEDMASK = {form: Row("", embedmask=form, stage_wise=False) for form in ("ijcai", "arxiv")}
 _AGNOSTIC = Row("class_agnostic", paper=_paper(14.2, 21.5))
 _TRANSFER = Row(paper=_paper(20.2, 26.0))
 _ORACLE = Row("class_specific", paper=_paper(30.7, 35.0))
@@ -108,6 +111,12 @@ ROWS: dict[str, Row] = {
     "beyond/transfer_deep": Row(deep=True),
     "beyond/transfer_gt_boxes_deep": Row(gt_boxes=True, deep=True),
     "beyond/oracle": _ORACLE,
+    # Two stages and one, end to end.
+    "one_stage/class_agnostic": _end_to_end("class_agnostic", 19.2, 23.9),
+    "one_stage/maskx": _end_to_end("transfer", 22.2, 27.6),
+    "one_stage/oracle": _end_to_end("class_specific", 33.0, 37.5),
+    "one_stage/embedmask_ijcai": _EMBEDMASK["ijcai"],
+    "one_stage/embedmask_arxiv": _EMBEDMASK["arxiv"],
 }
 
 
@@ -167,6 +176,13 @@ def _change(row: Row) -> variants.Change:
     def change(config: ConfigDict) -> None:
         model = config.model.rcnn
         is_tiny = config.model.backbone.norm == "group"
+        if row.embedmask:
+            system = embedmask.get_config(f"form={row.embedmask},size={'tiny' if is_tiny else 'full'}")
+            config.model = system.model
+            config.optimizer.learning_rate = system.optimizer.learning_rate
+            for name in ("mask_threshold", "picture_score_threshold"):
+                config.evaluation[name] = system.evaluation[name]
+            return
         if row.backbone == "r101" and not is_tiny:
             variants.resnet101(config)
         model.mask_predictor = row.predictor

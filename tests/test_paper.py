@@ -7,7 +7,7 @@ import textwrap
 import jax
 import pytest
 
-from configs import paper
+from configs import embedmask, paper
 from maskx_jax.models.build import build, initialize
 from maskx_jax.training.optimizer import split_params
 from tests.models.build import shapes_batch
@@ -32,7 +32,10 @@ def test_every_row_traces_at_full_size(row):
     total, losses = jax.eval_shape(lambda v: model.apply(v, batch, jax.random.key(0), method="losses"), variables)
     assert total.shape == () and "mask" in losses
     modules = set(trained)
-    assert modules == {"mask_head", "mask_weights"} if paper.ROWS[row].stage_wise else modules > {"mask_head", "rpn"}
+    if paper.ROWS[row].stage_wise:
+        assert modules == {"mask_head", "mask_weights"}
+    else:
+        assert modules > ({"head", "embed_head"} if paper.ROWS[row].embedmask else {"mask_head", "rpn"})
 
 
 def test_rows_are_what_their_names_say():
@@ -50,6 +53,18 @@ def test_rows_are_what_their_names_say():
     assert model("beyond/transfer_gt_boxes_deep").mask_head.train_on == "gt_boxes"
     assert model("beyond/transfer_gt_boxes_deep").mask_head.body == "residual"
     assert model("detector").mask_predictor == "none"
+
+
+def test_rows_of_one_stage_differ_from_those_of_two_by_their_system():
+    two, one = (paper.get_config(f"row=one_stage/{name},size=tiny").to_dict() for name in ("maskx", "embedmask_arxiv"))
+    system = embedmask.get_config("form=arxiv,size=tiny").to_dict()
+    assert one["model"] == system["model"] and one["optimizer"] == two["optimizer"] == system["optimizer"]
+    assert one["data"] == two["data"] and one["train"] == two["train"]
+    assert one["evaluation"]["mask_classes"] == two["evaluation"]["mask_classes"]
+    for name in ("mask_threshold", "picture_score_threshold"):
+        assert one["evaluation"][name] == system["evaluation"][name]
+    full = paper.get_config("row=one_stage/embedmask_ijcai")
+    assert full.optimizer.learning_rate == embedmask.get_config().optimizer.learning_rate
 
 
 def test_the_oracle_learns_all_masks_and_is_scored_on_the_classes_without():
