@@ -4,9 +4,10 @@
 
 form=ijcai is the published system: spatial dimensions, a margin for each dimension, the Lovász hinge over the image.
 form=arxiv is the first version: the margin is a function of the box, the loss is over the box. Objects without masks
-train boxes as all others, and no mask.
+train boxes as all others, and no mask. transfer=on adds what Mask^X R-CNN does: what distinguishes a class is predicted
+from the weights that detect it, also for classes without masks.
 
-Variants: form (ijcai, arxiv), size (full, tiny), backbone (r50, r101), batch (1, 2, 4, ... 128),
+Variants: form (ijcai, arxiv), transfer (off, on), size (full, tiny), backbone (r50, r101), batch (1, 2, 4, ... 128),
 data (prepared, shapes), schedule (1x, 2x), jitter (none, short_sides), masks (all, voc, nonvoc, annotated),
 start (weights, scratch), dtype (float32, bfloat16). size=tiny is a small experiment, from its 128-pixel images to its
 schedule.
@@ -22,6 +23,11 @@ def arxiv(config: ConfigDict) -> None:
     """EmbedMask as first published (arXiv 1912.01954, version 1)."""
     config.model.dense.embed_head.update(form="arxiv", dimensions=32, loss_region="box")
     config.evaluation.mask_threshold = 0.5
+
+
+def transfer(config: ConfigDict) -> None:
+    """Move the embeddings of a class by a function of its detection weights (beyond the papers)."""
+    config.model.dense.embed_head.transfer = True
 
 
 def get_config(argument: str | None = None) -> ConfigDict:
@@ -46,6 +52,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
         argument,
         {
             "form": {"ijcai": lambda config: None, "arxiv": arxiv},
+            "transfer": {"off": lambda config: None, "on": transfer},
             "size": dense.SIZE,
             **variants.COMMON,
         },

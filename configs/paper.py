@@ -30,7 +30,8 @@ class Row:
 
     Attributes:
       predictor: "transfer", "class_agnostic", or "class_specific" with the masks of all classes (the oracle).
-      embedmask: in place of a two-stage detector and its predictor, the form of EmbedMask: "ijcai" or "arxiv".
+      embedmask: in place of a two-stage detector, the form of EmbedMask: "ijcai" or "arxiv", class-agnostic or with
+        transfer.
       stage_wise: whether only the mask branch is trained, on a frozen detector.
       mlp: whether the MLP branch is fused.
       transfer: fields of T.
@@ -60,7 +61,7 @@ def _end_to_end(predictor: str, voc: float, nonvoc: float, backbone: str = "r50"
     return Row(predictor, stage_wise=False, backbone=backbone, paper=_paper(voc, nonvoc), **fields)
 
 
-_EMBEDMASK = {form: Row("", embedmask=form, stage_wise=False) for form in ("ijcai", "arxiv")}
+_EMBEDMASK = {form: Row("class_agnostic", embedmask=form, stage_wise=False) for form in ("ijcai", "arxiv")}
 _AGNOSTIC = Row("class_agnostic", paper=_paper(14.2, 21.5))
 _TRANSFER = Row(paper=_paper(20.2, 26.0))
 _ORACLE = Row("class_specific", paper=_paper(30.7, 35.0))
@@ -117,6 +118,8 @@ ROWS: dict[str, Row] = {
     "one_stage/oracle": _end_to_end("class_specific", 33.0, 37.5),
     "one_stage/embedmask_ijcai": _EMBEDMASK["ijcai"],
     "one_stage/embedmask_arxiv": _EMBEDMASK["arxiv"],
+    "one_stage/embedmask_ijcai_transfer": dataclasses.replace(_EMBEDMASK["ijcai"], predictor="transfer"),
+    "one_stage/embedmask_arxiv_transfer": dataclasses.replace(_EMBEDMASK["arxiv"], predictor="transfer"),
 }
 
 
@@ -177,7 +180,8 @@ def _change(row: Row) -> variants.Change:
         model = config.model.rcnn
         is_tiny = config.model.backbone.norm == "group"
         if row.embedmask:
-            system = embedmask.get_config(f"form={row.embedmask},size={'tiny' if is_tiny else 'full'}")
+            variant = f"form={row.embedmask},transfer={'on' if row.predictor == 'transfer' else 'off'}"
+            system = embedmask.get_config(f"{variant},size={'tiny' if is_tiny else 'full'}")
             config.model = system.model
             config.optimizer.learning_rate = system.optimizer.learning_rate
             for name in ("mask_threshold", "picture_score_threshold"):

@@ -63,7 +63,8 @@ def test_rows_of_one_stage_differ_from_those_of_two_by_their_system():
     assert one["evaluation"]["mask_classes"] == two["evaluation"]["mask_classes"]
     for name in ("mask_threshold", "picture_score_threshold"):
         assert one["evaluation"][name] == system["evaluation"][name]
-    full = paper.get_config("row=one_stage/embedmask_ijcai")
+    full = paper.get_config("row=one_stage/embedmask_ijcai_transfer")
+    assert full.model.dense.embed_head.transfer and not one["model"]["dense"]["embed_head"]["transfer"]
     assert full.optimizer.learning_rate == embedmask.get_config().optimizer.learning_rate
 
 

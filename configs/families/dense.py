@@ -51,6 +51,8 @@ def get_config() -> ConfigDict:
                 "sample_in_mask": False,
                 "loss_weight": 0.5,
                 "smooth_weight": 0.1,
+                # Whether classes shift embeddings and margins by a function of their detection weights, as in Mask^X.
+                "transfer": False,
                 "resolution": 80,
                 # Pixels, an eighth of the short side of the images.
                 "unit": 100.0,

@@ -88,7 +88,7 @@ class DenseDetector(nn.Module):
         if self.embed_head is None:
             return found
         embeddings = self.embed_head(pyramid, predictions, points)
-        return dataclasses.replace(found, masks=self.embed_head.detect(embeddings, found.boxes, places))
+        return dataclasses.replace(found, masks=self.embed_head.detect(embeddings, found.boxes, found.labels, places))
 
     def embeddings(self, images: UInt8[Array, "b h w 3"], image_sizes: Float[Array, "b 2"]) -> Embeddings:
         """Return EmbedMask's embeddings of pixels and of points.

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from maskx_jax.limits import Check, number, one_of
 from maskx_jax.models.dense.fcos_head import PointPredictions, Points, Tower
-from maskx_jax.models.layers import check_group_norm, conv
+from maskx_jax.models.layers import check_group_norm, conv, msra_fill
 from maskx_jax.ops.embeddings import logits_from_distances, squared_distances
 from maskx_jax.ops.giou import paired_iou
 from maskx_jax.ops.losses import Mean
@@ -56,11 +56,15 @@ class Embeddings(NamedTuple):
       pixels: of each pixel of a map with stride 4.
       centres: of the object that each point finds.
       precisions: inverse squared margins of that object, one for each dimension or one for all.
+      class_centres, class_factors: what an object's class adds to its centre, and multiplies its precisions by; None
+        without transfer.
     """
 
     pixels: Float[Array, "b _ _ e"]
     centres: Float[Array, "b p e"]
     precisions: Float[Array, "b p _"]
+    class_centres: Float[Array, "b classes e"] | None = None
+    class_factors: Float[Array, "b classes _"] | None = None
 
 
 class EmbedMaskHead(nn.Module):
@@ -79,6 +83,8 @@ class EmbedMaskHead(nn.Module):
       sample_in_mask: points outside an object's mask are not assigned to it, if it has one (the authors). Objects with
         and without masks are then detected by different rules.
       loss_weight, smooth_weight: of the two losses.
+      transfer: whether what an object's class adds to its embedding and margins is predicted from the weights that
+        detect the class, by a function shared by all classes and without gradient to these weights (Mask^X R-CNN's T).
       resolution: of the masks of detections, over their boxes. 80 is enough for the masks of the full image, see
         tests/models/dense/test_mask_grid.py.
       unit: pixels that are one in the spatial dimensions at first: an eighth of the short side of a usual image.
@@ -97,6 +103,7 @@ class EmbedMaskHead(nn.Module):
     sample_in_mask: bool = False
     loss_weight: float = 0.5
     smooth_weight: float = 0.1
+    transfer: bool = False
     resolution: int = 80
     unit: float = 100.0
     dtype: Any = jnp.float32
@@ -124,7 +131,16 @@ class EmbedMaskHead(nn.Module):
             precisions = jnp.exp(nn.Dense(1, kernel_init=_normal, name="margin")(boxes))
         pixels = pixels.reshape(batch, height, width, -1)
         scaled = (batch, 2 * height, 2 * width, pixels.shape[-1])
-        return Embeddings(jax.image.resize(pixels, scaled, "bilinear"), centres, precisions)
+        of_classes = self._transfer(predictions.class_weights, batch, precisions.shape[-1]) if self.transfer else ()
+        return Embeddings(jax.image.resize(pixels, scaled, "bilinear"), centres, precisions, *of_classes)
+
+    def _transfer(self, class_weights: Float[Array, "classes w"], batch: int, margins: int) -> tuple[Array, Array]:
+        """Predict what each class adds to the centres of its objects, and multiplies their precisions by."""
+        hidden = nn.Dense(self.channels, kernel_init=msra_fill, name="transfer1")(jax.lax.stop_gradient(class_weights))
+        layer = nn.Dense(self.dimensions + margins, kernel_init=_normal, name="transfer2")
+        outputs = layer(nn.leaky_relu(hidden, 0.1))
+        outputs = jnp.broadcast_to(outputs, (batch, *outputs.shape))
+        return outputs[..., : self.dimensions], jnp.exp(outputs[..., self.dimensions :])
 
     def _convolve(self, name: str, maps: list[Array], features: int, bias: Any = None) -> Float[Array, "b p features"]:
         bias = bias or nn.initializers.zeros
@@ -209,8 +225,9 @@ class EmbedMaskHead(nn.Module):
             share = jnp.where(share.any(axis=1, keepdims=True), share, jnp.arange(len(boxes)) == best[:, None])
             weight = share / share.sum(axis=1, keepdims=True)
             centres, chosen = weight @ embeddings.centres, weight @ precisions
+        own_centres, own_precisions = _add_classes(embeddings, centres, chosen, gt.labels)
         number = jnp.maximum(counted.sum(), 1)
-        mask = jnp.where(counted, self._mask_losses(embeddings.pixels, centres, chosen, gt), 0.0)
+        mask = jnp.where(counted, self._mask_losses(embeddings.pixels, own_centres, own_precisions, gt), 0.0)
         losses = {"mask": mask.sum() / number, "counted": counted.any()}
         if self.form == "arxiv":
             apart = share[..., None] * (embeddings.centres - centres[:, None]) ** 2
@@ -252,20 +269,26 @@ class EmbedMaskHead(nn.Module):
         return 1 - (2 * common + 1) / ((probability**2).sum(axis=1) + (targets & valid).sum(axis=1) + 1)
 
     def detect(
-        self, embeddings: Embeddings, boxes: Float[Array, "b d 4"], points: Int[Array, "b d"]
+        self,
+        embeddings: Embeddings,
+        boxes: Float[Array, "b d 4"],
+        labels: Int[Array, "b d"],
+        points: Int[Array, "b d"],
     ) -> Float[Array, "b d m m"]:
         """Return the masks of detections: probabilities on a grid over each box.
 
         Args:
           embeddings: of the head.
           boxes: of the detections, in pixels.
+          labels: of the detections.
           points: that found them.
         """
 
-        def image(embeddings: Embeddings, boxes: Array, points: Array) -> Float[Array, "d m m"]:
+        def image(embeddings: Embeddings, boxes: Array, labels: Array, points: Array) -> Float[Array, "d m m"]:
             rows, columns, dimensions = embeddings.pixels.shape
             centres = embeddings.centres[points]
             precisions = jnp.broadcast_to(embeddings.precisions[points], centres.shape)
+            centres, precisions = _add_classes(embeddings, centres, precisions, labels)
             distances = squared_distances(embeddings.pixels.reshape(-1, dimensions), centres, precisions)
             fractions = (jnp.arange(self.resolution) + 0.5) / self.resolution
 
@@ -277,4 +300,14 @@ class EmbedMaskHead(nn.Module):
             maps = distances.reshape(-1, rows, columns)
             return jnp.exp(-jnp.einsum("dyi,dij,dxj->dyx", weights(1, rows), maps, weights(0, columns)))
 
-        return per_image(image)(embeddings, boxes, points)
+        return per_image(image)(embeddings, boxes, labels, points)
+
+
+def _add_classes(
+    embeddings: Embeddings, centres: Float[Array, "n e"], precisions: Float[Array, "n e"], labels: Int[Array, "n"]
+) -> tuple[Float[Array, "n e"], Float[Array, "n e"]]:
+    """Return centres and precisions of objects of an image with what their classes add to them."""
+    if embeddings.class_centres is None or embeddings.class_factors is None:
+        return centres, precisions
+    classes = jnp.maximum(labels - 1, 0)
+    return centres + embeddings.class_centres[classes], precisions * embeddings.class_factors[classes]

@@ -92,12 +92,14 @@ class PointPredictions(NamedTuple):
       distances: from the point to the sides of its box, in strides, not negative.
       centerness: logits.
       box_maps: of the box tower, by level.
+      class_weights: of the layer that classifies, flattened: what detects each class.
     """
 
     logits: Float[Array, "b p classes"]
     distances: Float[Array, "b p 4"]
     centerness: Float[Array, "b p"]
     box_maps: dict[int, Float[Array, "b _ _ c"]]
+    class_weights: Float[Array, "classes w"]
 
     def boxes(self, points: Points) -> Float[Array, "b p 4"]:
         """Return the boxes in pixels."""
@@ -189,6 +191,7 @@ class FCOSHead(nn.Module):
             jnp.concatenate(distances, axis=1),
             jnp.concatenate(centernesses, axis=1),
             dict(sorted(box_maps.items())),
+            classification.variables["params"]["kernel"].reshape(-1, self.num_classes).T,
         )
 
     def grid(self, pyramid: dict[int, Float[Array, "b _ _ c"]], images: UInt8[Array, "b h w 3"]) -> Points:

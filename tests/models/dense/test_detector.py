@@ -22,14 +22,14 @@ def pyramid(**options):
     return FPN(levels=(3, 4, 5), top="convs", **options)
 
 
-def tiny_embedmask(form="ijcai", dtype="float32"):
+def tiny_embedmask(form="ijcai", dtype="float32", **options):
     head = {"channels": 32, "num_convs": 1, "pre_nms_top_k": 50, "max_detections": 10, "learned_scales": True}
     return DenseDetector(
         Pixels(),
         ResNet((1, 1, 1, 1), 8, "group", dtype=dtype),
         pyramid(channels=32, dtype=dtype),
         FCOSHead(NUM_CLASSES, **head, dtype=dtype),
-        EmbedMaskHead(form, 8, channels=32, num_convs=1, resolution=14, dtype=dtype),
+        EmbedMaskHead(form, 8, channels=32, num_convs=1, resolution=14, dtype=dtype, **options),
     )
 
 
@@ -50,7 +50,7 @@ def test_parameters_are_as_many_as_in_the_published_models(head, embed_head, cou
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["ijcai", "arxiv"])
 def test_only_masked_objects_teach_masks_and_all_teach_boxes(form):
-    model, batch = tiny_embedmask(form), shapes_batch(2, 6, image_size=64)
+    model, batch = tiny_embedmask(form, transfer=True), shapes_batch(2, 6, image_size=64)
     variables = numpy_variables(model)
 
     @jax.jit
@@ -67,6 +67,8 @@ def test_only_masked_objects_teach_masks_and_all_teach_boxes(form):
 
     _, masks = gradients(batch)
     assert norm(masks["embed_head"]) > 0
+    # T learns, and what it sees does not learn from it.
+    assert norm(masks["embed_head"]["transfer1"]) > 0 and norm(masks["head"]["classification"]) == 0
     gt = batch.ground_truth
     bare = dataclasses.replace(batch, ground_truth=dataclasses.replace(gt, has_mask=jnp.zeros_like(gt.has_mask)))
     boxes, masks = gradients(bare)

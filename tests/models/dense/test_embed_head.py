@@ -55,7 +55,7 @@ def test_embeddings_and_margins_equal_the_reference(form):
 
     empty = np.zeros((30, 2))
     points = Points(*arrays((places, strides, empty)), (24, 6))
-    predictions = PointPredictions(*arrays((empty[None], distances[None], empty[None, :, 0])), {})
+    predictions = PointPredictions(*arrays((empty[None], distances[None], empty[None, :, 0], {}, empty[:2])))
     batched = arrays({level: x[None] for level, x in box_maps.items()})
     arguments = (arrays({3: feature_map[None]}), predictions._replace(box_maps=batched), points)
     head = EmbedMaskHead(form, 5, num_convs=0)
@@ -66,7 +66,8 @@ def test_embeddings_and_margins_equal_the_reference(form):
     layers = {name: (x["kernel"], x["bias"]) if isinstance(x, dict) else x for name, x in params.items()}
     pixels = reference.pixel_embeddings(layers, feature_map, form)
     expected = (pixels, *reference.object_embeddings(layers, box_maps, distances, form))
-    for name, x in zip(found._fields, expected, strict=True):
+    assert found.class_centres is None and found.class_factors is None
+    for name, x in zip(("pixels", "centres", "precisions"), expected, strict=True):
         np.testing.assert_allclose(getattr(found, name)[0], x, rtol=1e-5, atol=1e-5, err_msg=name)
     assert np.ptp(expected[2]) > 0.1
 
@@ -87,7 +88,7 @@ def test_losses_equal_the_reference(scene, form, region, loss):
         targets = [c > 0.5 if has else None for c, has in zip(covered, gt.has_mask[image], strict=True)]
         pairs = zip(matched.gt_index[image].tolist(), matched.foreground[image].tolist(), strict=True)
         assigned = [index if is_foreground else None for index, is_foreground in pairs]
-        arrays = (np.asarray(x[image], np.float64) for x in (*made, boxes))
+        arrays = (np.asarray(x[image], np.float64) for x in (*made[:3], boxes))
         values = reference.mask_loss(
             *arrays, assigned, np.asarray(gt.boxes[image], np.float64), targets, form, region, loss, stride=4
         )
@@ -140,7 +141,7 @@ def test_masks_of_detections_are_probabilities_of_the_pixels_under_their_grid():
     made = embeddings("ijcai")
     boxes = jnp.array([[[8.0, 12.0, 40.0, 44.0]]] * 2)
     points = jnp.array([[3], [7]])
-    masks = EmbedMaskHead(resolution=8).detect(made, boxes, points)
+    masks = EmbedMaskHead(resolution=8).detect(made, boxes, jnp.ones_like(points), points)
     for image, point in enumerate((3, 7)):
         expected = [
             [
@@ -152,6 +153,31 @@ def test_masks_of_detections_are_probabilities_of_the_pixels_under_their_grid():
             for i in range(3, 11)
         ]
         np.testing.assert_allclose(masks[image, 0], expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_transfer_moves_the_objects_of_a_class(scene, form):
+    gt, matched, boxes = scene
+    plain, rng = embeddings(form), np.random.default_rng(3)
+    classes = int(gt.labels.max())
+    shift = jnp.asarray(rng.normal(0, 1, (2, classes, 8)), jnp.float32)
+    factor = jnp.asarray(rng.uniform(0.5, 2, (2, classes, plain.precisions.shape[-1])), jnp.float32)
+    made = plain._replace(class_centres=shift, class_factors=factor)
+    # The same, with every point moved beforehand as the class of its object says.
+    labels = jnp.take_along_axis(gt.labels, matched.gt_index, axis=1)
+    index = jnp.maximum(labels - 1, 0)[..., None]
+    moved = plain._replace(
+        centres=plain.centres + jnp.take_along_axis(shift, index, axis=1),
+        precisions=plain.precisions * jnp.take_along_axis(factor, index, axis=1),
+    )
+    head = EmbedMaskHead(form, resolution=4)
+    losses = jax.jit(lambda made: {k: v.value() for k, v in head.losses(made, boxes, matched, gt).items()})
+    np.testing.assert_allclose(losses(made)["mask"], losses(moved)["mask"], rtol=1e-5)
+    assert abs(losses(made)["mask"] - losses(plain)["mask"]) > 1e-3
+    places = jnp.arange(NUM_POINTS)[None].repeat(2, axis=0)
+    masks = [head.detect(x, boxes, labels, places) for x in (made, moved, plain)]
+    np.testing.assert_allclose(masks[0], masks[1], atol=1e-6)
+    assert jnp.abs(masks[0] - masks[2]).max() > 0.1
 
 
 def test_sampling_in_the_mask_allows_points_on_it_and_all_of_objects_without_one(scene):

@@ -29,7 +29,7 @@ def predictions(logits, distances, centerness):
     logits, distances, centerness = (jnp.asarray(x, jnp.float32) for x in (logits, distances, centerness))
     if logits.ndim == 2:
         logits, distances, centerness = logits[None], distances[None], centerness[None]
-    return PointPredictions(logits, distances, centerness, {})
+    return PointPredictions(logits, distances, centerness, {}, jnp.zeros((logits.shape[-1], 1)))
 
 
 def objects(boxes, labels, is_crowd=False, images=1):

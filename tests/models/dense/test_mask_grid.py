@@ -43,7 +43,9 @@ def test_the_grid_of_the_box_is_the_mask_of_the_full_image(coco_mini):
     chosen = {"long": by_length[:12], "all": by_length[:: len(by_length) // 12]}
     origin, one, zero = jnp.zeros((1, 1, 1)), jnp.ones((1, 1, 1)), jnp.zeros((1, 1), int)
     head = EmbedMaskHead()
-    detect = jax.jit(lambda d, box: head.detect(Embeddings(jnp.sqrt(d)[None, ..., None], origin, one), box, zero))
+    detect = jax.jit(
+        lambda d, box: head.detect(Embeddings(jnp.sqrt(d)[None, ..., None], origin, one), box, zero + 1, zero)
+    )
     for name, some in chosen.items():
         overlaps = []
         for annotation in some:
