@@ -56,7 +56,7 @@ def test_a_family_takes_weights_without_the_conventions_of_others_and_is_not_exp
     assert set(conventions_of(config)) == {
         *("model.pixels.channel_order", "model.pixels.mean", "model.pixels.std", "evaluation.paste_grid")
     }
-    with pytest.raises(ValueError, match=r"cannot express model\.family = 'cells' \(expected 'rcnn'\)"):
+    with pytest.raises(ValueError, match=r"nothing for model\.family = 'cells' \(expected rcnn or dense\)"):
         to_torchvision({}, build(config.model, 6), config.model)
 
 

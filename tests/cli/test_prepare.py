@@ -96,7 +96,10 @@ def test_a_signal_that_the_shell_ignores_stays_ignored(tmp_path, capsys, monkeyp
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_leaves_nothing_behind_and_prints_one_line(tmp_path, capsys, monkeypatch, number):
+def test_a_signal_leaves_nothing_behind_and_prints_one_line(tmp_path, capsys, monkeypatch, request, number):
+    # In the background of a shell without job control, tests inherit a SIGINT that is ignored.
+    inherited = signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    request.addfinalizer(lambda: signal.signal(number, inherited))
     annotations, images = make(tmp_path)
     before, handlers = left(tmp_path), [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
     read, remove = coco_builder.read_image, coco_builder.tempfile.TemporaryDirectory.cleanup
