@@ -61,10 +61,16 @@ def _end_to_end(predictor: str, voc: float, nonvoc: float, backbone: str = "r50"
     return Row(predictor, stage_wise=False, backbone=backbone, paper=_paper(voc, nonvoc), **fields)
 
 
-_EMBEDMASK = {form: Row("class_agnostic", embedmask=form, stage_wise=False) for form in ("ijcai", "arxiv")}
+def _embedmask(form: str, predictor: str) -> Row:
+    return Row(predictor, embedmask=form, stage_wise=False)
+
+
 _AGNOSTIC = Row("class_agnostic", paper=_paper(14.2, 21.5))
 _TRANSFER = Row(paper=_paper(20.2, 26.0))
 _ORACLE = Row("class_specific", paper=_paper(30.7, 35.0))
+_AGNOSTIC_END_TO_END = _end_to_end("class_agnostic", 19.2, 23.9)
+_TRANSFER_END_TO_END = _end_to_end("transfer", 22.2, 27.6)
+_ORACLE_END_TO_END = _end_to_end("class_specific", 33.0, 37.5)
 
 ROWS: dict[str, Row] = {
     # What T sees.
@@ -89,13 +95,13 @@ ROWS: dict[str, Row] = {
     # Stage-wise or end to end, and the stopped gradient.
     "1d/stage_wise_class_agnostic": _AGNOSTIC,
     "1d/stage_wise_transfer": _TRANSFER,
-    "1d/end_to_end_class_agnostic": _end_to_end("class_agnostic", 19.2, 23.9),
+    "1d/end_to_end_class_agnostic": _AGNOSTIC_END_TO_END,
     "1d/end_to_end_transfer_flowing": _end_to_end("transfer", 20.2, 24.8, transfer={"stop_gradient": False}),
-    "1d/end_to_end_transfer": _end_to_end("transfer", 22.2, 27.6),
+    "1d/end_to_end_transfer": _TRANSFER_END_TO_END,
     # The systems.
-    "2/r50_class_agnostic": _end_to_end("class_agnostic", 19.2, 23.9),
+    "2/r50_class_agnostic": _AGNOSTIC_END_TO_END,
     "2/r50_maskx": _end_to_end("transfer", 23.7, 28.9, mlp=True),
-    "2/r50_oracle": _end_to_end("class_specific", 33.0, 37.5),
+    "2/r50_oracle": _ORACLE_END_TO_END,
     "2/r101_class_agnostic": _end_to_end("class_agnostic", 18.5, 24.7, "r101"),
     "2/r101_maskx": _end_to_end("transfer", 23.8, 29.5, "r101", mlp=True),
     "2/r101_oracle": _end_to_end("class_specific", 34.4, 39.1, "r101"),
@@ -113,13 +119,13 @@ ROWS: dict[str, Row] = {
     "beyond/transfer_gt_boxes_deep": Row(gt_boxes=True, deep=True),
     "beyond/oracle": _ORACLE,
     # Two stages and one, end to end.
-    "one_stage/class_agnostic": _end_to_end("class_agnostic", 19.2, 23.9),
-    "one_stage/maskx": _end_to_end("transfer", 22.2, 27.6),
-    "one_stage/oracle": _end_to_end("class_specific", 33.0, 37.5),
-    "one_stage/embedmask_ijcai": _EMBEDMASK["ijcai"],
-    "one_stage/embedmask_arxiv": _EMBEDMASK["arxiv"],
-    "one_stage/embedmask_ijcai_transfer": dataclasses.replace(_EMBEDMASK["ijcai"], predictor="transfer"),
-    "one_stage/embedmask_arxiv_transfer": dataclasses.replace(_EMBEDMASK["arxiv"], predictor="transfer"),
+    "one_stage/class_agnostic": _AGNOSTIC_END_TO_END,
+    "one_stage/maskx": _TRANSFER_END_TO_END,
+    "one_stage/oracle": _ORACLE_END_TO_END,
+    "one_stage/embedmask_ijcai": _embedmask("ijcai", "class_agnostic"),
+    "one_stage/embedmask_arxiv": _embedmask("arxiv", "class_agnostic"),
+    "one_stage/embedmask_ijcai_transfer": _embedmask("ijcai", "transfer"),
+    "one_stage/embedmask_arxiv_transfer": _embedmask("arxiv", "transfer"),
 }
 
 
