@@ -16,7 +16,15 @@ from maskx_jax.weights.files import WeightFile
 from maskx_jax.weights.layouts import LAYOUTS, recognize
 from maskx_jax.weights.pretrained import FileWeights, apply_conventions, take_over
 from tests.models.build import numpy_variables, set_fields
-from tests.weights.test_pretrained import CHANNELS, CLASSES, NUM_CLASSES, WIDTH, renamed, torchvision_arrays
+from tests.weights.test_pretrained import (
+    CHANNELS,
+    CLASSES,
+    DETECTRON2_RESNET,
+    NUM_CLASSES,
+    WIDTH,
+    renamed,
+    torchvision_arrays,
+)
 
 NUM_CONVS = 2
 LEVELS = (3, 4, 5, 6, 7)
@@ -42,16 +50,8 @@ def of_one_stage(arrays, names, head, scales):
 
 
 def adelaidet(num_classes=NUM_CLASSES):
-    stem, head = "backbone.bottom_up.", "proposal_generator.fcos_head"
-    names = {
-        r"backbone\.body\.conv1\.": f"{stem}stem.conv1.",
-        r"backbone\.body\.bn1\.": f"{stem}stem.conv1.norm.",
-        r"backbone\.body\.layer(\d)\.(\d+)\.conv(\d)\.": lambda m: f"{stem}res{int(m[1]) + 1}.{m[2]}.conv{m[3]}.",
-        r"backbone\.body\.layer(\d)\.(\d+)\.bn(\d)\.": lambda m: f"{stem}res{int(m[1]) + 1}.{m[2]}.conv{m[3]}.norm.",
-        r"backbone\.body\.layer(\d)\.(\d+)\.downsample\.0\.": lambda m: f"{stem}res{int(m[1]) + 1}.{m[2]}.shortcut.",
-        r"backbone\.body\.layer(\d)\.(\d+)\.downsample\.1\.": (
-            lambda m: f"{stem}res{int(m[1]) + 1}.{m[2]}.shortcut.norm."
-        ),
+    head = "proposal_generator.fcos_head"
+    names = DETECTRON2_RESNET | {
         r"backbone\.fpn\.inner_blocks\.(\d)\.0\.": lambda m: f"backbone.fpn_lateral{int(m[1]) + 3}.",
         r"backbone\.fpn\.layer_blocks\.(\d)\.0\.": lambda m: f"backbone.fpn_output{int(m[1]) + 3}.",
         r"backbone\.fpn\.extra_blocks\.": "backbone.top_block.",

@@ -35,6 +35,17 @@ NUM_CLASSES = 3
 # Narrow, so that the arrays are small; some widths differ, lest one is taken for the other.
 WIDTH, CHANNELS, HIDDEN = 8, 24, 40
 
+STEM = "backbone.bottom_up."
+# The layers of torchvision's ResNet by detectron2's names.
+DETECTRON2_RESNET = {
+    r"backbone\.body\.conv1\.": f"{STEM}stem.conv1.",
+    r"backbone\.body\.bn1\.": f"{STEM}stem.conv1.norm.",
+    r"backbone\.body\.layer(\d)\.(\d+)\.conv(\d)\.": lambda m: f"{STEM}res{int(m[1]) + 1}.{m[2]}.conv{m[3]}.",
+    r"backbone\.body\.layer(\d)\.(\d+)\.bn(\d)\.": lambda m: f"{STEM}res{int(m[1]) + 1}.{m[2]}.conv{m[3]}.norm.",
+    r"backbone\.body\.layer(\d)\.(\d+)\.downsample\.0\.": lambda m: f"{STEM}res{int(m[1]) + 1}.{m[2]}.shortcut.",
+    r"backbone\.body\.layer(\d)\.(\d+)\.downsample\.1\.": (lambda m: f"{STEM}res{int(m[1]) + 1}.{m[2]}.shortcut.norm."),
+}
+
 
 @functools.cache
 def torchvision_arrays(num_classes=NUM_CLASSES):
@@ -45,16 +56,7 @@ def torchvision_arrays(num_classes=NUM_CLASSES):
 
 def detectron2_arrays(num_classes=NUM_CLASSES):
     """Return the same network by detectron2's names: background comes last, and has no box and no mask."""
-    stem = "backbone.bottom_up."
-    names = {
-        r"backbone\.body\.conv1\.": f"{stem}stem.conv1.",
-        r"backbone\.body\.bn1\.": f"{stem}stem.conv1.norm.",
-        r"backbone\.body\.layer(\d)\.(\d+)\.conv(\d)\.": lambda m: f"{stem}res{int(m[1]) + 1}.{m[2]}.conv{m[3]}.",
-        r"backbone\.body\.layer(\d)\.(\d+)\.bn(\d)\.": lambda m: f"{stem}res{int(m[1]) + 1}.{m[2]}.conv{m[3]}.norm.",
-        r"backbone\.body\.layer(\d)\.(\d+)\.downsample\.0\.": lambda m: f"{stem}res{int(m[1]) + 1}.{m[2]}.shortcut.",
-        r"backbone\.body\.layer(\d)\.(\d+)\.downsample\.1\.": (
-            lambda m: f"{stem}res{int(m[1]) + 1}.{m[2]}.shortcut.norm."
-        ),
+    names = DETECTRON2_RESNET | {
         r"backbone\.fpn\.inner_blocks\.(\d)\.0\.": lambda m: f"backbone.fpn_lateral{int(m[1]) + 2}.",
         r"backbone\.fpn\.layer_blocks\.(\d)\.0\.": lambda m: f"backbone.fpn_output{int(m[1]) + 2}.",
         r"rpn\.head\.conv\.0\.0\.": "proposal_generator.rpn_head.conv.",
