@@ -55,7 +55,7 @@ def config():
 def test_a_picture_has_ground_truth_predictions_and_embeddings_side_by_side(config, tmp_path):
     run = Loaded(config, Known(), {}, ShapesSource(1, 0, num_hues=3, num_textures=2).categories, 1)
     # There are no more images.
-    assert draw(run, tmp_path, 12) == 2
+    assert draw(run, tmp_path) == 2
     picture = cv2.imread(str(tmp_path / "1.png"))
     assert picture.shape[1] == 4 * 640 + 3 * 8
     for start in (2 * 648, 3 * 648):
@@ -67,7 +67,7 @@ def test_a_picture_has_ground_truth_predictions_and_embeddings_side_by_side(conf
 def test_a_model_without_embeddings_is_refused(config, tmp_path):
     model = build(fcos.get_config("size=tiny").model, 6)
     with pytest.raises(ValueError, match=r"the run's model has no embeddings; expected EmbedMask"):
-        draw(Loaded(config, model, {}, None, 1), tmp_path, 1)
+        draw(Loaded(config, model, {}, None, 1), tmp_path)
     with pytest.raises(ValueError, match="without a mask branch has no embeddings"):
         images, sizes = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.uint8), jax.ShapeDtypeStruct((1, 2), jnp.float32)
         jax.eval_shape(lambda *arguments: model.init(jax.random.key(0), *arguments, method="embeddings"), images, sizes)

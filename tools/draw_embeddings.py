@@ -10,16 +10,14 @@ import math
 import pathlib
 from typing import Any
 
-import cv2
 import jax
 import numpy as np
 from absl import logging
 
 from maskx_jax import errors, files
 from maskx_jax.data.sources import open_source
-from maskx_jax.data.transforms import Transform, decode
+from maskx_jax.data.transforms import Transform
 from maskx_jax.evaluation import results
-from maskx_jax.evaluation.drawing import draw_comparison
 from maskx_jax.runs import evaluation
 from maskx_jax.runs.loading import Loaded, load
 
@@ -46,7 +44,7 @@ def principal_colors(embeddings: np.ndarray) -> np.ndarray:
     return (255 * np.clip(scaled, 0, 1)).round().astype(np.uint8).reshape(*embeddings.shape[:2], 3)
 
 
-def draw(run: Loaded, folder: pathlib.Path, num_pictures: int) -> int:
+def draw(run: Loaded, folder: pathlib.Path) -> int:
     """Draw the first images of the set that a run is evaluated on, each into a file; return their number.
 
     Raises:
@@ -58,22 +56,20 @@ def draw(run: Loaded, folder: pathlib.Path, num_pictures: int) -> int:
     config = run.config
     source = open_source(config.data, training=False, seed=config.seed)
     transform = Transform(**config.data.transform).for_evaluation()
-    annotations = source.coco_ground_truth()["annotations"]
-    names = dict(zip(source.categories.ids, source.categories.names, strict=True))
-    groups = evaluation.scored_groups(source.categories, config)
-    group_of_id = {category_id: group for group, members in groups.items() for category_id in members}
+    entries: evaluation.Entries = []
+    pictures: dict[int, dict[str, np.ndarray]] = {}
 
     @jax.jit
     def predict(*arguments: Any) -> Any:
         return [run.model.apply(*arguments, method=method) for method in ("detect", "embeddings")]
 
-    for index in range(number := min(num_pictures, len(source))):
+    for index in range(min(config.evaluation.num_pictures, len(source))):
         record = source[index]
         height, width = record.size
         example, _ = transform(record, transform.canvas_of(height > width), np.random.default_rng(0), num_slots=0)
         batch = predict(run.variables, example.images[None], example.image_sizes[None])
         found, embeddings = jax.tree.map(lambda array: array[0], jax.device_get(batch))
-        entries = results.entries(
+        entries += results.entries(
             found,
             image_id=record.image_id,
             image_size=record.size,
@@ -86,22 +82,13 @@ def draw(run: Loaded, folder: pathlib.Path, num_pictures: int) -> int:
         stride = example.images.shape[0] / embeddings.pixels.shape[0]
         rows, columns = (math.ceil(side / stride) for side in example.image_sizes)
         pixels = embeddings.pixels[:rows, :columns]
-        pictures = {"embeddings": principal_colors(pixels)}
+        pictures[record.image_id] = {"embeddings": principal_colors(pixels)}
         if head.form == "ijcai":
             # Two dimensions are the place in the image, which outweighs the others.
-            pictures["embeddings without the place"] = principal_colors(pixels[..., 2:])
-        picture = draw_comparison(
-            decode(record),
-            [annotation for annotation in annotations if annotation["image_id"] == record.image_id],
-            {"predictions": entries},
-            names,
-            group_of_id,
-            config.evaluation.picture_score_threshold,
-            pictures,
-        )
-        _, encoded = cv2.imencode(".png", picture[..., ::-1])
-        files.write_bytes(folder / f"{record.image_id}.png", encoded.tobytes())
-    return number
+            pictures[record.image_id]["embeddings without the place"] = principal_colors(pixels[..., 2:])
+    groups = evaluation.scored_groups(source.categories, config)
+    evaluation.draw({"predictions": entries}, source, source.coco_ground_truth(), config, folder, groups, pictures)
+    return len(pictures)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -118,7 +105,8 @@ def main(arguments: list[str] | None = None) -> None:
     run = load(options.workdir, options.step)
     if options.score_threshold is not None:
         run.config.evaluation.picture_score_threshold = options.score_threshold
-    number = draw(run, files.folder_in(options.output), options.num_pictures)
+    run.config.evaluation.num_pictures = options.num_pictures
+    number = draw(run, files.folder_in(options.output))
     print(f"wrote {number} pictures into {options.output}")
 
 

@@ -205,6 +205,7 @@ def draw(
     config: ConfigDict,
     folder: pathlib.Path,
     groups: Groups,
+    pictures: Mapping[int, Mapping[str, np.ndarray]] | None = None,
 ) -> None:
     """Write pictures of the first images: ground truth, and what each model predicts; classes are marked by group.
 
@@ -215,6 +216,7 @@ def draw(
       config: of a run on them.
       folder: to write to.
       groups: as of `score`.
+      pictures: of images by their id, see `drawing.draw_comparison`.
     """
     names = {category["id"]: category["name"] for category in ground_truth["categories"]}
     group_of_id = {category_id: group for group, members in groups.items() for category_id in members}
@@ -226,6 +228,7 @@ def draw(
             for title, entries in found.items()
         }
         threshold = config.evaluation.picture_score_threshold
-        picture = draw_comparison(decode(record), annotations, panels, names, group_of_id, threshold)
+        others = (pictures or {}).get(record.image_id)
+        picture = draw_comparison(decode(record), annotations, panels, names, group_of_id, threshold, others)
         _, encoded = cv2.imencode(".png", picture[..., ::-1])
         files.write_bytes(folder / f"{record.image_id}.png", encoded.tobytes())
