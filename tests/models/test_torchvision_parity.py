@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import traverse_util
 
 from maskx_jax.evaluation.paste_masks import paste_mask
 from maskx_jax.models.rcnn import mask_head
@@ -17,7 +16,7 @@ from tests.compilation import optimized
 from tests.golden import model_inputs as inputs
 from tests.golden.comparing import canvas_of, error_of_map, errors_of_gradient, golden
 from tests.models.build import shapes_batch
-from tests.models.torchvision_model import imported_model, targets_of_the_goldens
+from tests.models.torchvision_model import imported_model, losses_and_gradients, targets_of_the_goldens
 from tests.reference import boxes as box_reference
 
 pytestmark = pytest.mark.slow
@@ -151,17 +150,8 @@ def losses():
     )
     batch = shapes_batch(image_size=inputs.LOSS_IMAGE_SIZE)
     model = imported.model.clone(rpn=GivenProposals(**imported.fields["rcnn"]["rpn"]))
-    params = traverse_util.flatten_dict(imported.variables["params"], sep="/")
-    wanted = {path: params.pop(path) for path in inputs.GRADIENTS.values()}
-
-    def loss(wanted, params, frozen):
-        variables = {"params": traverse_util.unflatten_dict(params | wanted, sep="/"), "frozen": frozen}
-        return model.apply(variables, batch, jax.random.key(0), method="losses")
-
-    step = jax.jit(jax.value_and_grad(loss, has_aux=True))
-    with optimized(), mock.patch.dict(mask_head.TARGETS, sampled=targets_of_the_goldens):
-        (_, parts), gradients = step(wanted, params, imported.variables["frozen"])
-    return jax.tree.map(np.asarray, (parts, gradients))
+    with mock.patch.dict(mask_head.TARGETS, sampled=targets_of_the_goldens):
+        return losses_and_gradients(model, imported.variables, batch, inputs.GRADIENTS.values())
 
 
 @pytest.mark.parametrize(

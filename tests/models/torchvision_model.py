@@ -3,18 +3,22 @@
 import functools
 import pathlib
 import tempfile
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
 from ml_collections import ConfigDict
 from safetensors.numpy import save_file
 
 from benchmarks.parameters import NUM_CLASSES, Shapes, fcos_shapes, make_parameters, parameter_shapes
 from configs import fcos, mask_rcnn
 from maskx_jax.models.build import build, initialize
-from maskx_jax.structures import PyTree
+from maskx_jax.structures import Batch, PyTree
 from maskx_jax.weights.pretrained import apply_conventions, open_weights, take_over
+from tests.compilation import optimized
 from tests.models.build import set_fields
 
 
@@ -59,6 +63,21 @@ def _imported(config: ConfigDict, shapes_of_file: Shapes, cpu: bool | None = Non
         shapes = jax.eval_shape(lambda: initialize(model, jax.random.key(0)))
         variables = take_over(shapes, weights, names)
     return Imported(model, variables, config.model.to_dict())
+
+
+def losses_and_gradients(model: Any, variables: PyTree, batch: Batch, paths: Iterable[str]) -> tuple[Any, Any]:
+    """Return the losses of a batch, and the gradients of their sum with respect to the parameters at some paths."""
+    params = traverse_util.flatten_dict(variables["params"], sep="/")
+    wanted = {path: params.pop(path) for path in paths}
+
+    def loss(wanted: PyTree, params: PyTree, frozen: PyTree) -> Any:
+        merged = {"params": traverse_util.unflatten_dict(params | wanted, sep="/"), "frozen": frozen}
+        return model.apply(merged, batch, jax.random.key(0), method="losses")
+
+    step = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    with optimized():
+        (_, parts), gradients = step(wanted, params, variables["frozen"])
+    return jax.tree.map(np.asarray, (parts, gradients))
 
 
 def targets_of_the_goldens(masks: Any, frames: Any, gt_index: Any, rois: Any, size: int) -> jax.Array:

@@ -3,13 +3,12 @@
 import jax
 import numpy as np
 import pytest
-from flax import traverse_util
 
 from tests.compilation import optimized
 from tests.golden import model_inputs as inputs
 from tests.golden.comparing import canvas_of, error_of_map, errors_of_gradient, golden
 from tests.models.build import shapes_batch
-from tests.models.torchvision_model import imported_fcos
+from tests.models.torchvision_model import imported_fcos, losses_and_gradients
 
 pytestmark = pytest.mark.slow
 
@@ -95,17 +94,7 @@ def test_detections_are_the_same_in_the_same_order(image, record_property):
 def losses():
     """Return our losses, and the gradients of their sum."""
     imported, batch = imported_fcos(), shapes_batch(image_size=inputs.FCOS_LOSS_IMAGE_SIZE)
-    params = traverse_util.flatten_dict(imported.variables["params"], sep="/")
-    wanted = {path: params.pop(path) for path in inputs.FCOS_GRADIENTS.values()}
-
-    def loss(wanted, params, frozen):
-        variables = {"params": traverse_util.unflatten_dict(params | wanted, sep="/"), "frozen": frozen}
-        return imported.model.apply(variables, batch, jax.random.key(0), method="losses")
-
-    step = jax.jit(jax.value_and_grad(loss, has_aux=True))
-    with optimized():
-        (_, parts), gradients = step(wanted, params, imported.variables["frozen"])
-    return jax.tree.map(np.asarray, (parts, gradients))
+    return losses_and_gradients(imported.model, imported.variables, batch, inputs.FCOS_GRADIENTS.values())
 
 
 @pytest.mark.parametrize(
