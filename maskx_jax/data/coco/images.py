@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO, TypeVar
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from maskx_jax.data.records import BrokenRecordError, decode_image
 
@@ -67,6 +67,37 @@ def read_image(path: Path, size: tuple[int, int] | None) -> tuple[bytes, tuple[i
       UnreadableImageError: the file is missing, no regular file, empty, corrupt or too large, or its image is.
       ImageSizeError: the image is of another size; an `UnreadableImageError` too.
     """
+    data, converted, stored, reasons = _read(path, size)
+    if converted is not None:
+        buffer = io.BytesIO()
+        # From the bare pixels: an image that Pillow opened would take EXIF, gamma and colour profile along.
+        Image.fromarray(np.asarray(converted)).save(buffer, "PNG")
+        data = buffer.getvalue()
+    _as_training_reads_it(path, data, stored)
+    return data, stored, reasons
+
+
+def read_pixels(path: Path) -> np.ndarray:
+    """Return the pixels of an image file, uint8 `h w 3` RGB: those that `read_image` would store.
+
+    Raises:
+      UnreadableImageError: as `read_image`.
+    """
+    data, converted, size, _ = _read(path, None)
+    return _as_training_reads_it(path, data, size) if converted is None else np.array(converted)
+
+
+def pixels_of(image: Image.Image) -> np.ndarray:
+    """Return the pixels of an image that Pillow holds, uint8 `h w 3` RGB, turned as its EXIF orientation says.
+
+    Raises:
+      ValueError: its pixels have more than 16 bits.
+    """
+    return np.array(_to_rgb(ImageOps.exif_transpose(image)))
+
+
+def _read(path: Path, size: tuple[int, int] | None) -> tuple[bytes, Image.Image | None, tuple[int, int], list[str]]:
+    """Return the bytes of a file, its image in 8-bit RGB unless the file is plain, and as `read_image` the others."""
     check_file(path)
     data = _reading(path, path.read_bytes)
     with _any_number_of_pixels():
@@ -94,28 +125,23 @@ def read_image(path: Path, size: tuple[int, int] | None) -> tuple[bytes, tuple[i
 
     converted = _decoded(path, "decoded", convert)
     if converted is None:
-        _check_as_training_reads_it(path, data, stored)
-        return data, stored, []
+        return data, None, stored, []
     if not _is_plain(image, data):
         reasons.append("image_converted")
-    buffer = io.BytesIO()
-    # From the bare pixels: an image that Pillow opened would take EXIF, gamma and colour profile along.
-    Image.fromarray(np.asarray(converted)).save(buffer, "PNG")
-    data, stored = buffer.getvalue(), (converted.height, converted.width)
-    _check_as_training_reads_it(path, data, stored)
-    return data, stored, reasons
+    return data, converted, (converted.height, converted.width), reasons
 
 
-def _check_as_training_reads_it(path: Path, data: bytes, size: tuple[int, int]) -> None:
-    """Check that OpenCV can decode it too; Pillow is stricter with what is cut off or corrupt, and comes first."""
+def _as_training_reads_it(path: Path, data: bytes, size: tuple[int, int]) -> np.ndarray:
+    """Decode by OpenCV, as training does. Pillow is stricter with what is cut off or corrupt, and comes first."""
     try:
-        shape = decode_image(data, size).shape
+        pixels = decode_image(data, size)
     except BrokenRecordError as error:
         raise UnreadableImageError(
             f"{path}: Pillow can decode it, but OpenCV cannot, which training uses: {error}"
         ) from error
-    if shape != (*size, 3):
-        raise UnreadableImageError(f"{path}: OpenCV decodes it to shape {shape}; Pillow to {(*size, 3)}")
+    if pixels.shape != (*size, 3):
+        raise UnreadableImageError(f"{path}: OpenCV decodes it to shape {pixels.shape}; Pillow to {(*size, 3)}")
+    return pixels
 
 
 def check_header(path: Path, size: tuple[int, int] | None) -> None:
@@ -232,6 +258,8 @@ def _decoded(path: Path, what: str, decode: Callable[[], T]) -> T:
         return decode()
     except MemoryError as error:
         raise MemoryError(f"{path}: the image cannot be {what}") from error
+    except UnidentifiedImageError as error:
+        raise UnreadableImageError(f"{path}: cannot be {what}: it has no known image format") from error
     # Pillow's decoders raise nearly anything on corrupt data: OSError, SyntaxError, struct.error, IndexError, ...
     except Exception as error:
         raise UnreadableImageError(f"{path}: cannot be {what}: {error}") from error

@@ -15,6 +15,7 @@ from maskx_jax.data.coco.images import (
     check_header,
     missing_files,
     read_image,
+    read_pixels,
 )
 from maskx_jax.data.coco.report import REASONS
 from maskx_jax.data.records import Record
@@ -47,6 +48,8 @@ def assert_converted(path, expected, reasons=("image_converted",), tolerance=0, 
     assert data.startswith(b"\x89PNG") and data[24] == 8 and data[25] == 2
     difference = np.abs(decoded(data, actual_size).astype(int) - expected.astype(int))
     assert difference.max() <= tolerance
+    if "image_turn_ignored" not in reasons:
+        np.testing.assert_array_equal(read_pixels(path), decoded(data, actual_size))
 
 
 # Files that are no image.
