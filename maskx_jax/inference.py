@@ -91,7 +91,7 @@ def detect(
         num_workers=num_workers,
     )
     size_of_image = dict(zip(source.image_ids.tolist(), map(tuple, source.sizes.tolist()), strict=True))
-    for batch, detections in _one_ahead(step, variables, batches, mesh):
+    for batch, detections in one_ahead(step, variables, batches, mesh):
         yield [
             ImageDetections(
                 image_id := int(batch.image_ids[i]),
@@ -103,10 +103,17 @@ def detect(
         ]
 
 
-def _one_ahead(
+def one_ahead(
     step: DetectStep, variables: PyTree, batches: Iterator[Batch], mesh: Mesh
 ) -> Iterator[tuple[Batch, Detections]]:
-    """Yield each batch of this process with its detections on the host, while the device works on the next one."""
+    """Yield each batch of this process with its detections on the host, while the device works on the next one.
+
+    Args:
+      step: see `make_detect_step`.
+      variables: of the model, on the mesh.
+      batches: this process's parts of the global batches.
+      mesh: a batch is split over it.
+    """
     waiting: list[tuple[Batch, Detections]] = []
     for batch in batches:
         on_device = global_batch(mesh, (batch.images, batch.image_sizes))

@@ -14,10 +14,15 @@ def area(boxes: np.ndarray) -> np.ndarray:
     return np.prod(np.maximum(boxes[..., 2:] - boxes[..., :2], 0), axis=-1).astype(np.float64)
 
 
+def intersection(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return float64 `...`: the area that each pair of boxes `... 4` shares."""
+    corners = [np.maximum(first[..., :2], second[..., :2]), np.minimum(first[..., 2:], second[..., 2:])]
+    return area(np.concatenate(corners, axis=-1))
+
+
 def iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Return float64 `...`: intersection over union of each pair of boxes `... 4`; 0 for two without area."""
-    corners = [np.maximum(first[..., :2], second[..., :2]), np.minimum(first[..., 2:], second[..., 2:])]
-    shared = area(np.concatenate(corners, axis=-1))
+    shared = intersection(first, second)
     union = area(first) + area(second) - shared
     return shared / np.where(union > 0, union, 1)
 

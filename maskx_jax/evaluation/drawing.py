@@ -49,13 +49,13 @@ def draw_comparison(
     """
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise ValueError(f"got an image of shape {image.shape} and type {image.dtype}; expected (h, w, 3) uint8")
-    truth = _draw_objects(image, annotations, names, groups or {})
+    truth = draw_objects(image, annotations, names, groups)
     panels = [_add_title(truth, f"ground truth: {len(annotations)}")]
     gap = np.full((panels[0].shape[0], _GAP, 3), 255, np.uint8)
     for title, found in results.items():
         # The best goes last, on top of the others.
         shown = sorted((r for r in found if r["score"] >= score_threshold), key=lambda result: result["score"])
-        panel = _draw_objects(image, shown, names, groups or {})
+        panel = draw_objects(image, shown, names, groups)
         panels += [gap, _add_title(panel, f"{title} with score >= {score_threshold:g}: {len(shown)}")]
     for title, picture in (pictures or {}).items():
         # Each of its pixels shows as a square.
@@ -63,9 +63,20 @@ def draw_comparison(
     return np.concatenate(panels, axis=1)
 
 
-def _draw_objects(
-    image: np.ndarray, objects: Sequence[Mapping], names: Mapping[int, str], groups: Mapping[int, str]
+def draw_objects(
+    image: np.ndarray, objects: Sequence[Mapping], names: Mapping[int, str], groups: Mapping[int, str] | None = None
 ) -> np.ndarray:
+    """Draw objects on an image, the later ones on top of the earlier; see `draw_comparison`.
+
+    Args:
+      image: `h w 3` uint8 RGB.
+      objects: COCO annotations or results entries of this image.
+      names: category name by category id.
+      groups: a mark by category id, drawn after the name.
+
+    Returns:
+      The picture, uint8 RGB; its longer side has 640 to 1,600 pixels.
+    """
     height, width = image.shape[:2]
     longest = max(height, width)
     scale = float(np.clip(longest, _SHORTEST_PICTURE, _LONGEST_PICTURE)) / longest
@@ -84,7 +95,7 @@ def _draw_objects(
         x, y, w, h = _box(entry, scale)
         color = _color(entry["category_id"])
         draw.rectangle((x, y, max(x, x + w - 1), max(y, y + h - 1)), outline=color, width=2)
-        text = _caption(entry, names, groups)
+        text = _caption(entry, names, groups or {})
         x1, _, x2, y2 = draw.textbbox((0, 0), text, font=font)
         # Above the box; inside of it where there is no room; never beyond the right border.
         text_x = max(0, min(x, size[0] - (x2 - x1) - 4))

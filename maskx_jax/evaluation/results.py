@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -46,34 +46,60 @@ def entries(
       ValueError: a valid detection has a label outside of 1..C, or a box, score or mask that is not finite.
     """
     height, width = (int(side) for side in image_size)
-    if not scale > 0:
-        raise ValueError(f"image {image_id}: got scale {scale}; expected a positive number")
     made = []
-    for index in np.flatnonzero(found.valid):
+    for index, box, clipped in boxes_in_image(found, image_id, image_size, scale):
         where = f"image {image_id}, detection {index}"
-        box = np.asarray(found.boxes[index], np.float64) / float(scale)
-        score, label = float(found.scores[index]), int(found.labels[index])
-        if not (np.isfinite(box).all() and math.isfinite(score)):
-            raise ValueError(f"{where}: not finite: box {box.tolist()}, score {score}")
+        label = int(found.labels[index])
         if not 1 <= label < len(id_of_label):
             raise ValueError(f"{where}: label {label} is not in 1..{len(id_of_label) - 1}")
-        x1, y1, x2, y2 = clip(box, (height, width)).tolist()
-        if x2 <= x1 or y2 <= y1:
-            continue
-        entry = {
-            "image_id": int(image_id),
-            "category_id": int(id_of_label[label]),
-            "bbox": [round(value, 3) for value in (x1, y1, x2 - x1, y2 - y1)],
-            # The shortest digits that give back the float32: rounding would make ties, and ties change AP.
-            "score": float(str(np.float32(score))),
-        }
+        encoded = None
         if found.masks is not None:
             mask = found.masks[index]
             if not np.isfinite(mask).all():
                 raise ValueError(f"{where}: its mask is not finite")
-            entry["segmentation"] = paste_masks.paste_and_encode(mask, box, height, width, mask_threshold, grid)
-        made.append(entry)
+            encoded = paste_masks.paste_and_encode(mask, box, height, width, mask_threshold, grid)
+        made.append(entry(image_id, int(id_of_label[label]), clipped, found.scores[index], encoded))
     return made
+
+
+def entry(image_id: int, category_id: int, box: Sequence[float], score: float, mask: dict | None) -> dict:
+    """Return one COCO results entry.
+
+    Args:
+      image_id: the dataset's id.
+      category_id: likewise.
+      box: x1 y1 x2 y2, in pixels of the image.
+      score: of the detection, a float32.
+      mask: compressed run-length encoding, or None.
+    """
+    x1, y1, x2, y2 = box
+    made = {
+        "image_id": int(image_id),
+        "category_id": category_id,
+        "bbox": [round(value, 3) for value in (x1, y1, x2 - x1, y2 - y1)],
+        # The shortest digits that give back the float32: rounding would make ties, and ties change AP.
+        "score": float(str(np.float32(score))),
+    }
+    return made if mask is None else made | {"segmentation": mask}
+
+
+def boxes_in_image(
+    found: "Detections", image_id: int | str, image_size: tuple[int, int], scale: float
+) -> Iterator[tuple[int, np.ndarray, list[float]]]:
+    """Yield for each detection its index, its box in the original image, and what of the box lies inside the image.
+
+    A detection of which nothing lies inside is left out. Arguments and errors are those of `entries`.
+    """
+    if not scale > 0:
+        raise ValueError(f"image {image_id}: got scale {scale}; expected a positive number")
+    for index in np.flatnonzero(found.valid).tolist():
+        box = np.asarray(found.boxes[index], np.float64) / float(scale)
+        score = float(found.scores[index])
+        if not (np.isfinite(box).all() and math.isfinite(score)):
+            raise ValueError(f"image {image_id}, detection {index}: not finite: box {box.tolist()}, score {score}")
+        x1, y1, x2, y2 = clip(box, image_size).tolist()
+        if x2 > x1 and y2 > y1:
+            yield index, box, [x1, y1, x2, y2]
 
 
 def write_results(path: str | os.PathLike, results: Sequence[dict]) -> None:
