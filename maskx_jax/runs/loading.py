@@ -1,7 +1,9 @@
 """Load a trained model, for follow-up work."""
 
 import dataclasses
+import functools
 import pathlib
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -9,8 +11,12 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 from maskx_jax.coco.categories import Categories
+from maskx_jax.data.transforms import Transform
 from maskx_jax.errors import one_line
 from maskx_jax.models.build import build, initialize
+from maskx_jax.prediction.pictures import Given, is_one, pictures_of
+from maskx_jax.prediction.predictions import Predictions
+from maskx_jax.prediction.predictor import Options, Predictor
 from maskx_jax.runs.checkpoints import Checkpoints
 from maskx_jax.runs.workdir import read_config
 from maskx_jax.structures import PyTree
@@ -33,6 +39,39 @@ class Loaded:
     variables: PyTree
     categories: Categories
     step: int
+
+    @functools.cached_property
+    def predictor(self) -> Predictor:
+        """The model on pictures from anywhere, on all devices of this machine."""
+        return Predictor(
+            self.model,
+            self.variables,
+            self.categories,
+            Transform(**self.config.data.transform),
+            self.config.evaluation.mask_threshold,
+            self.config.evaluation.paste_grid,
+        )
+
+    def predict(
+        self, pictures: Given | Iterable[Given], threshold: float = 0.5, **options: Any
+    ) -> Predictions | list[Predictions]:
+        """Return what the model finds in one picture, or in each of several.
+
+        Args:
+          pictures: a path, an image of Pillow or an array (uint8 `h w 3`, RGB); or several as a list, a folder, a
+            pattern or a video. Of a video all frames are held in memory; `predictor.predict` yields them one by one.
+          threshold: predictions of a lower score are left out.
+          **options: other fields of `prediction.predictor.Options`.
+
+        Raises:
+          ValueError: a picture cannot be read, nothing is found under a name, or an option is out of range.
+        """
+        made = []
+        for predicted in self.predictor.predict(pictures_of(pictures), Options(threshold=threshold, **options)):
+            if predicted.predictions is None:
+                raise predicted.error or ValueError(f"{predicted.picture.name}: cannot be read")
+            made.append(predicted.predictions)
+        return made[0] if is_one(pictures) else made
 
 
 def load(workdir: str | pathlib.Path, step: int | None = None) -> Loaded:
