@@ -50,8 +50,8 @@ def write_json(path: str | os.PathLike, value: Any, **format: Any) -> None:
     write_text(path, json.dumps(value, allow_nan=False, **({"indent": 2} | format)) + "\n")
 
 
-def read_json(path: str | os.PathLike) -> Any:
-    """Read a JSON file.
+def read_json(path: str | os.PathLike, **options: Any) -> Any:
+    """Read a JSON file; see `json.loads` for the options.
 
     Raises:
       OSError: it cannot be read.
@@ -73,7 +73,7 @@ def read_json(path: str | os.PathLike) -> Any:
         file.seek(0)
         content = file.read()
     try:
-        return json.loads(content)
+        return json.loads(content, **options)
     except RecursionError as error:
         raise ValueError(f"{path}: not usable JSON: nested too deeply") from error
     except ValueError as error:

@@ -137,6 +137,11 @@ def tight_box(mask: dict) -> np.ndarray:
     return _coder.toBbox(mask)
 
 
+def tight_boxes(masks: Sequence[dict]) -> np.ndarray:
+    """Return the boxes x, y, width, height of compressed encodings, float64 `n 4`; zeros for an empty one."""
+    return np.array(_coder.toBbox(list(masks)), np.float64).reshape(-1, 4)
+
+
 def check_totals(entries: Sequence[Any], where: str = "results") -> None:
     """Check that the compressed masks of results or annotations fill exactly the size that they give.
 

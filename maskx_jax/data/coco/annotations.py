@@ -3,7 +3,7 @@
 import collections
 import dataclasses
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -13,11 +13,28 @@ from maskx_jax import errors, files
 from maskx_jax.coco.categories import Categories
 from maskx_jax.data.coco.report import Report
 
+SECTIONS = ("images", "annotations", "categories")
+
 _LARGEST_ID = 2**63 - 1
 # Beyond any image, and the square of it is still finite in float32.
 _LARGEST = 1e15
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 100
+
+
+@dataclasses.dataclass(frozen=True)
+class Fault:
+    """What is wrong with the structure of a file.
+
+    Attributes:
+      cause: its name.
+      message: what was got and what was expected, in a line.
+      entries: the categories, images or annotations that it is about.
+    """
+
+    cause: str
+    message: str
+    entries: Sequence[dict] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,30 +72,23 @@ def read_instances(path: Path, report: Report, drop_unknown: bool = False, allow
       FileNotFoundError: there is no such file.
       ValueError: its structure is unsound; the message names file, key and ids.
     """
-    content = _read_instances_json(path)
-    categories = _check_categories(content["categories"], path)
+    content = files.read_json(path)
+    _refuse(section_faults(content), path)
+    _refuse(category_faults(content["categories"]), path)
+    categories = Categories.from_coco(content["categories"])
     images, annotations = content["images"], content["annotations"]
     if not images:
         raise ValueError(f"{path}: 'images' is empty; expected at least one image")
-    _check_ids(images, "images", path)
-    _check_ids(annotations, "annotations", path)
+    _refuse(id_faults(images, "images"), path)
+    _refuse(id_faults(annotations, "annotations"), path)
     for image in images:
-        _check_image_entry(image, path, allow_outside)
+        _refuse(image_faults(image, allow_outside), path)
     annotations = _check_references(annotations, categories, images, path, report, drop_unknown)
     for annotation in annotations:
-        for key in ("iscrowd", "ignore"):
-            if annotation.get(key) not in (None, 0, 1):
-                raise ValueError(
-                    f"{path}: annotation {annotation['id']} has {key} {_short(annotation[key])}; expected 0 or 1"
-                )
-        if annotation.get("iscrowd") is None:
-            annotation["iscrowd"] = 0
-            report.add("iscrowd_filled", annotation["id"])
-        # COCO's evaluator knows no `ignore`: as a crowd region it is ignored there as in training.
-        if annotation.get("ignore") and not annotation["iscrowd"]:
-            annotation["iscrowd"] = 1
-            report.add("ignore_as_crowd", annotation["id"])
-    _check_box_format(annotations, images, path)
+        _refuse(flag_faults(annotation), path)
+        for reason in fill_flags(annotation):
+            report.add(reason, annotation["id"])
+    _refuse(box_format_faults(annotations, images), path)
 
     per_image: dict[int, list[dict]] = {image["id"]: [] for image in images}
     for annotation in annotations:
@@ -92,59 +102,167 @@ def is_box(box: object) -> TypeGuard[list[float]]:
     return isinstance(box, list) and len(box) == 4 and all(map(is_number, box))
 
 
-def _read_instances_json(path: Path) -> dict:
-    content = files.read_json(path)
+def section_faults(content: Any) -> Iterator[Fault]:
+    """Yield what is wrong with the top of a file: the lists of images, annotations and categories."""
     if not isinstance(content, dict):
-        raise ValueError(f"{path}: got a {type(content).__name__} at the top; expected an object as of COCO instances")
-    for key in ("images", "annotations", "categories"):
+        found = f"got a {type(content).__name__} at the top; expected an object as of COCO instances"
+        yield Fault("file_no_object", found)
+        return
+    for key in SECTIONS:
         if key not in content:
-            raise ValueError(f"{path}: the key {key!r} is missing; it has {_short(sorted(content))}")
-        if not isinstance(content[key], list) or not all(isinstance(entry, dict) for entry in content[key]):
-            raise ValueError(f"{path}: {key!r} must be a list of objects")
-    return content
+            yield Fault("section_missing", f"the key {key!r} is missing; it has {_short(sorted(content))}")
+        elif not isinstance(content[key], list) or not all(isinstance(entry, dict) for entry in content[key]):
+            yield Fault("section_invalid", f"{key!r} must be a list of objects")
 
 
-def _check_categories(entries: list[dict], path: Path) -> Categories:
+def category_faults(entries: Sequence[dict]) -> Iterator[Fault]:
+    """Yield what is wrong with the categories; that some repeat only where all are sound otherwise."""
     if not entries:
-        raise ValueError(f"{path}: 'categories' is empty; expected at least one category")
+        yield Fault("categories_empty", "'categories' is empty; expected at least one category")
+        return
+    sound = True
     for place, entry in enumerate(entries):
-        if not _is_integer(entry.get("id")) or not isinstance(entry.get("name"), str):
-            raise ValueError(
-                f"{path}: categories[{place}] is {_short(entry)}; expected a whole number 'id' and a text 'name'"
+        if not is_integer(entry.get("id")) or not isinstance(entry.get("name"), str):
+            sound = False
+            yield Fault(
+                "category_invalid",
+                f"categories[{place}] is {_short(entry)}; expected a whole number 'id' and a text 'name'",
+                [entry],
             )
-    try:
-        return Categories.from_coco(entries)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+    if sound:
+        try:
+            Categories.from_coco(entries)
+        except ValueError as error:
+            yield Fault("category_repeated", str(error), entries)
 
 
-def _check_ids(entries: list[dict], key: str, path: Path) -> None:
+def id_faults(entries: Sequence[dict], key: str) -> Iterator[Fault]:
+    """Yield the ids of images or annotations that are no whole numbers, and those that repeat.
+
+    Args:
+      entries: of the section.
+      key: "images" or "annotations".
+    """
+    one = key.removesuffix("s")
+    sound = []
     for place, entry in enumerate(entries):
-        if not _is_integer(entry.get("id")):
-            raise ValueError(f"{path}: {key}[{place}] has id {_short(entry.get('id'))}; expected a whole number")
-    times = collections.Counter(entry["id"] for entry in entries)
+        if is_integer(entry.get("id")):
+            sound.append(entry)
+        else:
+            found = f"{key}[{place}] has id {_short(entry.get('id'))}; expected a whole number"
+            yield Fault(f"{one}_id_invalid", found, [entry])
+    times = collections.Counter(entry["id"] for entry in sound)
+    if len(times) == len(sound):
+        return
     repeated = [entry_id for entry_id, number in times.items() if number > 1]
-    if repeated:
-        raise ValueError(f"{path}: ids of {key} must be unique; {len(repeated)} are repeated: {errors.some(repeated)}")
+    yield Fault(
+        f"{one}_id_repeated",
+        f"ids of {key} must be unique; {len(repeated)} are repeated: {errors.some(repeated)}",
+        [entry for entry in sound if times[entry["id"]] > 1],
+    )
 
 
-def _check_image_entry(image: dict, path: Path, allow_outside: bool) -> None:
-    where = f"{path}: image {image['id']}"
+def image_faults(image: dict, allow_outside: bool = False) -> Iterator[Fault]:
+    """Yield what is wrong with the name and the size of an image with a sound id; `file_name` is filled in for LVIS."""
+    where = f"image {image['id']}"
     if "file_name" not in image and isinstance(image.get("coco_url"), str):
         # LVIS names its images only by URL: .../train2017/000000391895.jpg, under the folder of all COCO images.
         image["file_name"] = "/".join(image["coco_url"].split("/")[-2:])
     name = image.get("file_name")
     if not isinstance(name, str) or not _is_file_name(name):
-        raise ValueError(f"{where} has file_name {_short(name)}; expected a path in the image folder")
-    if not allow_outside and (name.startswith("/") or ".." in name.split("/")):
-        raise ValueError(
-            f"{where} has file_name {_short(name)}, which leads out of the image folder. Use allow_outside to follow it"
+        found = f"{where} has file_name {_short(name)}; expected a path in the image folder"
+        yield Fault("file_name_invalid", found, [image])
+    elif not allow_outside and (name.startswith("/") or ".." in name.split("/")):
+        yield Fault(
+            "file_name_outside",
+            f"{where} has file_name {_short(name)}, which leads out of the image folder. "
+            "Use allow_outside to follow it",
+            [image],
         )
     given = [image.get(key) for key in ("height", "width")]
-    if given != [None, None] and not all(_is_integer(value) and value > 0 for value in given):
-        raise ValueError(
-            f"{where} has height {_short(given[0])} and width {_short(given[1])}; expected whole numbers of pixels"
+    if given != [None, None] and not all(is_integer(value) and value > 0 for value in given):
+        yield Fault(
+            "image_size_invalid",
+            f"{where} has height {_short(given[0])} and width {_short(given[1])}; expected whole numbers of pixels",
+            [image],
         )
+
+
+def reference_faults(annotations: Sequence[dict], key: str) -> Iterator[Fault]:
+    """Yield the annotations whose "image_id" or "category_id" (`key`) is no whole number."""
+    for annotation in annotations:
+        if not is_integer(annotation.get(key)):
+            found = f"annotation {annotation['id']} has {key} {_short(annotation.get(key))}; expected a whole number"
+            yield Fault("reference_invalid", found, [annotation])
+
+
+def flag_faults(annotation: dict) -> Iterator[Fault]:
+    """Yield which of the flags `iscrowd` and `ignore` is neither 0 nor 1."""
+    for key in ("iscrowd", "ignore"):
+        if annotation.get(key) not in (None, 0, 1):
+            found = f"annotation {annotation['id']} has {key} {_short(annotation[key])}; expected 0 or 1"
+            yield Fault(f"{key}_invalid", found, [annotation])
+
+
+def fill_flags(annotation: dict) -> list[str]:
+    """Give an annotation its `iscrowd`; return what was done, as named in `report.REASONS`."""
+    reasons = []
+    if annotation.get("iscrowd") is None:
+        annotation["iscrowd"] = 0
+        reasons.append("iscrowd_filled")
+    # COCO's evaluator knows no `ignore`: as a crowd region it is ignored there as in training.
+    if annotation.get("ignore") and not annotation["iscrowd"]:
+        annotation["iscrowd"] = 1
+        reasons.append("ignore_as_crowd")
+    return reasons
+
+
+def box_format_faults(annotations: Sequence[dict], images: Sequence[dict]) -> Iterator[Fault]:
+    """Yield whether most boxes are written in another way than COCO's: as fractions of the image, or as corners."""
+    image_sizes = {image["id"]: (image["width"], image["height"]) for image in images if image.get("width")}
+    kept = [
+        annotation
+        for annotation in annotations
+        if annotation["image_id"] in image_sizes and is_box(annotation.get("bbox"))
+    ]
+    if not kept:
+        return
+    boxes = np.array([annotation["bbox"] for annotation in kept], np.float64)
+    sizes = np.array([image_sizes[annotation["image_id"]] for annotation in kept], np.float64)
+    number = int(are_fractions(boxes, sizes).sum())
+    if 2 * number > len(boxes):
+        yield Fault(
+            "boxes_fractions",
+            f"'bbox' looks like fractions of the image: {number} of {len(boxes)} boxes lie in 0..1; COCO "
+            "expects pixels, multiply x and width by the image's width, y and height by its height",
+            kept,
+        )
+    number = int(are_corners(boxes, sizes).sum())
+    if 2 * number > len(boxes):
+        yield Fault(
+            "boxes_corners",
+            f"'bbox' looks like x1, y1, x2, y2: {number} of {len(boxes)} boxes would reach outside their "
+            f"image as x, y, width, height, which COCO expects, and fit as x1, y1, x2, y2; convert them first",
+            kept,
+        )
+
+
+def are_fractions(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Return bool `n`: which boxes `n 4`, as given, lie in 0..1; `sizes` `n 2` are (width, height) of their images."""
+    # Of images of more than a few pixels.
+    return np.logical_and(((boxes >= 0) & (boxes <= 1)).all(axis=1), (sizes > 4).all(axis=1))
+
+
+def are_corners(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Return bool `n`: which boxes `n 4`, as given, fit their images only if read as x1, y1, x2, y2."""
+    # One pixel of slack: many tools round.
+    outside = (boxes[:, :2] + boxes[:, 2:] > sizes + 1).any(axis=1)
+    return outside & ((boxes[:, 2:] > boxes[:, :2]) & (boxes[:, 2:] <= sizes + 1)).all(axis=1)
+
+
+def _refuse(faults: Iterable[Fault], path: Path) -> None:
+    for fault in faults:
+        raise ValueError(f"{path}: {fault.message}")
 
 
 def _check_references(
@@ -155,11 +273,7 @@ def _check_references(
         "image_id": [image["id"] for image in images],
     }
     for key, known in known_ids.items():
-        wrong = [annotation for annotation in annotations if not _is_integer(annotation.get(key))]
-        if wrong:
-            raise ValueError(
-                f"{path}: annotation {wrong[0]['id']} has {key} {_short(wrong[0].get(key))}; expected a whole number"
-            )
+        _refuse(reference_faults(annotations, key), path)
         known_set = set(known)
         unknown = [annotation for annotation in annotations if annotation[key] not in known_set]
         if unknown and not drop_unknown:
@@ -175,35 +289,6 @@ def _check_references(
     return annotations
 
 
-def _check_box_format(annotations: list[dict], images: list[dict], path: Path) -> None:
-    image_sizes = {image["id"]: (image["width"], image["height"]) for image in images if image.get("width")}
-    pairs = [
-        (annotation["bbox"], image_sizes[annotation["image_id"]])
-        for annotation in annotations
-        if annotation["image_id"] in image_sizes and is_box(annotation.get("bbox"))
-    ]
-    if not pairs:
-        return
-    boxes, sizes = (np.array(values, np.float64) for values in zip(*pairs, strict=True))
-    # Of images of more than a few pixels.
-    normalized = ((boxes >= 0) & (boxes <= 1)).all(axis=1) & (sizes > 4).all(axis=1)
-    number = int(normalized.sum())
-    if 2 * number > len(boxes):
-        raise ValueError(
-            f"{path}: 'bbox' looks like fractions of the image: {number} of {len(boxes)} boxes lie in 0..1; COCO "
-            "expects pixels, multiply x and width by the image's width, y and height by its height"
-        )
-    # One pixel of slack: many tools round.
-    outside = (boxes[:, :2] + boxes[:, 2:] > sizes + 1).any(axis=1)
-    fits = ((boxes[:, 2:] > boxes[:, :2]) & (boxes[:, 2:] <= sizes + 1)).all(axis=1)
-    number = int((outside & fits).sum())
-    if 2 * number > len(boxes):
-        raise ValueError(
-            f"{path}: 'bbox' looks like x1, y1, x2, y2: {number} of {len(boxes)} boxes would reach outside their "
-            f"image as x, y, width, height, which COCO expects, and fit as x1, y1, x2, y2; convert them first"
-        )
-
-
 def _is_file_name(name: str) -> bool:
     try:
         return bool(name.encode()) and "\0" not in name
@@ -212,7 +297,8 @@ def _is_file_name(name: str) -> bool:
         return False
 
 
-def _is_integer(value: object) -> TypeGuard[int]:
+def is_integer(value: object) -> TypeGuard[int]:
+    """Return whether a value out of somebody's file is a whole number that an id can be."""
     return isinstance(value, int) and not isinstance(value, bool) and -_LARGEST_ID <= value <= _LARGEST_ID
 
 
