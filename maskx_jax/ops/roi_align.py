@@ -1,6 +1,7 @@
 """RoIAlign over a feature pyramid, by one gather from the flattened levels."""
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +20,9 @@ CONVENTIONS = ("torchvision", "detectron", "detectron2")
 # Points along each side of a bin, at most, where their number follows the box: all that a box of 28 feature pixels a
 # side has in 7 bins, or of 56 in 14. On levels 2 to 4 a square box has 28 at most.
 MAX_ADAPTIVE_RATIO = 4
+
+# Boxes that are gathered at a time, by the platform that a program is compiled for: a CPU's cache holds four.
+_CHUNK_SIZES = {"cpu": 4, "default": 16}
 
 
 def assign_levels(boxes: Float[Array, "r 4"], lowest: int, highest: int) -> Int[Array, "r"]:
@@ -74,14 +78,12 @@ def roi_align(
       output_size: bins along each side.
       sampling_ratio: points along each side of a bin; 0 for adaptive.
       convention: one of `CONVENTIONS`.
-      chunk_size: boxes that are gathered at a time; bounds the memory. By default 16, and 4 on a CPU: as many as its
-        cache holds.
+      chunk_size: boxes that are gathered at a time; bounds the memory. By default 16, and 4 where the program is
+        compiled for a CPU.
 
     Raises:
       ValueError: the convention is unknown.
     """
-    if chunk_size is None:
-        chunk_size = 4 if jax.default_backend() == "cpu" else 16
     read = taps(features, boxes, output_size, sampling_ratio, convention)
     pooled = _weighted_gather(*flatten(features, read), chunk_size)
     return pooled.reshape(-1, output_size, output_size, pooled.shape[-1])
@@ -165,10 +167,29 @@ def _weighted_gather(
     source: Float[Array, "positions c"],
     index: Int[Array, "r bins taps"],
     weight: Float[Array, "r bins taps"],
-    chunk_size: int,
+    chunk_size: int | None,
 ) -> Float[Array, "r bins c"]:
     """Return sum over taps of weight * source[index], a chunk of regions at a time."""
+    return _in_chunks(_pool, chunk_size, source, index, weight)
 
+
+def _in_chunks(function: Callable[..., Any], chunk_size: int | None, *arrays: Array) -> Any:
+    """Call a function of a chunk size and arrays; None is the size for the platform that the program is compiled for.
+
+    That need not be the platform of this process: a program may be exported for another one.
+    """
+    if chunk_size is not None:
+        return function(chunk_size, *arrays)
+    sizes = {platform: functools.partial(function, size) for platform, size in _CHUNK_SIZES.items()}
+    return jax.lax.platform_dependent(*arrays, **sizes)
+
+
+def _pool(
+    chunk_size: int,
+    source: Float[Array, "positions c"],
+    index: Int[Array, "r bins taps"],
+    weight: Float[Array, "r bins taps"],
+) -> Float[Array, "r bins c"]:
     def pool(chunk: tuple[Int[Array, "bins taps"], Float[Array, "bins taps"]]) -> Float[Array, "bins c"]:
         chunk_index, chunk_weight = chunk
         # Highest precision: GPUs and TPUs would round float32 inputs of a product, and this is an interpolation.
@@ -184,7 +205,16 @@ def _weighted_gather_forward(source, index, weight, chunk_size):
 
 def _weighted_gather_backward(chunk_size, residuals, gradient):
     # Written out because the transpose of the loop would add a gradient of the whole pyramid once a chunk.
-    source, index, weight = residuals
+    return _in_chunks(_pull_back, chunk_size, *residuals, gradient), None, None
+
+
+def _pull_back(
+    chunk_size: int,
+    source: Float[Array, "positions c"],
+    index: Int[Array, "r bins taps"],
+    weight: Float[Array, "r bins taps"],
+    gradient: Float[Array, "r bins c"],
+) -> Float[Array, "positions c"]:
     chunk_size = min(chunk_size, index.shape[0])
     padding = -index.shape[0] % chunk_size
 
@@ -199,7 +229,7 @@ def _weighted_gather_backward(chunk_size, residuals, gradient):
 
     zeros = jnp.zeros(source.shape, jnp.float32)
     total, _ = jax.lax.scan(scatter, zeros, (chunks(index), chunks(weight), chunks(gradient)))
-    return total.astype(source.dtype), None, None
+    return total.astype(source.dtype)
 
 
 _weighted_gather.defvjp(_weighted_gather_forward, _weighted_gather_backward)
