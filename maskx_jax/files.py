@@ -1,9 +1,12 @@
 """Reading files that others made, and writing where others may have laid links or a kill may come between."""
 
+import contextlib
 import json
 import os
 import pathlib
 import secrets
+import shutil
+from collections.abc import Iterator
 from typing import Any
 
 from etils import epath
@@ -95,3 +98,26 @@ def folder_in(root: str | pathlib.Path, *names: object) -> pathlib.Path:
         raise ValueError(f"{folder} leads to {folder.resolve()}, out of {root}; give another folder")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+@contextlib.contextmanager
+def new_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """Make a folder that is whole or not there: what is written into the one that is given is renamed at the end.
+
+    Raises:
+      ValueError: there is something at `path` that is no empty folder.
+      OSError: the folder above does not exist or cannot be written to.
+    """
+    path = pathlib.Path(path)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise ValueError(f"the output {path} exists; expected a new or an empty folder")
+    if not path.absolute().parent.is_dir():
+        raise FileNotFoundError(f"cannot make the folder {path}: there is no folder {path.absolute().parent}")
+    partial = path.absolute().with_name(f".{path.absolute().name}.{secrets.token_hex(8)}.partial")
+    partial.mkdir()
+    try:
+        yield partial
+        os.replace(partial, path)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise

@@ -43,6 +43,33 @@ def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path, mon
     assert [file.name for file in tmp_path.iterdir()] == ["metrics.json"]
 
 
+def test_a_new_folder_is_whole_or_not_there(tmp_path):
+    path = tmp_path / "out"
+    with pytest.raises(RuntimeError, match="halfway"), files.new_folder(path) as folder:
+        (folder / "half").touch()
+        raise RuntimeError("halfway")
+    assert list(tmp_path.iterdir()) == []
+    path.mkdir()
+    with files.new_folder(path) as folder:
+        (folder / "whole").touch()
+        assert not (path / "whole").exists()
+    assert [file.name for file in tmp_path.rglob("*")] == ["out", "whole"]
+    # Its mode is that of any new folder.
+    (tmp_path / "other").mkdir()
+    assert path.stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+def test_a_new_folder_is_not_made_over_another_one(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/mine").touch()
+    for path in (tmp_path / "out", tmp_path / "out/mine"):
+        with pytest.raises(ValueError, match=r"exists; expected a new or an empty folder$"), files.new_folder(path):
+            pass
+    with pytest.raises(FileNotFoundError, match="there is no folder"), files.new_folder(tmp_path / "no/out"):
+        pass
+    assert [file.name for file in tmp_path.rglob("*")] == ["out", "mine"]
+
+
 def test_reading_json(tmp_path):
     path = tmp_path / "a.json"
     path.write_bytes(b"\xef\xbb\xbf \n[1, 2.5]")

@@ -35,6 +35,15 @@ def test_the_examples_of_extending_are_the_code_that_the_tests_run():
         assert code in (ROOT / path).read_text(), f"docs/extending.md shows another {path}"
 
 
+def test_the_scripts_of_export_are_those_that_the_tests_run():
+    text = (ROOT / "docs/export.md").read_text()
+    shown = dict(re.findall(r"<!-- (tests/export/\S+) -->\n```python\n(.*?)```", text, re.DOTALL))
+    scripts = {f"tests/export/foreign/{path.name}" for path in (ROOT / "tests/export/foreign").glob("*.py")}
+    assert shown.keys() == scripts
+    for path, code in shown.items():
+        assert code == (ROOT / path).read_text(), f"docs/export.md shows another {path}"
+
+
 def test_the_rooms_of_architecture_are_those_of_the_package():
     text = (ROOT / "docs/architecture.md").read_text().split("## Rooms")[1].split("\n## ")[0]
     named = {

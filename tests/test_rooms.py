@@ -17,7 +17,12 @@ PROBES = {
         for number, (room, imported) in enumerate(
             [
                 # Each room from the one above it, and from one beside it.
-                *(("training", "cli.train"), ("weights", "training.steps"), ("runs", "weights.files")),
+                *(
+                    ("training", "cli.train"),
+                    ("training", "export.stablehlo"),
+                    ("weights", "training.steps"),
+                    ("runs", "weights.files"),
+                ),
                 *(("data", "inference"), ("evaluation", "runs.workdir"), ("distributed", "training.loop")),
                 *(("ops", "models.layers"), ("coco", "ops.boxes")),
                 *(("data", "evaluation.checks"), ("evaluation", "data.records"), ("models/rcnn", "data.records")),
