@@ -2,7 +2,7 @@
 
 from typing import Protocol, runtime_checkable
 
-from jaxtyping import Array, Float, Int, Key, UInt8
+from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
 from maskx_jax.ops.losses import Mean
 from maskx_jax.structures import Batch, Detections
@@ -38,4 +38,29 @@ class Detector(Protocol):
         Args:
           images: RGB, padded at the bottom and the right.
           image_sizes: height and width without the padding.
+        """
+
+
+@runtime_checkable
+class MaskDetector(Detector, Protocol):
+    """A detector whose `produces` has "masks": it predicts them on boxes that are given, too."""
+
+    def predict_masks(
+        self,
+        images: UInt8[Array, "b h w 3"],
+        image_sizes: Float[Array, "b 2"],
+        boxes: Float[Array, "b n 4"],
+        labels: Int[Array, "b n"],
+        valid: Bool[Array, "b n"],
+    ) -> Float[Array, "b n m m"]:
+        """Return the probability of the object at each point of its box; what is not valid has no meaning.
+
+        On the box and the label of a detection it is the mask that `detect` returns.
+
+        Args:
+          images: RGB, padded at the bottom and the right.
+          image_sizes: height and width without the padding.
+          boxes: clipped to the images.
+          labels: 1..C.
+          valid: which slots hold a box; those of an image come first.
         """

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 from flax import linen as nn
-from jaxtyping import Array, Float, Int, Key, UInt8
+from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
 from maskx_jax.limits import Check, one_of, within
 from maskx_jax.models.backbones import fpn
@@ -89,6 +89,30 @@ class DenseDetector(nn.Module):
             return found
         embeddings = self.embed_head(pyramid, predictions, points)
         return dataclasses.replace(found, masks=self.embed_head.detect(embeddings, found.boxes, found.labels, places))
+
+    def predict_masks(
+        self,
+        images: UInt8[Array, "b h w 3"],
+        image_sizes: Float[Array, "b 2"],
+        boxes: Float[Array, "b n 4"],
+        labels: Int[Array, "b n"],
+        valid: Bool[Array, "b n"],
+    ) -> Float[Array, "b n m m"]:
+        """Return mask probabilities on given boxes for given classes, see `models.detector.MaskDetector`.
+
+        Each box takes the embedding and the margins of the point whose own box fits it best, see `FCOSHead.closest`.
+
+        Raises:
+          ValueError: there is no mask branch.
+        """
+        if self.embed_head is None:
+            raise ValueError("a detector without a mask branch predicts no masks")
+        pyramid = self.pyramid(images, image_sizes)
+        points = self.head.grid(pyramid, images)
+        predictions = self.head(pyramid)
+        places = self.head.closest(predictions, points, image_sizes, boxes, labels)
+        embeddings = self.embed_head(pyramid, predictions, points)
+        return self.embed_head.detect(embeddings, boxes, labels, places)
 
     def embeddings(self, images: UInt8[Array, "b h w 3"], image_sizes: Float[Array, "b 2"]) -> Embeddings:
         """Return EmbedMask's embeddings of pixels and of points.

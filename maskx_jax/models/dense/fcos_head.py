@@ -301,9 +301,7 @@ class FCOSHead(nn.Module):
         """Turn predictions into detections without masks."""
 
         def image(logits: Array, quality: Array, boxes: Array, size: Array) -> PointDetections:
-            probability = jax.nn.sigmoid(logits)
-            product = probability * jax.nn.sigmoid(quality)[:, None]
-            scores = jnp.sqrt(product) if self.score == "root" else product
+            probability, scores = self._scores(logits, quality)
             passes = (scores if self.threshold_score else probability) > self.score_threshold
             scores = jnp.where(passes, scores, -jnp.inf)
             # The best of each level: (point, class) pairs, counted through all levels.
@@ -321,6 +319,41 @@ class FCOSHead(nn.Module):
             return PointDetections(detections, found.candidates)
 
         return per_image(image)(predictions.logits, predictions.centerness, predictions.boxes(points), image_sizes)
+
+    def _scores(self, logits: Float[Array, "p classes"], quality: Float[Array, "p"]) -> tuple[Array, Array]:
+        """Return the probability of each class at each point, and the score of a detection of it there."""
+        probability = jax.nn.sigmoid(logits)
+        product = probability * jax.nn.sigmoid(quality)[:, None]
+        return probability, jnp.sqrt(product) if self.score == "root" else product
+
+    def closest(
+        self,
+        predictions: PointPredictions,
+        points: Points,
+        image_sizes: Float[Array, "b 2"],
+        boxes: Float[Array, "b n 4"],
+        labels: Int[Array, "b n"],
+    ) -> Int[Array, "b n"]:
+        """Return the point whose own box fits each given box best, by IoU; the score for its label decides a tie.
+
+        The box of a detection leads back to the point that found it.
+
+        Args:
+          predictions: of the head.
+          points: of the pyramid.
+          image_sizes: height and width without padding.
+          boxes: clipped to the images.
+          labels: 1..C.
+        """
+
+        def image(logits: Array, quality: Array, found: Array, size: Array, boxes: Array, labels: Array) -> Array:
+            _, scores = self._scores(logits, quality)
+            overlaps = box_ops.iou(boxes, box_ops.clip(found, size))
+            # Boxes that fill the image are the same at many points once they are clipped, up to rounding.
+            return (overlaps + 1e-4 * scores[:, labels - 1].T).argmax(axis=1)
+
+        of_points = predictions.logits, predictions.centerness, predictions.boxes(points)
+        return per_image(image)(*of_points, image_sizes, boxes, labels)
 
 
 def _flat(x: Float[Array, "b h w c"]) -> Float[Array, "b h*w c"]:

@@ -138,6 +138,27 @@ class RCNN(nn.Module):
             found = head.detect(predicted, found)
         return found
 
+    def predict_masks(
+        self,
+        images: UInt8[Array, "b h w 3"],
+        image_sizes: Float[Array, "b 2"],
+        boxes: Float[Array, "b n 4"],
+        labels: Int[Array, "b n"],
+        valid: Bool[Array, "b n"],
+    ) -> Float[Array, "b n m m"]:
+        """Return mask probabilities on given boxes for given classes, see `models.detector.MaskDetector`.
+
+        Raises:
+          ValueError: there is no mask branch.
+        """
+        branch = self.mask_branch
+        if branch is None:
+            raise ValueError("a detector without a mask branch predicts no masks")
+        pyramid = self.pyramid(images, image_sizes)
+        # Its rows of weights are parameters: jitted, nothing that the box head says of regions is computed.
+        class_weights = self.box_predictions(pyramid, boxes[:, :1]).class_weights
+        return jax.nn.sigmoid(self.region_predictions(branch, pyramid, boxes, labels, valid, class_weights))
+
     def pyramid(self, images: UInt8[Array, "b h w 3"], image_sizes: Float[Array, "b 2"]) -> dict[int, Array]:
         """Normalise the pixels and compute P2..P6.
 

@@ -111,16 +111,31 @@ def test_bfloat16_rounds_no_logit_distance_or_embedding():
 
 
 @pytest.mark.slow
-def test_detections_hold_what_structures_says():
-    model, batch = tiny_embedmask(), shapes_batch(2, 6, image_size=64)
+def test_detections_hold_what_structures_says_and_their_boxes_have_their_masks():
+    model, batch = tiny_embedmask(transfer=True), shapes_batch(2, 6, image_size=64)
 
     @jax.jit
-    def predict(*images):
-        return [model.apply(numpy_variables(model), *images, method=method) for method in ("detect", "embeddings")]
+    def predict(variables, *images):
+        found, embeddings = (model.apply(variables, *images, method=method) for method in ("detect", "embeddings"))
+        boxes = found.boxes[:, 2:9], found.labels[:, 2:9], found.valid[:, 2:9]
+        return found, embeddings, model.apply(variables, *images, *boxes, method="predict_masks")
 
-    found, embeddings = predict(batch.images, batch.image_sizes)
+    found, embeddings, masks = predict(numpy_variables(model), batch.images, batch.image_sizes)
+    # An untrained head finds boxes without area too, which have no IoU with any.
+    sides = found.boxes[:, 2:9, 2:] - found.boxes[:, 2:9, :2]
+    chosen = np.asarray(found.valid[:, 2:9] & (sides > 0).all(axis=-1))
+    assert chosen.sum() >= 5
+    np.testing.assert_allclose(masks[chosen], found.masks[:, 2:9][chosen], atol=1e-5)
     assert found.boxes.shape == (2, 10, 4) and found.masks.shape == (2, 10, 14, 14)
     assert ((found.masks >= 0) & (found.masks <= 1)).all() and (jnp.diff(found.scores, axis=1) <= 0).all()
     assert set(np.unique(found.labels[found.valid])) <= set(range(1, NUM_CLASSES + 1))
     # Of 64 + 16 + 4 + 1 + 1 points.
     assert embeddings.pixels.shape == (2, 16, 16, 8) and embeddings.centres.shape == (2, 86, 8)
+
+
+def test_fcos_predicts_no_masks():
+    model = dataclasses.replace(tiny_embedmask(), embed_head=None)
+    inputs = jnp.zeros((1, 64, 64, 3), jnp.uint8), jnp.full((1, 2), 64.0), jnp.zeros((1, 1, 4))
+    labels = jnp.ones((1, 1), int), jnp.ones((1, 1), bool)
+    with pytest.raises(ValueError, match="without a mask branch"):
+        model.apply({"params": {}}, *inputs, *labels, method="predict_masks")

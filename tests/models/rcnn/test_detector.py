@@ -317,3 +317,23 @@ def test_a_misspelt_field_is_an_error_of_its_own_module():
     config["rcnn"]["rpn"]["nms_treshold"] = 0.5
     with pytest.raises(TypeError, match="nms_treshold"):
         build(config, 80)
+
+
+@pytest.mark.slow
+def test_the_boxes_of_detections_have_their_masks(batch):
+    model = tiny_model()
+    found = detect(model, batch.images, batch.image_sizes)
+    boxes = found.boxes[:, 2:9], found.labels[:, 2:9], found.valid[:, 2:9]
+    predict = jax.jit(lambda v, *inputs: model.apply(v, *inputs, method="predict_masks"))
+    masks = predict(numpy_variables(model), batch.images, batch.image_sizes, *boxes)
+    chosen = boxes[2][..., None, None]
+    assert chosen.all() and found.masks.std() > 0.02
+    np.testing.assert_allclose(masks, found.masks[:, 2:9], atol=1e-5)
+    # The class of a box says which weights: T is asked.
+    others = predict(
+        numpy_variables(model), batch.images, batch.image_sizes, boxes[0], boxes[1] % NUM_CLASSES + 1, boxes[2]
+    )
+    assert jnp.abs(others - masks).max() > 1e-3
+    bare = tiny_model(mask_predictor="none")
+    with pytest.raises(ValueError, match="without a mask branch"):
+        bare.apply({"params": {}}, batch.images, batch.image_sizes, *boxes, method="predict_masks")
