@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from maskx_jax.data.transforms import Transform
 
 DetectStep = Callable[[PyTree, jax.Array, jax.Array], Detections]
+# (variables, images, image_sizes, boxes, labels, valid) -> mask probabilities `b n m m`.
+MaskStep = Callable[[PyTree, jax.Array, jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
 
 
 def make_detect_step(model: nn.Module, mesh: Mesh) -> DetectStep:
@@ -31,6 +33,19 @@ def make_detect_step(model: nn.Module, mesh: Mesh) -> DetectStep:
 
     split = split_batch(mesh)
     return jax.jit(detect, in_shardings=(None, split, split), out_shardings=split)
+
+
+def make_mask_step(model: nn.Module, mesh: Mesh) -> MaskStep:
+    """Return the jitted function that predicts masks on given boxes, see `models.detector.MaskDetector`.
+
+    The images of a batch are split over the mesh, and so are the boxes; the variables may lie on it as they like.
+    """
+
+    def predict_masks(variables: PyTree, *inputs: jax.Array) -> Any:
+        return apply_on(mesh, model, whole(variables, mesh), *inputs, method="predict_masks")
+
+    split = split_batch(mesh)
+    return jax.jit(predict_masks, in_shardings=(None, *[split] * 5), out_shardings=split)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,23 +118,38 @@ def detect(
         ]
 
 
+def images_of(batch: Batch) -> tuple[Any, ...]:
+    """Return what a `DetectStep` takes of a batch."""
+    return batch.images, batch.image_sizes
+
+
+def boxes_of(batch: Batch) -> tuple[Any, ...]:
+    """Return what a `MaskStep` takes of a batch: images, and the boxes of its ground truth."""
+    objects = batch.ground_truth
+    return *images_of(batch), objects.boxes, objects.labels, objects.valid
+
+
 def one_ahead(
-    step: DetectStep, variables: PyTree, batches: Iterator[Batch], mesh: Mesh
-) -> Iterator[tuple[Batch, Detections]]:
-    """Yield each batch of this process with its detections on the host, while the device works on the next one.
+    step: Callable[..., Any],
+    variables: PyTree,
+    batches: Iterator[Batch],
+    mesh: Mesh,
+    inputs: Callable[[Batch], tuple[Any, ...]] = images_of,
+) -> Iterator[tuple[Batch, Any]]:
+    """Yield each batch of this process with what the step makes of it, on the host, while the device does the next one.
 
     Args:
-      step: see `make_detect_step`.
+      step: see `make_detect_step` and `make_mask_step`.
       variables: of the model, on the mesh.
       batches: this process's parts of the global batches.
       mesh: a batch is split over it.
+      inputs: what the step takes of a batch.
     """
-    waiting: list[tuple[Batch, Detections]] = []
+    waiting: list[tuple[Batch, Any]] = []
     for batch in batches:
-        on_device = global_batch(mesh, (batch.images, batch.image_sizes))
-        waiting.append((batch, step(variables, *on_device)))
+        waiting.append((batch, step(variables, *global_batch(mesh, inputs(batch)))))
         if len(waiting) > 1:
-            batch, detections = waiting.pop(0)
-            yield batch, local_part(detections)
-    for batch, detections in waiting:
-        yield batch, local_part(detections)
+            batch, found = waiting.pop(0)
+            yield batch, local_part(found)
+    for batch, found in waiting:
+        yield batch, local_part(found)
