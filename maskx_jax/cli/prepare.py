@@ -83,6 +83,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--allow_outside", action="store_true", help="take image files outside their folder (absolute names, or ..)"
     )
+    parser.add_argument(
+        "--predicted_masks",
+        choices=("use", "drop"),
+        default="drop",
+        help="what becomes of masks that `label` predicted; dropped by default, since they would be scored against too",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace the dataset that is at the output")
     options = parser.parse_args(arguments)
     splits = {}
@@ -109,6 +115,7 @@ def main(arguments: list[str] | None = None) -> int:
                 skip_bad_images=options.skip_bad_images,
                 drop_unknown=options.drop_unknown,
                 allow_outside=options.allow_outside,
+                predicted_masks=options.predicted_masks,
                 overwrite=options.overwrite,
                 before_image=signals.check,
             )

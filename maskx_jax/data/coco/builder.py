@@ -31,6 +31,7 @@ from maskx_jax.data.records import PACKED_SHAPE
 
 # TFDS orders examples by 128-bit keys.
 _NUM_KEYS = 1 << 128
+PREDICTED_MASKS = ("use", "drop")
 
 
 @dataclasses.dataclass
@@ -41,6 +42,7 @@ class _Split:
     folder: Path
     report: Report
     skip_bad_images: bool
+    use_predicted_masks: bool
     fewest_images: int
     before_image: Callable[[], None]
     progress: tqdm | None = None
@@ -84,7 +86,9 @@ class _Split:
         for reason in [*reasons, *(["image_size_filled"] if size is None else [])]:
             self.report.add(reason, image["id"])
 
-        objects, ground_truth = check_objects(annotations, actual_size, self.instances.categories, self.report)
+        objects, ground_truth = check_objects(
+            annotations, actual_size, self.instances.categories, self.report, self.use_predicted_masks
+        )
         objects_only = ~objects["is_crowd"]
         if not annotations:
             self.report.add("image_negative", image["id"])
@@ -215,6 +219,7 @@ def prepare(
     skip_bad_images: bool = False,
     drop_unknown: bool = False,
     allow_outside: bool = False,
+    predicted_masks: str = "drop",
     overwrite: bool = False,
     before_image: Callable[[], None] = lambda: None,
 ) -> dict[str, Report]:
@@ -231,6 +236,8 @@ def prepare(
         with their annotations, instead of stopping.
       drop_unknown: leave out annotations of unknown categories and images instead of stopping.
       allow_outside: take image files outside their folder, named by an absolute path or by `..`.
+      predicted_masks: "use" masks that `label` predicted as any others, or "drop" them: their objects have boxes only.
+        No mask that a model made is taken for the truth unasked: it would be scored against, too.
       overwrite: replace the dataset that is at `output`.
       before_image: called before each image and before the output appears; what it raises ends the work.
 
@@ -249,6 +256,8 @@ def prepare(
     _check_output(output, overwrite)
     if num_shards is not None and num_shards < 1:
         raise ValueError(f"num_shards is {num_shards}; expected at least 1")
+    if predicted_masks not in PREDICTED_MASKS:
+        raise ValueError(f"predicted_masks is {predicted_masks!r}; expected one of {', '.join(PREDICTED_MASKS)}")
     if not splits:
         raise ValueError("there is no split to prepare; expected at least one")
     todo = {}
@@ -263,6 +272,7 @@ def prepare(
             drop_unknown,
             allow_outside,
             skip_bad_images,
+            predicted_masks == "use",
             num_shards or 1,
             before_image,
         )
@@ -353,6 +363,7 @@ def _open_split(
     drop_unknown: bool,
     allow_outside: bool,
     skip_bad_images: bool,
+    use_predicted_masks: bool,
     fewest_images: int,
     before_image: Callable[[], None],
 ) -> _Split:
@@ -360,7 +371,7 @@ def _open_split(
         raise FileNotFoundError(f"split {name!r}: there is no image folder {folder}")
     report = Report(name)
     instances = read_instances(annotations, report, drop_unknown, allow_outside)
-    return _Split(instances, folder, report, skip_bad_images, fewest_images, before_image)
+    return _Split(instances, folder, report, skip_bad_images, use_predicted_masks, fewest_images, before_image)
 
 
 def _check_same_categories(splits: Mapping[str, _Split]) -> None:

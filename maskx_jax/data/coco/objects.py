@@ -15,6 +15,7 @@ from maskx_jax.coco.boxes import area as box_area
 from maskx_jax.coco.boxes import clip, iou
 from maskx_jax.coco.categories import Categories
 from maskx_jax.data.coco.annotations import is_box, is_number
+from maskx_jax.data.coco.predicted import is_predicted, without_prediction
 from maskx_jax.data.coco.report import Report
 from maskx_jax.data.records import PACKED_SHAPE, crop_bitmap, rasterize_polygons, unpack_bitmap
 
@@ -25,7 +26,11 @@ _RECTANGLE_SHARE = 0.99
 
 
 def check_objects(
-    annotations: Sequence[dict], size: tuple[int, int], categories: Categories, report: Report
+    annotations: Sequence[dict],
+    size: tuple[int, int],
+    categories: Categories,
+    report: Report,
+    use_predicted_masks: bool = False,
 ) -> tuple[dict[str, np.ndarray], list[dict]]:
     """Check the annotations of one image and bring them into the form of a record.
 
@@ -34,6 +39,7 @@ def check_objects(
       size: height and width of the image.
       categories: the bijection between labels and category ids.
       report: takes the counts.
+      use_predicted_masks: whether masks marked as predicted count, see `predicted`; else their objects have none.
 
     Returns:
       objects: the arrays of `records.Record` by name, and `annotation_ids` int64 `n`.
@@ -42,7 +48,7 @@ def check_objects(
     """
     label_of_id = categories.label_of_id()
     checked = [
-        _check_object(annotation, label_of_id[annotation["category_id"]], size, categories, report)
+        _check_object(annotation, label_of_id[annotation["category_id"]], size, categories, report, use_predicted_masks)
         for annotation in annotations
     ]
     kept = [entry for entry in checked if entry is not None]
@@ -62,7 +68,12 @@ class _Object:
 
 
 def _check_object(
-    annotation: dict, label: int, size: tuple[int, int], categories: Categories, report: Report
+    annotation: dict,
+    label: int,
+    size: tuple[int, int],
+    categories: Categories,
+    report: Report,
+    use_predicted_masks: bool,
 ) -> tuple[_Object, dict] | None:
     """Return an object and its annotation as it is kept, or None where it is dropped."""
 
@@ -71,6 +82,10 @@ def _check_object(
 
     # Of an annotation that is dropped for its box nothing more is counted.
     mask_reasons: list[str] = []
+    if is_predicted(annotation):
+        mask_reasons.append("predicted_used" if use_predicted_masks else "predicted_dropped")
+        if not use_predicted_masks:
+            annotation = without_prediction(annotation)
     segmentation, mask, frame, areas = _check_segmentation(annotation.get("segmentation"), size, mask_reasons.append)
     given = annotation.get("bbox")
     if given is None and mask is not None:

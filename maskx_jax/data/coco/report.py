@@ -30,6 +30,8 @@ REASONS = {
     "ignore_as_crowd": "annotations with ignore = 1: kept as crowd regions, neither trained on nor scored",
     "area_filled": "annotations without a usable area: computed",
     "area_repaired": "annotations whose area fits neither mask nor bbox (0, another formula): computed",
+    "predicted_used": "annotations with a mask that a model predicted: used as any other",
+    "predicted_dropped": "annotations with a mask that a model predicted: box only (use it by --predicted_masks=use)",
     "mask_missing": "annotations without segmentation: box only",
     "mask_malformed": "annotations whose segmentation is neither polygons nor RLE: box only",
     "polygon_flat": "annotations with one polygon that is not in a list: taken as one",

@@ -15,6 +15,7 @@ from maskx_jax.coco.categories import Categories
 from maskx_jax.data import sources
 from maskx_jax.data.coco.builder import CocoRecords, prepare
 from maskx_jax.data.coco.images import UnreadableImageError
+from maskx_jax.data.coco.predicted import FIELD
 from maskx_jax.data.coco.source import CocoSource
 from maskx_jax.data.records import BrokenRecordError, rasterize_polygons, unpack_bitmap
 from maskx_jax.data.shapes.source import ShapesSource
@@ -672,3 +673,25 @@ def test_real_images_are_all_kept(coco_mini, tmp_path):
     assert sum(map(len, source.image_labels)) == 2103 and len(source.categories) == 80
     for index in range(0, 254, 50):
         assert decode(source[index]).shape == (*source[index].size, 3)
+
+
+def test_predicted_masks_are_dropped_unless_asked_for(tmp_path):
+    whole = content()
+    whole["annotations"][1][FIELD] = {"quality": 0.8}
+    annotations, images = write(tmp_path, whole), make(tmp_path / "images_only")[1]
+
+    def prepared(**options):
+        report = prepare(tmp_path / "out", {"train": (annotations, images)}, overwrite=True, **options)["train"]
+        source = CocoSource(tmp_path / "out", "train")
+        kept = source.coco_ground_truth()["annotations"]
+        assert [bool(entry["segmentation"]) for entry in kept] == [source[i].has_mask[0] for i in range(3)]
+        return report, [bool(source[i].has_mask[0]) for i in range(3)], [FIELD in entry for entry in kept]
+
+    report, has_mask, marked = prepared()
+    assert has_mask == [True, False, True] and marked == [False] * 3
+    assert report.counts["predicted_dropped"] == 1 and report.num_masks == 2
+    report, has_mask, marked = prepared(predicted_masks="use")
+    assert has_mask == [True] * 3 and marked == [False, True, False]
+    assert report.counts["predicted_used"] == 1 and report.examples["predicted_used"] == [1] and report.num_masks == 3
+    with pytest.raises(ValueError, match="predicted_masks is 'yes'; expected one of use, drop"):
+        prepared(predicted_masks="yes")
