@@ -163,10 +163,19 @@ def _check_annotation(
         if annotation.get(key) not in (0, 1, None):
             raise ValueError(f"{key} {reprlib.repr(annotation[key])}; expected 0 or 1")
     if "segm" in kinds:
-        _check_segmentation(annotation.get("segmentation"), sizes[image_id])
+        check_segmentation(annotation.get("segmentation"), sizes[image_id])
 
 
-def _check_segmentation(segmentation: Any, size: list) -> None:
+def check_segmentation(segmentation: Any, size: list) -> None:
+    """Check the structure of an annotation's mask, which may be missing.
+
+    Args:
+      segmentation: polygons or run lengths; how these are compressed is left to `rle.check_totals`.
+      size: height and width of the image.
+
+    Raises:
+      ValueError: it is neither, or of another size.
+    """
     if segmentation is None:
         return
     if isinstance(segmentation, Mapping):
