@@ -1,0 +1,35 @@
+"""Predict masks on the boxes of objects that have nothing else, and write the annotations with them.
+
+python -m maskx_jax label --workdir=RUN --annotations=train.json --images=DIR --output=OUT.json
+"""
+
+from absl import logging
+
+from maskx_jax import errors
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Label what the arguments say and print the report; return the exit code."""
+    parser = errors.ArgumentParser(prog="python -m maskx_jax label", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--annotations", required=True, help="COCO instances file")
+    parser.add_argument("--output", required=True, help="file to write")
+    parser.add_argument("--workdir", required=True, help="of the run that predicts")
+    parser.add_argument("--step", type=int, help="of its checkpoint; the latest by default")
+    parser.add_argument("--images", required=True, help="folder of the images")
+    parser.add_argument("--threshold", type=float, default=0.5, help="quality from which a mask is taken, 0 to 1")
+    parser.add_argument("--skip_bad_images", action="store_true", help="leave out images that cannot be read")
+    parser.add_argument("--overwrite", action="store_true", help="replace the file at the output")
+    options = vars(parser.parse_args(arguments))
+    logging.set_verbosity(logging.WARNING)
+
+    from maskx_jax.labelling.label import label
+    from maskx_jax.runs import compilation
+
+    compilation.use_cache()
+    print(label(**options).table())
+    print(f"wrote {options['output']}")
+    return 0
+
+
+if __name__ == "__main__":
+    errors.run(main)

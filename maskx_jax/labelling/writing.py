@@ -1,0 +1,33 @@
+"""Predicted masks among annotations."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from maskx_jax.data.coco.predicted import FIELD, is_predicted
+from maskx_jax.labelling.quality import ObjectMask
+
+
+def add_masks(content: dict[str, Any], masks: Mapping[int, ObjectMask], source: str) -> None:
+    """Give annotations of a COCO file their predicted masks, in place; all others stay as they are.
+
+    Only `segmentation` changes, and the field `predicted.FIELD` comes to it. A mask that an earlier run predicted is
+    taken away where none takes its place.
+
+    Args:
+      content: of the file.
+      masks: by annotation id.
+      source: where the masks come from.
+    """
+    for annotation in content["annotations"]:
+        mask = masks.get(annotation["id"])
+        if mask is not None:
+            annotation["segmentation"] = mask.segmentation
+            annotation[FIELD] = {
+                "quality": round(mask.quality, 4),
+                "certainty": round(mask.certainty, 4),
+                "box_iou": round(mask.box_iou, 4),
+                "source": source,
+            }
+        elif is_predicted(annotation):
+            annotation["segmentation"] = []
+            del annotation[FIELD]

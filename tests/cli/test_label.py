@@ -1,0 +1,43 @@
+"""The command `python -m maskx_jax label`."""
+
+import json
+
+import pytest
+
+from maskx_jax import errors
+from maskx_jax.cli.label import main
+from maskx_jax.runs import loading
+from tests.labelling.scenes import loaded, write_scenes
+
+
+def run(capsys, *arguments):
+    with pytest.raises(SystemExit) as ended:
+        errors.run(lambda: main(list(arguments)))
+    return ended.value.code, *capsys.readouterr()
+
+
+def test_it_prints_the_report_and_where_the_annotations_are(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(loading, "load", lambda workdir, step: loaded())
+    write_scenes(tmp_path)
+    output = tmp_path / "out.json"
+    options = [f"--annotations={tmp_path / 'train.json'}", f"--images={tmp_path / 'images'}", f"--output={output}"]
+    code, printed, error = run(capsys, "--workdir=RUN", "--threshold=0.6", *options)
+    assert code == 0 and error == ""
+    first, second, last = printed.splitlines()
+    assert first == "5 objects: 2 with mask, 3 with box only"
+    assert second.startswith("        3  masks predicted, of a quality of 0.6 or more, 0.")
+    assert last == f"wrote {output}" and len(json.loads(output.read_text())["annotations"]) == 6
+    code, printed, error = run(capsys, "--workdir=RUN", *options)
+    assert code == 1 and printed == "" and error.count("\n") == 1 and "overwrite" in error
+
+
+def test_wrong_arguments_are_one_line(tmp_path, capsys):
+    write_scenes(tmp_path)
+    options = [
+        f"--annotations={tmp_path / 'train.json'}",
+        f"--images={tmp_path / 'images'}",
+        f"--output={tmp_path}/out",
+    ]
+    for wrong, words in ((["--threshold=2"], "expected a value from 0 to 1"), ([], f"{tmp_path / 'RUN'}")):
+        code, printed, error = run(capsys, f"--workdir={tmp_path / 'RUN'}", *options, *wrong)
+        assert code == 1 and printed == "" and error.count("\n") == 1 and words in error, error
