@@ -12,13 +12,14 @@ PYTEST := $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 # Of `make test-long`: all of it, or K/N for every N-th test from the K-th on.
 PART := 0/1
 
-.PHONY: help demo test test-fast test-long check format clean
+.PHONY: help demo test test-fast test-long check docs format clean
 
 help:
 	@echo "make demo       train and evaluate a tiny Mask^X R-CNN on synthetic images, about 10 minutes on 2 cores"
 	@echo "make test       the tests, about 20 minutes on 2 cores"
 	@echo "make test-fast  those of them that need no long compilation, about 5 minutes"
 	@echo "make test-long  what takes minutes a test: campaigns of kills, every row of the paper; PART=2/7 is a part of it"
+	@echo "make docs       the pages and the reference of the package as a site, in docs/_build"
 	@echo "make check      formatting, lint, types and import rules"
 
 .venv/installed: requirements.txt requirements-dev.txt requirements.lock
@@ -47,9 +48,13 @@ check: .venv/installed
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# A warning is an error: a page that nothing leads to, a docstring that cannot be read.
+docs: .venv/installed
+	$(BIN)/python -m sphinx --builder html --quiet --fail-on-warning --keep-going docs docs/_build
+
 format: .venv/installed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf .venv .jax_cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache runs
+	rm -rf docs/_build docs/api .venv .jax_cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache runs

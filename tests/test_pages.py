@@ -57,6 +57,11 @@ def test_the_rooms_of_architecture_are_those_of_the_package():
     assert named == rooms | files
 
 
+def test_every_page_is_in_the_contents_of_the_site():
+    contents = re.findall(r"^(\w+)$", (ROOT / "docs/index.md").read_text(), re.MULTILINE)
+    assert sorted(contents) == sorted(path.stem for path in (ROOT / "docs").glob("*.md") if path.stem != "index")
+
+
 @pytest.mark.parametrize("page", ["architecture.md", "extending.md"])
 def test_names_within_rooms_exist(page):
     rooms = {path.stem for path in (ROOT / "maskx_jax").iterdir()}

@@ -29,7 +29,7 @@ def encode(region: np.ndarray, origin: tuple[int, int] = (0, 0), size: tuple[int
       size: height and width of the image; by default the region is all of it.
 
     Returns:
-      `{"size": [height, width], "counts": str}`, as it stands in a COCO results file.
+      A dict of `size` (height and width) and `counts` (text), as it stands in a COCO results file.
     """
     top, left = origin
     rows, columns = region.shape

@@ -58,8 +58,8 @@ def roi_align(
 ) -> Float[Array, "r output_size output_size c"]:
     """Pool each box from its level into `output_size` x `output_size` bins, bilinearly (Mask R-CNN, section 3).
 
-    Equals the compiled rule of torchvision, Detectron and Caffe2: `sampling_ratio`^2 points a bin; points more than one
-    feature pixel outside the map count as 0, nearer ones are moved to its border. No gradient flows to the boxes.
+    Equals the compiled rule of torchvision, Detectron and Caffe2: `sampling_ratio ** 2` points a bin; points more than
+    one feature pixel outside the map count as 0, nearer ones are moved to its border. No gradient flows to the boxes.
 
     With a `sampling_ratio` of 0 it is adaptive, as by default in detectron2: about a point for every feature pixel, the
     extent of the box over the number of bins rounded up, though `MAX_ADAPTIVE_RATIO` at most, so that shapes stay

@@ -42,9 +42,9 @@ def check_objects(
       use_predicted_masks: whether masks marked as predicted count, see `predicted`; else their objects have none.
 
     Returns:
-      objects: the arrays of `records.Record` by name, and `annotation_ids` int64 `n`.
-      ground_truth: the annotations kept, fit for evaluation: boxes and masks as they were, but invalid polygons and
-        masks removed (`segmentation` is `[]` where nothing is left), `bbox` and `area` filled in or repaired.
+      The arrays of `records.Record` by name, with `annotation_ids` int64 `n`; and the annotations kept, fit for
+      evaluation: boxes and masks as they were, but invalid polygons and masks removed (`segmentation` is `[]` where
+      nothing is left), `bbox` and `area` filled in or repaired.
     """
     label_of_id = categories.label_of_id()
     checked = [
