@@ -76,7 +76,10 @@ def read_json(path: str | os.PathLike, **options: Any) -> Any:
         file.seek(0)
         content = file.read()
     try:
-        return json.loads(content, **options)
+        text = content.decode(json.detect_encoding(content), "surrogatepass")
+        # A large file, its text and what it says would be in memory together.
+        del content
+        return json.loads(text, **options)
     except RecursionError as error:
         raise ValueError(f"{path}: not usable JSON: nested too deeply") from error
     except ValueError as error:

@@ -7,12 +7,14 @@ With --output, doctor.json and doctor.html are written into a folder. Several sp
 notes may have been), 2 errors were found, 1 something else went wrong.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from absl import flags
 
 from maskx_jax import errors, files
 from maskx_jax.cli.flags import command_line, parse
+from maskx_jax.doctor import repair
 from maskx_jax.doctor.examination import examine
 
 EXIT_FOUND = 2
@@ -23,8 +25,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     argv, values = command_line(arguments), flags.FlagValues()
     _define(values)
     parse(values, argv, __doc__)
-    found = examine(_splits(values))
+    splits = _splits(values)
+    copies = _copies(values.fix, splits)
+    found = examine(splits, keep_changes=bool(copies))
     print(found.table())
+    for name, output in copies.items():
+        print(repair.write(found.splits[name], output))
     if values.output:
         folder = files.folder_in(values.output)
         files.write_json(folder / "doctor.json", found.to_json())
@@ -42,6 +48,9 @@ def _define(values: flags.FlagValues) -> None:
     )
     flags.DEFINE_bool("no_pictures", False, "Look at the JSON only.", flag_values=values)
     flags.DEFINE_string("output", None, "Folder for doctor.json and doctor.html.", flag_values=values)
+    flags.DEFINE_multi_string(
+        "fix", [], "Write a mended copy: OUT.json of a single split, NAME=OUT.json of several.", flag_values=values
+    )
 
 
 def _splits(values: flags.FlagValues) -> dict[str, tuple[str, str | None]]:
@@ -68,6 +77,25 @@ def _splits(values: flags.FlagValues) -> dict[str, tuple[str, str | None]]:
     if values.no_pictures:
         return {name: (annotations, None) for name, (annotations, _) in splits.items()}
     return splits
+
+
+def _copies(texts: Iterable[str], splits: Iterable[str]) -> dict[str, Path]:
+    """Return where the mended copies of splits are to be written.
+
+    Raises:
+      ValueError: a split is unknown, or given twice.
+      OSError: see `repair.check_output`.
+    """
+    names, copies = list(splits), {}
+    for text in texts:
+        name, equals, output = text.partition("=")
+        if not equals and len(names) == 1:
+            name, output = names[0], text
+        if name not in names or name in copies or not output:
+            raise ValueError(f"--fix: got {text!r}; expected NAME=OUT.json, once each, NAME one of {names}")
+        copies[name] = Path(output).expanduser()
+        repair.check_output(copies[name])
+    return copies
 
 
 if __name__ == "__main__":

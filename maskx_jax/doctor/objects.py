@@ -18,7 +18,7 @@ from maskx_jax.doctor.structure import Split
 
 # An object is cleared by arithmetic well within the rules' own bounds: the rest is drawn.
 _AREA_FACTOR = 1.25
-_FILL = 0.9
+_FILL = 0.95
 # Thinner outlines than this many pixels may miss every pixel's centre.
 _THICKNESS = 2.0
 
@@ -141,7 +141,7 @@ def _clear(objects: Objects, outlines: Outlines, sizes: np.ndarray) -> np.ndarra
             & (np.abs(objects.frames) <= 1e6).all(axis=1)
             & _inside_enough(objects.frames, sizes)
         )
-        area_fits = (areas <= _AREA_FACTOR * outlines.largest) & (areas >= outlines.areas / _AREA_FACTOR)
+        area_fits = (areas <= _AREA_FACTOR * outlines.least) & (areas >= outlines.areas / _AREA_FACTOR)
         overlap_clear = box_rules.iou(objects.frames, objects.given) > 0.5
         none = np.array([entry.get("segmentation") in (None, []) for entry in objects.annotations], bool)
         return box_clear & np.where(
@@ -174,6 +174,8 @@ def _check_rest(split: Split, objects: Objects, clear: np.ndarray, sizes: np.nda
     names = split.categories.names
     kept = np.ones(len(objects), bool)
     dropped: set[int] = set()
+    # To clip what is not understood would lose it.
+    far = far_corners(objects, sizes)
     for index in np.flatnonzero(~clear).tolist():
         annotation = objects.annotations[index]
         height, width = sizes[objects.image_index[index]].tolist()
@@ -192,6 +194,9 @@ def _check_rest(split: Split, objects: Objects, clear: np.ndarray, sizes: np.nda
         objects.given[index] = x, y, x + box_width, y + box_height
         objects.boxes[index] = arrays["boxes"][0]
         after = {key: value for key, value in ground_truth[0].items() if annotation.get(key, ...) != value}
+        if "box_clipped" in reasons.found and not far[index]:
+            x1, y1, x2, y2 = objects.boxes[index].tolist()
+            after["bbox"] = [x1, y1, x2 - x1, y2 - y1]
         if after:
             split.change("annotations", annotation, reasons.found, **after)
     if dropped:

@@ -20,22 +20,22 @@ class Outlines:
     Attributes:
       frames: float64 `n 4`, x1, y1, x2, y2 around all points, or around the pixels of run lengths.
       areas: float64 `n`, the sum of the areas of its polygons by the shoelace formula, or its number of pixels.
-      largest: float64 `n`, the area of the largest of its polygons: their union has this at least.
+      least: float64 `n`, what the union of its polygons has at least, if none crosses itself.
       lengths: float64 `n`, of its longest outline, along x and y; 0 for run lengths.
       crossed: bool `n`, whether a polygon of four points crosses itself.
     """
 
     frames: np.ndarray
     areas: np.ndarray
-    largest: np.ndarray
+    least: np.ndarray
     lengths: np.ndarray
     crossed: np.ndarray
 
     @classmethod
     def unknown(cls, number: int) -> "Outlines":
         """Return the outlines of masks of which nothing is known."""
-        areas, largest, lengths = np.full((3, number), np.nan)
-        return cls(np.full((number, 4), np.nan), areas, largest, lengths, np.zeros(number, bool))
+        areas, least, lengths = np.full((3, number), np.nan)
+        return cls(np.full((number, 4), np.nan), areas, least, lengths, np.zeros(number, bool))
 
     def put(self, places: np.ndarray, others: "Outlines") -> None:
         """Take others over, at their places."""
@@ -100,18 +100,37 @@ def _measure_polygons(masks: Sequence[Sequence[Sequence[float]]]) -> Outlines:
         cross = local[:, 0] * step[:, 1] - step[:, 0] * local[:, 1]
         areas = np.abs(np.add.reduceat(cross, firsts)) / 2
         outlines = np.add.reduceat(np.abs(step - local).sum(axis=1), firsts)
-        low = np.minimum.reduceat(np.minimum.reduceat(points, firsts), masks_firsts)
-        high = np.maximum.reduceat(np.maximum.reduceat(points, firsts), masks_firsts)
+        low, high = np.minimum.reduceat(points, firsts), np.maximum.reduceat(points, firsts)
         crossed = np.zeros(len(polygons), bool)
         four = np.flatnonzero(lengths == 4)
         crossed[four] = _crosses(local[firsts[four][:, None] + np.arange(4)])
     return Outlines(
-        frames=np.concatenate([low, high], axis=1),
+        frames=np.concatenate(
+            [np.minimum.reduceat(low, masks_firsts), np.maximum.reduceat(high, masks_firsts)], axis=1
+        ),
         areas=np.add.reduceat(areas, masks_firsts),
-        largest=np.maximum.reduceat(areas, masks_firsts),
+        least=_least_union(areas, np.concatenate([low, high], axis=1), masks_firsts),
         lengths=np.maximum.reduceat(outlines, masks_firsts),
         crossed=np.logical_or.reduceat(crossed, masks_firsts),
     )
+
+
+def _least_union(areas: np.ndarray, frames: np.ndarray, masks_firsts: np.ndarray) -> np.ndarray:
+    """Return float64 `n`: the areas of the polygons of each mask, less what their frames share."""
+    least = np.add.reduceat(areas, masks_firsts)
+    ends = np.append(masks_firsts[1:], len(areas))
+    for mask in np.flatnonzero(ends - masks_firsts > 1).tolist():
+        part = slice(masks_firsts[mask], ends[mask])
+        # Of many parts the matrix would be large; then the largest of them has to do.
+        if ends[mask] - masks_firsts[mask] <= 64:
+            low = np.maximum(frames[part, None, :2], frames[None, part, :2])
+            high = np.minimum(frames[part, None, 2:], frames[None, part, 2:])
+            shared = np.maximum(high - low, 0).prod(axis=-1)
+            least[mask] -= np.triu(shared, 1).sum()
+        else:
+            least[mask] = 0
+        least[mask] = max(least[mask], areas[part].max())
+    return least
 
 
 def _crosses(corners: np.ndarray) -> np.ndarray:

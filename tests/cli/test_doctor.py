@@ -29,7 +29,7 @@ def test_a_sound_dataset_is_a_line_a_split(data, capsys):
         capsys, f"--annotations={data.path()}", f"--images={data.root / 'train'}", *val, f"--output={data.root / 'out'}"
     )
     assert code == 0 and error == ""
-    assert printed.startswith("split train: 12 images, 36 annotations (pictures in ")
+    assert printed.startswith("split train: 8 images, 24 annotations (pictures in ")
     assert printed.count("0 errors, 0 warnings, 0 notes") == 2
     written = json.loads((data.root / "out/doctor.json").read_text())
     assert written["totals"] == {"error": 0, "warning": 0, "note": 0}
@@ -42,6 +42,20 @@ def test_errors_have_an_exit_code_of_their_own(data, capsys):
     code, printed, _ = run(capsys, f"--split=a={data.path()},{data.root / 'train'}", "--no_pictures")
     assert code == 2
     assert "error        1  annotations dropped: bbox of zero or negative size [box_empty: 20; cat 1]" in printed
+
+
+def test_fix_writes_a_mended_copy(data, capsys):
+    data.train["annotations"][3]["bbox"] = [5, 5, 0, 5]
+    data.save()
+    output = data.root / "mended.json"
+    code, printed, _ = run(capsys, f"--annotations={data.path()}", f"--fix={output}")
+    assert code == 2
+    assert f"wrote {output}: 0 entries changed, 1 left out (mended.changes.json); 0 errors and warnings" in printed
+    assert run(capsys, f"--annotations={output}")[0] == 0
+    code, _, error = run(capsys, f"--annotations={data.path()}", f"--fix={data.path()}")
+    assert code == 1 and error.startswith(f"error: {data.path()} exists; ")
+    code, _, error = run(capsys, f"--annotations={data.path()}", "--fix=other=a.json")
+    assert code == 1 and "expected NAME=OUT.json, once each, NAME one of ['train']" in error
 
 
 @pytest.mark.parametrize(

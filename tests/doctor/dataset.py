@@ -11,8 +11,7 @@ from PIL import Image
 
 from maskx_jax.doctor.examination import Examination, examine
 
-NUM_IMAGES = 12
-_PALETTE = np.random.default_rng(0).integers(30, 225, (NUM_IMAGES, 4, 4, 3), np.uint8)
+NUM_IMAGES = 8
 
 
 @dataclasses.dataclass
@@ -77,13 +76,11 @@ def real(root: pathlib.Path, coco_mini: pathlib.Path) -> Dataset:
         images = whole["images"][:NUM_IMAGES]
         ids = {image["id"] for image in images}
         annotations = [annotation for annotation in whole["annotations"] if annotation["image_id"] in ids]
-        used = {annotation["category_id"] for annotation in annotations}
         contents[split] = {**whole, "images": images, "annotations": annotations}
         (root / split).mkdir(parents=True)
         for image in images:
             name = image["file_name"]
             (root / split / name).symlink_to(coco_mini / f"images/{split}2017" / name)
-        assert used
     return Dataset(root, contents)
 
 

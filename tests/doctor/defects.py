@@ -120,7 +120,7 @@ def image_id_of_an_annotation_as_text(data):
     return set_object(data, image_id=str(data.objects()[0]["image_id"]))
 
 
-@defect("unknown_image", "image_negative", "image_crowd_only")
+@defect("unknown_image", *LOST)
 def annotation_of_no_image(data):
     return set_object(data, image_id=987654321)
 
