@@ -211,7 +211,10 @@ def image_of_no_height(data):
     return image["id"]
 
 
-@defect("image_size_swapped", "box_outside", "box_clipped", "mask_empty", "mask_leaves_image", "mask_leaves_box")
+@defect(
+    "image_size_swapped",
+    *("box_outside", "box_clipped", "box_maybe_corners", "mask_empty", "mask_leaves_image", "mask_leaves_box"),
+)
 def width_and_height_exchanged(data):
     wide = {i["id"]: i for i in data.train["images"] if i["width"] > 1.2 * i["height"]}
     right = [a for a in data.objects() if a["image_id"] in wide]
