@@ -8,7 +8,8 @@ import yaml
 from tests.processes import ROOT
 from tools.lock import lock, normalized
 
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = PYPROJECT["project"]
 
 
 def names(requirements):
@@ -47,3 +48,11 @@ def test_citation_is_of_this_version():
 
 def test_the_package_says_that_it_is_typed():
     assert (ROOT / "maskx_jax/py.typed").exists()
+
+
+def test_every_file_that_is_no_python_goes_into_the_package():
+    package = ROOT / "maskx_jax"
+    patterns = PYPROJECT["tool"]["setuptools"]["package-data"]["maskx_jax"]
+    taken = {path for pattern in patterns for path in package.glob(pattern)}
+    others = {path for path in package.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
+    assert taken == others

@@ -20,6 +20,7 @@ PROBES = {
                 *(
                     ("training", "cli.train"),
                     ("training", "export.stablehlo"),
+                    ("report", "training.steps"),
                     ("weights", "training.steps"),
                     ("runs", "weights.files"),
                 ),

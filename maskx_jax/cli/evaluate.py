@@ -11,14 +11,12 @@ from collections.abc import Mapping, Sequence
 
 import jax
 from absl import flags, logging
-from ml_collections import ConfigDict
 
 from maskx_jax import errors, files
 from maskx_jax.cli.evaluate_or_score import define_evaluate
 from maskx_jax.cli.flags import command_line, parse
 from maskx_jax.coco.categories import same_classes
 from maskx_jax.data.records import Source
-from maskx_jax.data.sources import open_source
 from maskx_jax.distributed import processes
 from maskx_jax.distributed.mesh import make_mesh, replicated
 from maskx_jax.evaluation import checks, scores
@@ -44,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     config = loaded.config
     config.evaluation.boundary |= values.boundary
     evaluation.check(config)
-    source = _open_source(config, values.directory, values.split)
+    source = evaluation.open_evaluated(config, values.directory, values.split)
     same_classes(source.categories, loaded.categories, "the dataset and the checkpoint")
     _check_others(others, source)
     groups = read_groups(values.workdir, source.categories)
@@ -64,15 +62,6 @@ def _detect(loaded: Loaded, source: Source) -> evaluation.Entries:
     mesh = make_mesh()
     variables = jax.device_put(loaded.variables, replicated(mesh))
     return evaluation.detect(make_detect_step(loaded.model, mesh), variables, source, loaded.config, mesh)
-
-
-def _open_source(config: ConfigDict, directory: str | None, split: str | None) -> Source:
-    data = config.data
-    if data.source != "prepared" and (directory or split):
-        raise ValueError(f"got --directory or --split for data.source {data.source!r}; expected them with 'prepared'")
-    data.directory = directory or data.directory
-    data.eval_split = split or data.eval_split
-    return open_source(data, training=False, seed=config.seed)
 
 
 def _check_others(others: Mapping[str, evaluation.Entries], source: Source) -> None:

@@ -15,6 +15,7 @@ from maskx_jax.coco import mask_classes
 from maskx_jax.coco.categories import Categories
 from maskx_jax.data import roles
 from maskx_jax.data.records import Source
+from maskx_jax.data.sources import open_source
 from maskx_jax.data.transforms import Transform, decode
 from maskx_jax.distributed.processes import gather_objects
 from maskx_jax.evaluation import matching, metrics, paste_masks, results, scores
@@ -89,6 +90,26 @@ def _check_each_once(found: Sequence[int], expected: Collection[int]) -> None:
             f"detected on {len(found)} images, expected each of the source's {len(expected)} once: "
             f"{len(missing)} missing, image ids {missing[:10]}; {len(doubled)} doubled, {doubled[:10]}"
         )
+
+
+def open_evaluated(config: ConfigDict, directory: str | None = None, split: str | None = None) -> Source:
+    """Open the images that a run is evaluated on.
+
+    Args:
+      config: of the run; what is given below is written into it.
+      directory: prepared dataset, where it is not that of the run.
+      split: of it, likewise.
+
+    Raises:
+      ValueError: these are given for a source that is not prepared; see also `open_source`.
+      FileNotFoundError: a file of the source is missing.
+    """
+    data = config.data
+    if data.source != "prepared" and (directory or split):
+        raise ValueError(f"got --directory or --split for data.source {data.source!r}; expected them with 'prepared'")
+    data.directory = directory or data.directory
+    data.eval_split = split or data.eval_split
+    return open_source(data, training=False, seed=config.seed)
 
 
 def score(found: Entries, ground_truth: Mapping[str, Any], config: ConfigDict, groups: Groups) -> dict[str, Any]:

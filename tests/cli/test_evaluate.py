@@ -8,8 +8,9 @@ import types
 import pytest
 
 from maskx_jax import files
-from maskx_jax.cli import evaluate, evaluate_or_score, score
+from maskx_jax.cli import evaluate_or_score, score
 from maskx_jax.data.shapes.source import ShapesSource
+from maskx_jax.runs import evaluation
 from tests.processes import ROOT
 
 OF_A_RUN = {"step": "3", "directory": "DATA", "split": "val", "compare": "other=results.json", "distributed": None}
@@ -68,7 +69,7 @@ def test_the_flags_of_one_verb_choose_it(arguments, verb):
 def test_a_dataset_is_not_named_for_a_run_on_synthetic_images(flags):
     config = types.SimpleNamespace(data=types.SimpleNamespace(source="shapes"))
     with pytest.raises(ValueError, match=r"^got --directory or --split for data\.source 'shapes'; expected them with"):
-        evaluate._open_source(config, *flags)
+        evaluation.open_evaluated(config, *flags)
 
 
 @pytest.fixture

@@ -1,0 +1,190 @@
+"""The detections of one model matched with the ground truth: which are right, and what is wrong with the others."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import hotcoco
+import numpy as np
+
+from maskx_jax.evaluation import metrics
+from maskx_jax.evaluation.ground_truth import NumberedGroundTruth
+
+# What a detection is at an IoU of 0.5. The errors are those of TIDE (Bolya et al., ECCV 2020), in its order.
+OUTCOMES = ("correct", "class", "location", "both", "duplicate", "background", "ignored")
+CORRECT, CLASS, LOCATION, BOTH, DUPLICATE, BACKGROUND, IGNORED = range(len(OUTCOMES))
+SAME, BACKGROUND_BELOW = 0.5, 0.1
+_EVERY_AREA = [0.0, 1e10]
+
+
+@dataclasses.dataclass(frozen=True)
+class Matches:
+    """Detections and objects of one kind. Images and classes are numbered from 0 in the order of their ids.
+
+    Attributes:
+      detection: int `n`, the place of each detection in the results of its model.
+      image: int `n`.
+      label: int `n`, its class.
+      score: float64 `n`.
+      matched: bool `10 n`, whether it found an object that counts, at each IoU threshold of COCO.
+      ignored: bool `10 n`, whether it counts neither as right nor as wrong.
+      object_image: int `m`, of the objects that count.
+      object_label: int `m`.
+      object_number: int `m`, the place of each in the annotations.
+      missed: bool `m`, whether no detection found it at an IoU of 0.5.
+      num_images: of the ground truth.
+      num_classes: of the ground truth.
+    """
+
+    detection: np.ndarray
+    image: np.ndarray
+    label: np.ndarray
+    score: np.ndarray
+    matched: np.ndarray
+    ignored: np.ndarray
+    object_image: np.ndarray
+    object_label: np.ndarray
+    object_number: np.ndarray
+    missed: np.ndarray
+    num_images: int
+    num_classes: int
+
+
+class Prepared:
+    """A ground truth, made ready once for the results of all models.
+
+    Attributes:
+      area: float64 `m`, the area of each annotation that decides whether its object is small or large.
+    """
+
+    def __init__(self, ground_truth: Mapping[str, Any], kinds: Sequence[str], max_detections: int) -> None:
+        self._numbered = NumberedGroundTruth(ground_truth, "segm" in kinds)
+        self._federated = metrics.is_federated(ground_truth)
+        self._most = max_detections
+        objects = self._numbered.entries([], "bbox", False)[0]["annotations"]
+        self.area = np.array([entry["area"] for entry in objects], np.float64)
+
+    def scored(self, results: Sequence[dict]) -> list[dict]:
+        """Return the results that are scored: all of them by COCO's rules, by those of LVIS the best of each image."""
+        return self._numbered.federated(results, self._most) if self._federated else list(results)
+
+    def datasets(self, results: Sequence[dict], kind: str) -> tuple[dict, dict]:
+        """Return ground truth and detections as COCO datasets; see `NumberedGroundTruth.entries`."""
+        return self._numbered.entries(results, kind, self._federated)
+
+    def evaluator(self, datasets: Sequence[dict], kind: str) -> Any:
+        """Return hotcoco's evaluator of two datasets, evaluated and accumulated, for objects of any area."""
+        truth, found = map(hotcoco.COCO, datasets)
+        evaluator = hotcoco.COCOeval(truth, found, kind)
+        evaluator.params.maxDets = [self._most]
+        evaluator.params.areaRng, evaluator.params.areaRngLbl = [_EVERY_AREA], ["all"]
+        evaluator.evaluate()
+        evaluator.accumulate()
+        return evaluator
+
+
+def read_matches(evaluator: Any, datasets: Sequence[dict], places: Sequence[int]) -> tuple[Matches, np.ndarray]:
+    """Return what an evaluator matched, and int `n`, the ids of the detections.
+
+    Args:
+      evaluator: of `Prepared.evaluator`.
+      datasets: that it evaluated.
+      places: in the results of the model, of each of its detections by id from 1.
+    """
+    thresholds = len(evaluator.params.iouThrs)
+    at_half = int(np.argmin(np.abs(np.asarray(evaluator.params.iouThrs) - SAME)))
+    found: dict[str, list] = {name: [] for name in ("id", "image", "label", "score", "matched", "ignored")}
+    objects: dict[str, list] = {name: [] for name in ("id", "image", "label", "missed")}
+    for cell in evaluator.evalImgs:
+        if cell is None:
+            continue
+        image, label = cell["image_id"] - 1, cell["category_id"] - 1
+        if count := len(cell["dtIds"]):
+            found["id"].append(np.array(cell["dtIds"]))
+            found["image"].append(np.full(count, image))
+            found["label"].append(np.full(count, label))
+            found["score"].append(np.array(cell["dtScores"]))
+            found["matched"].append(np.array(cell["dtMatched"], bool).reshape(thresholds, count))
+            found["ignored"].append(np.array(cell["dtIgnore"], bool).reshape(thresholds, count))
+        if cell["gtIds"]:
+            counts = ~np.array(cell["gtIgnore"], bool)
+            objects["id"].append(np.array(cell["gtIds"])[counts])
+            objects["image"].append(np.full(counts.sum(), image))
+            objects["label"].append(np.full(counts.sum(), label))
+            objects["missed"].append(~np.array(cell["gtMatched"], bool).reshape(thresholds, -1)[at_half][counts])
+    ids = _joined(found["id"], int)
+    flags = {name: _joined(found[name], bool, thresholds) for name in ("matched", "ignored")}
+    matches = Matches(
+        detection=np.asarray(places, int)[ids - 1],
+        image=_joined(found["image"], int),
+        label=_joined(found["label"], int),
+        score=_joined(found["score"], float),
+        # Of an object that does not count it says both.
+        matched=flags["matched"] & ~flags["ignored"],
+        ignored=flags["ignored"],
+        object_image=_joined(objects["image"], int),
+        object_label=_joined(objects["label"], int),
+        object_number=_joined(objects["id"], int) - 1,
+        missed=_joined(objects["missed"], bool),
+        num_images=len(datasets[0]["images"]),
+        num_classes=len(datasets[0]["categories"]),
+    )
+    return matches, ids
+
+
+def outcomes(matches: Matches, datasets: Sequence[dict], ids: np.ndarray, kind: str) -> np.ndarray:
+    """Return int8 `n`: what each detection is, an index of `OUTCOMES`.
+
+    An error is the first that holds: the best IoU with an object of its class is 0.1 to 0.5 (location); that with one
+    of another class 0.5 or more (class); that with one of its class 0.5 or more, which a better detection found
+    (duplicate); that with any object below 0.1 (background); else both, class and location.
+
+    Args:
+      matches: of the detections.
+      datasets: ground truth and detections as they were matched.
+      ids: int `n`, of the detections in the second.
+      kind: "bbox" or "segm".
+    """
+    field = "bbox" if kind == "bbox" else "segmentation"
+    shapes = {entry["id"]: entry[field] for entry in datasets[1]["annotations"]}
+    objects: dict[int, list[dict]] = {}
+    for entry in datasets[0]["annotations"]:
+        if not entry["iscrowd"]:
+            objects.setdefault(entry["image_id"] - 1, []).append(entry)
+    result = np.full(len(ids), BACKGROUND, np.int8)
+    result[matches.matched[0]], result[matches.ignored[0]] = CORRECT, IGNORED
+    wrong = np.flatnonzero(result == BACKGROUND)
+    wrong = wrong[np.argsort(matches.image[wrong], kind="stable")]
+    edges = np.flatnonzero(np.diff(matches.image[wrong])) + 1
+    for part in np.split(wrong, edges) if len(wrong) else []:
+        inside = objects.get(int(matches.image[part[0]]), [])
+        if inside:
+            overlap = _overlap([shapes[number] for number in ids[part].tolist()], [o[field] for o in inside])
+            same = matches.label[part][:, None] == np.array([o["category_id"] - 1 for o in inside])
+            result[part] = _errors(overlap, same)
+    return result
+
+
+def _errors(overlap: np.ndarray, same: np.ndarray) -> np.ndarray:
+    """Return the errors of wrong detections, from IoU `n m` with the objects and whether their class is the same."""
+    own = np.where(same, overlap, 0.0).max(axis=1)
+    other = np.where(same, 0.0, overlap).max(axis=1)
+    conditions = [
+        (own >= BACKGROUND_BELOW) & (own < SAME),
+        other >= SAME,
+        own >= SAME,
+        overlap.max(axis=1) < BACKGROUND_BELOW,
+    ]
+    return np.select(conditions, [LOCATION, CLASS, DUPLICATE, BACKGROUND], BOTH).astype(np.int8)
+
+
+def _overlap(found: list, objects: list) -> np.ndarray:
+    return np.asarray(hotcoco.mask.iou(found, objects, [False] * len(objects)), np.float64).reshape(
+        len(found), len(objects)
+    )
+
+
+def _joined(parts: list[np.ndarray], dtype: type, rows: int | None = None) -> np.ndarray:
+    if not parts:
+        return np.zeros(0 if rows is None else (rows, 0), dtype)
+    return np.concatenate(parts, axis=-1).astype(dtype)
