@@ -12,8 +12,8 @@ class ObjectMask(NamedTuple):
 
     Attributes:
       segmentation: compressed run lengths in the size of the image.
-      certainty: mean of |2p - 1| over the points of the box, p the probability of the object: 1 where the model is sure
-        of every point. Of masks made elsewhere it is their score.
+      certainty: mean of `|2p - 1|` over the points of the box, p the probability of the object: 1 where the model is
+        sure of every point. Of masks made elsewhere it is their score.
       box_iou: IoU of the box around the mask and the given one: a mask that is too small, or that takes in a
         neighbour's part, does not fill its box.
     """
@@ -29,7 +29,7 @@ class ObjectMask(NamedTuple):
 
 
 def certainty(probabilities: np.ndarray) -> float:
-    """Return the mean of |2p - 1|."""
+    """Return the mean of `|2p - 1|`."""
     return float(np.abs(2 * probabilities - 1).mean())
 
 
