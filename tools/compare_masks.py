@@ -1,0 +1,126 @@
+"""Compare masks that were made for boxes with the hidden true ones, beside the boxes themselves.
+
+    python -m tools.compare_masks --truth=all.json --hidden=partial.json --masks=model=labelled.json \\
+        --masks=GrabCut=grabcut.json --keep="random(1,50)"
+
+For each object whose mask is in --truth and not in --hidden, the IoU of its mask in each file of --masks with the true
+one; an object without mask there counts 0. `label` and `tools.grabcut` write such files. With --keep the objects of its
+classes (A) and of all others (B) get columns of their own. For masks with a quality, a second table says what a
+threshold on it keeps.
+"""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from maskx_jax import errors, files
+from maskx_jax.coco import mask_classes, rle
+from maskx_jax.coco.categories import Categories
+from maskx_jax.data.coco.predicted import FIELD
+
+THRESHOLDS = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+
+
+def box_mask(box: Sequence[float], size: tuple[int, int]) -> np.ndarray:
+    """Return the mask, bool `h w`, of the pixels whose middles lie in a box x, y, width, height."""
+    x, y, width, height = box
+    rows, columns = np.arange(size[0]) + 0.5, np.arange(size[1]) + 0.5
+    inside = (rows >= y) & (rows < y + height), (columns >= x) & (columns < x + width)
+    return inside[0][:, None] & inside[1]
+
+
+def overlaps(truth: Mapping[str, Any], hidden: Mapping[str, Any], made: Mapping[str, Any] | None) -> dict[int, float]:
+    """Return the IoU of the made mask of each object with its true one, by annotation id.
+
+    Args:
+      truth: COCO annotations with all masks.
+      hidden: those that lack the masks to compare.
+      made: those with masks made for them; None for the boxes.
+    """
+    sizes = {image["id"]: (image["height"], image["width"]) for image in truth["images"]}
+    missing = {a["id"] for a in hidden["annotations"] if not a.get("segmentation") and not a.get("iscrowd")}
+    made_of_id = {} if made is None else {a["id"]: a.get("segmentation") for a in made["annotations"]}
+    found = {}
+    for annotation in truth["annotations"]:
+        size = sizes[annotation["image_id"]]
+        true = rle.of_segmentation(annotation.get("segmentation"), size)
+        if annotation["id"] not in missing or true is None:
+            continue
+        expected = rle.decode(true)
+        if made is None:
+            mask = box_mask(annotation["bbox"], size)
+        else:
+            encoded = rle.of_segmentation(made_of_id.get(annotation["id"]), size)
+            mask = np.zeros(size, bool) if encoded is None else rle.decode(encoded)
+        union = (mask | expected).sum()
+        found[annotation["id"]] = float((mask & expected).sum() / union) if union else 0.0
+    return found
+
+
+def table(rows: Mapping[str, dict[int, float]], groups: Mapping[str, set[int]]) -> str:
+    """Return the mean IoU of each file, for each group of annotation ids, and the shares above 0.5 and 0.75."""
+    lines = ["| masks | " + " | ".join(f"{name} ({len(ids)})" for name, ids in groups.items()) + " | ≥ 0.5 | ≥ 0.75 |"]
+    lines.append("|---" * (len(groups) + 3) + "|")
+    for title, found in rows.items():
+        cells = [f"{_mean([found[i] for i in ids]):.3f}" for ids in groups.values()]
+        values = np.array(list(found.values()))
+        shares = [f"{100 * (values >= least).mean():.0f} %" for least in (0.5, 0.75)]
+        lines.append("| " + " | ".join([title, *cells, *shares]) + " |")
+    return "\n".join(lines)
+
+
+def quality_table(found: dict[int, float], made: Mapping[str, Any], groups: Mapping[str, set[int]]) -> str:
+    """Return what each threshold on the quality keeps, and how good that is; empty without qualities."""
+    quality = {a["id"]: a[FIELD]["quality"] for a in made["annotations"] if FIELD in a and a["id"] in found}
+    if not quality:
+        return ""
+    lines = ["| quality | kept | " + " | ".join(groups) + " |", "|---" * (len(groups) + 2) + "|"]
+    for threshold in THRESHOLDS:
+        kept = {i for i, value in quality.items() if value >= threshold}
+        if not kept:
+            break
+        cells = [f"{_mean([found[i] for i in kept & ids]):.3f}" for ids in groups.values()]
+        lines.append(f"| ≥ {threshold} | {100 * len(kept) / len(found):.0f} % | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if values else float("nan")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print the tables; return the exit code."""
+    parser = errors.ArgumentParser(prog="python -m tools.compare_masks", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--truth", required=True, type=pathlib.Path, help="COCO annotations with all masks")
+    parser.add_argument("--hidden", required=True, type=pathlib.Path, help="those without the masks to compare")
+    parser.add_argument(
+        "--masks", action="append", default=[], metavar="TITLE=JSON", help="repeat it for several files"
+    )
+    parser.add_argument("--keep", help="the classes of group A, as of data.mask_classes")
+    options = parser.parse_args(arguments)
+    truth, hidden = files.read_json(options.truth), files.read_json(options.hidden)
+    rows, made = {"box": overlaps(truth, hidden, None)}, {}
+    for text in options.masks:
+        title, separator, path = text.partition("=")
+        if not separator:
+            parser.error(f"--masks: got {text!r}; expected TITLE=JSON")
+        made[title] = files.read_json(path)
+        rows[title] = overlaps(truth, hidden, made[title])
+    groups = {"all": set(rows["box"])}
+    if options.keep:
+        categories = Categories.from_coco(truth["categories"])
+        allowed = mask_classes.mask_labels(options.keep, categories)
+        label_of_id = categories.label_of_id()
+        in_a = {a["id"] for a in truth["annotations"] if allowed[label_of_id[a["category_id"]]]}
+        groups |= {"A": groups["all"] & in_a, "B": groups["all"] - in_a}
+    print(table(rows, groups))
+    for title, content in made.items():
+        if qualities := quality_table(rows[title], content, groups):
+            print(f"\n{title}:\n\n{qualities}")
+    return 0
+
+
+if __name__ == "__main__":
+    errors.run(main)
