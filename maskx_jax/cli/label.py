@@ -1,11 +1,14 @@
 """Predict masks on the boxes of objects that have nothing else, and write the annotations with them.
 
 python -m maskx_jax label --workdir=RUN --annotations=train.json --images=DIR --output=OUT.json
+python -m maskx_jax label --masks=results.json --annotations=train.json --output=OUT.json
 """
 
 from absl import logging
 
 from maskx_jax import errors
+from maskx_jax.labelling.label import THRESHOLD, label
+from maskx_jax.labelling.writing import SEGMENTATIONS
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -13,19 +16,23 @@ def main(arguments: list[str] | None = None) -> int:
     parser = errors.ArgumentParser(prog="python -m maskx_jax label", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--annotations", required=True, help="COCO instances file")
     parser.add_argument("--output", required=True, help="file to write")
-    parser.add_argument("--workdir", required=True, help="of the run that predicts")
+    parser.add_argument("--workdir", help="of the run that predicts")
     parser.add_argument("--step", type=int, help="of its checkpoint; the latest by default")
-    parser.add_argument("--images", required=True, help="folder of the images")
-    parser.add_argument("--threshold", type=float, default=0.5, help="quality from which a mask is taken, 0 to 1")
+    parser.add_argument("--images", help="folder of the images, which a run needs")
+    parser.add_argument("--masks", help="COCO results with masks made elsewhere, in place of a run")
+    parser.add_argument("--ignore_classes", action="store_true", help="fit these to objects of any class")
+    parser.add_argument("--threshold", type=float, default=THRESHOLD, help="quality from which a mask is taken, 0 to 1")
+    parser.add_argument(
+        "--segmentation", choices=SEGMENTATIONS, default="rle", help="form of the masks; polygons fill holes"
+    )
     parser.add_argument("--skip_bad_images", action="store_true", help="leave out images that cannot be read")
     parser.add_argument("--overwrite", action="store_true", help="replace the file at the output")
     options = vars(parser.parse_args(arguments))
     logging.set_verbosity(logging.WARNING)
+    if options["workdir"]:
+        from maskx_jax.runs import compilation
 
-    from maskx_jax.labelling.label import label
-    from maskx_jax.runs import compilation
-
-    compilation.use_cache()
+        compilation.use_cache()
     print(label(**options).table())
     print(f"wrote {options['output']}")
     return 0

@@ -2,14 +2,16 @@
 
 import os
 import pathlib
+from collections.abc import Sequence
 
 from maskx_jax import files
+from maskx_jax.coco.categories import Categories
 from maskx_jax.data.coco.annotations import read_instances
 from maskx_jax.data.coco.report import Report as ReadingReport
 from maskx_jax.labelling import objects, writing
+from maskx_jax.labelling.matching import match
 from maskx_jax.labelling.report import Report
 
-# Of the objects of `shapes`, masks from here on are about as good as... (docs/label.md)
 THRESHOLD = 0.5
 
 
@@ -17,22 +19,28 @@ def label(
     annotations: str | os.PathLike,
     output: str | os.PathLike,
     *,
-    workdir: str | os.PathLike,
-    images: str | os.PathLike,
+    workdir: str | os.PathLike | None = None,
+    masks: str | os.PathLike | None = None,
+    images: str | os.PathLike | None = None,
     step: int | None = None,
     threshold: float = THRESHOLD,
+    segmentation: str = "rle",
+    ignore_classes: bool = False,
     skip_bad_images: bool = False,
     overwrite: bool = False,
 ) -> Report:
-    """Predict masks on the boxes of the objects that have nothing else, and write the annotations with them.
+    """Find masks for the objects that have only boxes, and write the annotations with them.
 
     Args:
       annotations: COCO instances.
       output: the file to write.
-      workdir: of the run that predicts.
-      images: folder of the images.
+      workdir: of the run that predicts the masks; or
+      masks: COCO results that have them, see `matching.match`.
+      images: folder of the images, which a run needs.
       step: of the run's checkpoint; the latest by default.
       threshold: quality from which a mask is taken, see `quality.ObjectMask`.
+      segmentation: form of the masks, see `writing.add_masks`.
+      ignore_classes: whether masks of `masks` fit objects of any class.
       skip_bad_images: leave out images that cannot be read, instead of stopping.
       overwrite: replace the file at `output`.
 
@@ -42,29 +50,54 @@ def label(
     Raises:
       FileExistsError: there is a file at `output`.
       FileNotFoundError: an input is missing.
-      ValueError: an input is unsound, or the model makes no masks.
+      ValueError: an input is unsound, arguments do not go together, or the model makes no masks.
     """
     annotations, output = pathlib.Path(annotations), pathlib.Path(output)
     _check_output(output, annotations, overwrite)
     if not 0 <= threshold <= 1:
         raise ValueError(f"threshold is {threshold}; expected a value from 0 to 1")
-    folder = pathlib.Path(images)
-    if not folder.is_dir():
+    if segmentation not in writing.SEGMENTATIONS:
+        raise ValueError(f"segmentation is {segmentation!r}; expected one of {', '.join(writing.SEGMENTATIONS)}")
+    folder = None if images is None else pathlib.Path(images)
+    if folder is not None and not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}; expected that of the images")
+    if (workdir is None) == (masks is None):
+        raise ValueError("expected one of workdir, a run that predicts the masks, and masks, a file of results")
     instances = read_instances(annotations, ReadingReport("annotations"))
     report = Report(threshold)
     pictures = objects.find(instances, folder, report, skip_bad_images=skip_bad_images)
+    if masks is not None:
+        image_ids = [image["id"] for image in instances.images]
+        match(masks, pictures, image_ids, instances.categories, report, ignore_classes=ignore_classes)
+        source = str(masks)
+    elif workdir is not None:
+        source = _predict(workdir, step, pictures, instances.categories, folder, report, skip_bad_images)
+    # Read again: `read_instances` fills in what is missing, and these are to stay as they are.
+    content = files.read_json(annotations)
+    writing.add_masks(content, report.taken, source, segmentation)
+    files.write_json(output, content, indent=None, separators=(",", ":"))
+    return report
 
+
+def _predict(
+    workdir: str | os.PathLike,
+    step: int | None,
+    pictures: Sequence[objects.Picture],
+    categories: Categories,
+    folder: pathlib.Path | None,
+    report: Report,
+    skip_bad_images: bool,
+) -> str:
+    """Predict masks by a run, and return which it is."""
+    if folder is None:
+        raise ValueError("a run predicts in images; expected images, their folder")
+    # They take seconds to import, and masks made elsewhere do without.
     from maskx_jax.labelling.predicting import predict
     from maskx_jax.runs.loading import load
 
     loaded = load(os.fspath(workdir), step)
-    predict(loaded, pictures, instances.categories, folder, report, skip_bad_images=skip_bad_images)
-    # Read again: `read_instances` fills in what is missing, and these are to stay as they are.
-    content = files.read_json(annotations)
-    writing.add_masks(content, report.taken, f"{workdir}, step {loaded.step}")
-    files.write_json(output, content, indent=None, separators=(",", ":"))
-    return report
+    predict(loaded, pictures, categories, folder, report, skip_bad_images=skip_bad_images)
+    return f"{workdir}, step {loaded.step}"
 
 
 def _check_output(output: pathlib.Path, annotations: pathlib.Path, overwrite: bool) -> None:

@@ -3,11 +3,15 @@
 from collections.abc import Mapping
 from typing import Any
 
+from maskx_jax.coco import rle
+from maskx_jax.coco.polygons import outlines
 from maskx_jax.data.coco.predicted import FIELD, is_predicted
 from maskx_jax.labelling.quality import ObjectMask
 
+SEGMENTATIONS = ("rle", "polygons")
 
-def add_masks(content: dict[str, Any], masks: Mapping[int, ObjectMask], source: str) -> None:
+
+def add_masks(content: dict[str, Any], masks: Mapping[int, ObjectMask], source: str, segmentation: str = "rle") -> None:
     """Give annotations of a COCO file their predicted masks, in place; all others stay as they are.
 
     Only `segmentation` changes, and the field `predicted.FIELD` comes to it. A mask that an earlier run predicted is
@@ -17,11 +21,13 @@ def add_masks(content: dict[str, Any], masks: Mapping[int, ObjectMask], source: 
       content: of the file.
       masks: by annotation id.
       source: where the masks come from.
+      segmentation: "rle", compressed run lengths, or "polygons", outlines for tools that edit these; holes are filled.
     """
     for annotation in content["annotations"]:
         mask = masks.get(annotation["id"])
         if mask is not None:
-            annotation["segmentation"] = mask.segmentation
+            encoded = mask.segmentation
+            annotation["segmentation"] = outlines(rle.decode(encoded)) if segmentation == "polygons" else encoded
             annotation[FIELD] = {
                 "quality": round(mask.quality, 4),
                 "certainty": round(mask.certainty, 4),

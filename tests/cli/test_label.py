@@ -6,6 +6,7 @@ import pytest
 
 from maskx_jax import errors
 from maskx_jax.cli.label import main
+from maskx_jax.coco import rle
 from maskx_jax.runs import loading
 from tests.labelling.scenes import loaded, write_scenes
 
@@ -41,3 +42,16 @@ def test_wrong_arguments_are_one_line(tmp_path, capsys):
     for wrong, words in ((["--threshold=2"], "expected a value from 0 to 1"), ([], f"{tmp_path / 'RUN'}")):
         code, printed, error = run(capsys, f"--workdir={tmp_path / 'RUN'}", *options, *wrong)
         assert code == 1 and printed == "" and error.count("\n") == 1 and words in error, error
+
+
+def test_masks_made_elsewhere_need_no_run(tmp_path, capsys):
+    _, masks = write_scenes(tmp_path)
+    results = [{"image_id": 12, "category_id": 1, "segmentation": rle.encode(masks[120])}]
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    output = tmp_path / "out.json"
+    files = [f"--masks={tmp_path / 'results.json'}", f"--annotations={tmp_path / 'train.json'}", f"--output={output}"]
+    code, printed, _ = run(capsys, *files, "--ignore_classes", "--segmentation=polygons")
+    lines = printed.splitlines()
+    assert code == 0 and lines[1] == "        1  masks predicted, of a quality of 0.5 or more, 1.00 on average"
+    assert lines[2] == "        2  left with box only: no mask of the results fits the box [no_match; ids 111, 131]"
+    assert isinstance(json.loads(output.read_text())["annotations"][2]["segmentation"][0], list)
