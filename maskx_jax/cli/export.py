@@ -1,4 +1,4 @@
-"""Take a trained run away: as StableHLO, SavedModel, ONNX or a folder for the Hugging Face Hub.
+"""Take a trained run away: as StableHLO, a SavedModel or a folder for the Hugging Face Hub.
 
     python -m maskx_jax export --workdir=RUN --format=stablehlo --output=DIR
 
@@ -16,9 +16,9 @@ from maskx_jax.cli.flags import command_line, parse
 from maskx_jax.runs.loading import load
 
 # By format its module in `maskx_jax.export`.
-_MODULES = {"stablehlo": "stablehlo"}
+_MODULES = {"stablehlo": "stablehlo", "saved_model": "saved_model", "hf": "hugging_face"}
 # Formats of programs, which are for batches of any size or of one.
-_PROGRAMS = ("stablehlo",)
+_PROGRAMS = ("stablehlo", "saved_model")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parse(values, argv, __doc__)
     logging.use_absl_handler()
     logging.set_verbosity(logging.WARNING)
-    options = {}
+    options = {"workdir": values.workdir} if values.format == "hf" else {}
     if values.batch_size is not None:
         if values.format not in _PROGRAMS:
             raise ValueError(f"got --batch_size with --format={values.format}; expected it with {', '.join(_PROGRAMS)}")

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import export
 
 from maskx_jax.data.transforms import Transform
@@ -61,17 +62,20 @@ def canvases(run: Loaded) -> dict[str, tuple[int, int]]:
     return {"landscape": transform.canvas_of(portrait=False), "portrait": transform.canvas_of(portrait=True)}
 
 
-def batch_size_or_any(batch_size: int | None) -> Any:
-    """Return the first dimension of the images: a number, or the symbol `b` for a batch of any size.
+def inputs(canvas: tuple[int, int], batch_size: int | None) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
+    """Return the shapes and types of images and image_sizes.
+
+    Args:
+      canvas: height and width.
+      batch_size: images of a batch; None for any number.
 
     Raises:
-      ValueError: the number is not positive.
+      ValueError: the batch size is not positive.
     """
-    if batch_size is None:
-        return export.symbolic_shape("b")[0]
-    if batch_size < 1:
+    if batch_size is not None and batch_size < 1:
         raise ValueError(f"got a batch of {batch_size} images; expected 1 or more, or none for any number")
-    return batch_size
+    batch = export.symbolic_shape("b")[0] if batch_size is None else batch_size
+    return jax.ShapeDtypeStruct((batch, *canvas, 3), jnp.uint8), jax.ShapeDtypeStruct((batch, 2), jnp.float32)
 
 
 def facts(run: Loaded, batch_size: int | None) -> dict[str, Any]:

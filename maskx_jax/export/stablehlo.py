@@ -4,11 +4,10 @@ import pathlib
 from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 from jax import export
 
 from maskx_jax import files
-from maskx_jax.export.detection import FACTS_FILE, PLATFORMS, batch_size_or_any, canvases, facts, make_detect
+from maskx_jax.export.detection import FACTS_FILE, PLATFORMS, canvases, facts, inputs, make_detect
 from maskx_jax.runs.loading import Loaded
 
 
@@ -41,13 +40,14 @@ def lower(
       canvas: height and width.
       batch_size: images of a batch; any number by default.
       platforms: that it runs on; each is lowered in its own form.
+
+    Raises:
+      ValueError: the batch size is not positive.
     """
-    detect, batch = make_detect(run), batch_size_or_any(batch_size)
-    images = jax.ShapeDtypeStruct((batch, *canvas, 3), jnp.uint8)
-    image_sizes = jax.ShapeDtypeStruct((batch, 2), jnp.float32)
+    detect = make_detect(run)
 
     @jax.jit
     def program(images: jax.Array, image_sizes: jax.Array) -> dict[str, jax.Array]:
         return detect(run.variables, images, image_sizes)
 
-    return export.export(program, platforms=platforms)(images, image_sizes)
+    return export.export(program, platforms=platforms)(*inputs(canvas, batch_size))

@@ -66,7 +66,20 @@ def read_config(workdir: str | pathlib.Path) -> ConfigDict:
     path = epath.Path(workdir) / CONFIG_FILE
     if not path.exists():
         raise FileNotFoundError(f"expected the work directory of a run; found no {path}")
-    config = upgrade(_read_json(path, "the config of a run"))
+    return config_from(read_mapping(path, "the config of a run"), path)
+
+
+def config_from(fields: Mapping[str, Any], path: epath.Path) -> ConfigDict:
+    """Return the config of a run, in the form of this version.
+
+    Args:
+      fields: as they were read, of any version.
+      path: of the file, for messages.
+
+    Raises:
+      ValueError: they are not those of the config of a run.
+    """
+    config = upgrade(fields)
     for name, kind in _READ.items():
         value: Any = config
         for key in name.split("."):
@@ -78,7 +91,13 @@ def read_config(workdir: str | pathlib.Path) -> ConfigDict:
     return ConfigDict(config)
 
 
-def _read_json(path: epath.Path, what: str) -> dict[str, Any]:
+def read_mapping(path: epath.Path, what: str) -> dict[str, Any]:
+    """Read a JSON file that holds a mapping; its lists become tuples.
+
+    Raises:
+      ValueError: it holds something else than `what` says.
+      OSError: it cannot be read.
+    """
     try:
         value = json.loads(path.read_text(encoding="utf-8"), object_hook=_lists_to_tuples)
     except (ValueError, RecursionError) as error:
@@ -231,7 +250,7 @@ class Lock:
 def _read_data(workdir: str | pathlib.Path) -> dict[str, Any]:
     """Return what a run says of its training data; nothing for runs of earlier versions."""
     path = epath.Path(workdir) / DATA_FILE
-    data = _read_json(path, "what a run says of its data") if path.exists() else {}
+    data = read_mapping(path, "what a run says of its data") if path.exists() else {}
     if not all(isinstance(value, Mapping) for value in data.values()):
         raise ValueError(f"{path}: expected what a run says of its data, its sections being mappings")
     return data

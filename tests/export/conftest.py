@@ -14,10 +14,11 @@ import pytest
 
 from maskx_jax.data.shapes.source import ShapesSource
 from maskx_jax.data.transforms import Transform, transform_image
+from maskx_jax.files import write_json
 from maskx_jax.models.build import build
 from maskx_jax.runs.checkpoints import Checkpoints
 from maskx_jax.runs.loading import Loaded
-from maskx_jax.runs.workdir import write_config
+from maskx_jax.runs.workdir import DATA_FILE, write_config
 from maskx_jax.structures import TrainState
 from tests.models.build import numpy_variables, tiny_config
 from tests.processes import ROOT
@@ -25,11 +26,15 @@ from tests.processes import ROOT
 FOREIGN = ROOT / "tests/export/foreign"
 # What runs an export must not need.
 HIDDEN = ("maskx_jax", "flax", "orbax", "ml_collections")
+# As `tests.compilation.QUICKLY`, for TensorFlow too.
+XLA_FLAGS = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 
 
 @pytest.fixture(scope="session")
 def run() -> Loaded:
     config = tiny_config(max_detections=5, box_head__score_threshold=0.0, backbone__norm="frozen_batch")
+    config.optimizer.ema_decay = None
+    config.data.directory = "/home/someone/data"
     config.data.shapes.update(num_eval=2, image_size=64, num_hues=3, num_textures=2)
     config.data.transform.update(canvas=(96, 96), short_sides=(64,), max_long_side=90)
     categories = ShapesSource(1, 0, num_hues=3, num_textures=2).categories
@@ -42,8 +47,10 @@ def run() -> Loaded:
 def workdir(run, tmp_path_factory) -> pathlib.Path:
     """Return the work directory of the run."""
     workdir = tmp_path_factory.mktemp("run")
-    run.config.optimizer.ema_decay = None
     write_config(workdir, run.config)
+    write_json(
+        workdir / DATA_FILE, {"groups": {"A": list(run.categories.names[:4]), "B": list(run.categories.names[4:])}}
+    )
     params, frozen = run.variables["params"], run.variables["frozen"]
     with Checkpoints(workdir, writes=True) as checkpoints:
         checkpoints.save(
@@ -81,17 +88,19 @@ def expected(run, picture) -> dict[str, np.ndarray]:
 def run_elsewhere(tmp_path) -> Callable[..., dict[str, np.ndarray]]:
     """Return what runs a script of `foreign` in a process without this package, and gives back what it wrote."""
 
-    def run_elsewhere(script: str, *arguments: object) -> dict[str, np.ndarray]:
+    def run_elsewhere(script: str, *arguments: object, hidden: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
         output = tmp_path / "found.npz"
-        program = (
-            f"import sys, runpy; sys.modules.update(dict.fromkeys({HIDDEN})); sys.path.insert(0, {str(FOREIGN)!r});"
-            f"runpy.run_path({str(FOREIGN / script)!r}, run_name='__main__')"
-        )
+        program = f"""
+import runpy, sys
+sys.modules.update(dict.fromkeys({HIDDEN + hidden}))
+sys.path.insert(0, {str(FOREIGN)!r})
+runpy.run_path({str(FOREIGN / script)!r}, run_name="__main__")
+"""
         # Isolated (-I): neither the current folder nor PYTHONPATH.
         done = subprocess.run(
             [sys.executable, "-I", "-c", program, *map(str, arguments), str(output)],
             cwd=tmp_path,
-            env={**os.environ, "JAX_NUM_CPU_DEVICES": "1"},
+            env={**os.environ, "XLA_FLAGS": XLA_FLAGS, "JAX_NUM_CPU_DEVICES": "1"},
             capture_output=True,
             text=True,
         )
