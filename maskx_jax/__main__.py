@@ -9,6 +9,7 @@ import ast
 import importlib
 import pathlib
 import sys
+from typing import NoReturn
 
 from maskx_jax import errors
 
@@ -41,5 +42,10 @@ def main() -> int:
     return code
 
 
-if __name__ == "__main__":
+def console() -> NoReturn:
+    """Run as the command `maskx`, which installing the package makes."""
     errors.run(main)
+
+
+if __name__ == "__main__":
+    console()

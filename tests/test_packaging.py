@@ -1,8 +1,11 @@
 """What pyproject.toml, the pins, the lock and CITATION.cff say of each other."""
 
+import pkgutil
 import re
+import sys
 import tomllib
 
+import pytest
 import yaml
 
 from tests.processes import ROOT
@@ -44,6 +47,13 @@ def test_citation_is_of_this_version():
     assert citation["version"] == PROJECT["version"] and citation["license"] == PROJECT["license"]
     assert {"cff-version", "message", "title", "authors"} <= citation.keys()
     assert all(reference["authors"] and reference["url"] for reference in citation["references"])
+
+
+def test_the_command_of_the_package_lists_its_verbs(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["maskx", "--help"])
+    with pytest.raises(SystemExit) as ended:
+        pkgutil.resolve_name(PROJECT["scripts"]["maskx"])()
+    assert not ended.value.code and "  predict " in capsys.readouterr().out
 
 
 def test_the_package_says_that_it_is_typed():

@@ -46,7 +46,8 @@ class Writer:
         self._videos: dict[pathlib.Path, _Video] = {}
         self._num_workers = num_workers
         self._pool = concurrent.futures.ThreadPoolExecutor(num_workers)
-        self._waiting: list[concurrent.futures.Future[list[dict]]] = []
+        self._waiting: list[tuple[dict, concurrent.futures.Future[list[dict]]]] = []
+        self._image_ids = itertools.count(1)
 
     def __enter__(self) -> "Writer":
         return self
@@ -57,13 +58,14 @@ class Writer:
         try:
             if kind is None:
                 self._collect(most_waiting=0)
-                results.write_results(self._folder / "results.json", self._entries)
-                content = {"images": self._images, "annotations": [], "categories": self._categories.to_coco()}
-                files.write_json(self._folder / "images.json", content)
         finally:
             self._pool.shutdown(cancel_futures=True)
             for video in self._videos.values():
                 video.close()
+            # After an interruption too: what is done by then is not lost.
+            results.write_results(self._folder / "results.json", self._entries)
+            content = {"images": self._images, "annotations": [], "categories": self._categories.to_coco()}
+            files.write_json(self._folder / "images.json", content)
 
     def add(self, predicted: Predicted) -> None:
         """Write what is predicted for one picture.
@@ -72,13 +74,12 @@ class Writer:
           OSError: something cannot be written.
         """
         assert predicted.predictions is not None and predicted.pixels is not None
-        image_id = len(self._images) + 1
-        height, width = predicted.predictions.size
-        name = predicted.picture.name
-        self._images.append({"id": image_id, "file_name": name, "height": height, "width": width})
+        name, (height, width) = predicted.picture.name, predicted.predictions.size
+        image_id = next(self._image_ids)
+        image = {"id": image_id, "file_name": name, "height": height, "width": width}
         frame = predicted.picture.video is not None
         stem = name if frame else self._free_stem(name)
-        self._waiting.append(self._pool.submit(self._write, predicted, image_id, stem))
+        self._waiting.append((image, self._pool.submit(self._write, predicted, image_id, stem)))
         self._collect(most_waiting=2 * self._num_workers)
         # Frames go one after the other into their video; what is a file of its own is drawn beside others.
         if self._pictures and predicted.picture.video is not None:
@@ -107,7 +108,9 @@ class Writer:
 
     def _collect(self, most_waiting: int) -> None:
         while len(self._waiting) > most_waiting:
-            self._entries += self._waiting.pop(0).result()
+            image, made = self._waiting.pop(0)
+            self._entries += made.result()
+            self._images.append(image)
 
     def _free_stem(self, name: str) -> str:
         """Return a name without its suffix; with it, or numbered, where another picture has taken that."""
