@@ -13,7 +13,7 @@ from pathlib import Path
 from absl import flags
 
 from maskx_jax import errors, files
-from maskx_jax.cli.flags import command_line, parse
+from maskx_jax.cli.flags import command_line, define_config, parse
 from maskx_jax.doctor import repair
 from maskx_jax.doctor.examination import examine
 
@@ -24,10 +24,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Look at what the flags say and print what was found; return the exit code."""
     argv, values = command_line(arguments), flags.FlagValues()
     _define(values)
+    config = define_config(values, argv, required=False)
     parse(values, argv, __doc__)
     splits = _splits(values)
     copies = _copies(values.fix, splits)
-    found = examine(splits, keep_changes=bool(copies))
+    found = examine(splits, config=config.value, keep_changes=bool(copies))
     print(found.table())
     for name, output in copies.items():
         print(repair.write(found.splits[name], output))

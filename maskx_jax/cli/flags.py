@@ -15,7 +15,7 @@ def command_line(arguments: Sequence[str] | None) -> list[str]:
     return list(sys.argv) if arguments is None else [sys.argv[0], *arguments]
 
 
-def define_config(values: flags.FlagValues, argv: Sequence[str]) -> Any:
+def define_config(values: flags.FlagValues, argv: Sequence[str], required: bool = True) -> Any:
     """Define --config and the flags for its fields; the value of what is returned is the config."""
     config = config_flags.DEFINE_config_file(
         "config",
@@ -24,7 +24,8 @@ def define_config(values: flags.FlagValues, argv: Sequence[str]) -> Any:
         sys_argv=list(argv),
         flag_values=values,
     )
-    flags.mark_flag_as_required("config", flag_values=values)
+    if required:
+        flags.mark_flag_as_required("config", flag_values=values)
     return config
 
 

@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from maskx_jax.doctor import keypoints, objects, pictures, sets, shapes, structure
+from maskx_jax.doctor import keypoints, objects, pictures, sets, shapes, statistics, structure
+from maskx_jax.doctor.advice import Advice, advise
 from maskx_jax.doctor.causes import LEVELS
 from maskx_jax.doctor.structure import Split
 
@@ -24,9 +25,15 @@ class Examination:
 
     Attributes:
       splits: in their order, each with its `findings`, and its `changes` where they were asked for.
+      statistics: of each split, what `statistics.measure` returns.
+      advice: what the config could have otherwise; none without one.
+      canvas: how the objects of the first split lie on the config's canvas; empty without one.
     """
 
     splits: dict[str, Split]
+    statistics: dict[str, dict[str, Any]]
+    advice: list[Advice] = dataclasses.field(default_factory=list)
+    canvas: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def count(self, level: str) -> int:
         """Return the number of cases of "error", "warning" or "note" in all splits."""
@@ -43,9 +50,12 @@ class Examination:
                     "num_images": len(split.images),
                     "num_annotations": len(split.annotations),
                     "findings": [finding.to_json() for finding in split.findings],
+                    "statistics": self.statistics[name],
                 }
                 for name, split in self.splits.items()
             },
+            "advice": [dataclasses.asdict(advice) for advice in self.advice],
+            "canvas": self.canvas,
         }
 
     def table(self) -> str:
@@ -57,15 +67,23 @@ class Examination:
             counts = ", ".join(f"{number} {level}{'s' * (number != 1)}" for level, number in numbers.items())
             head = f"split {name}: {len(split.images)} images, {len(split.annotations)} annotations ({where}): {counts}"
             parts.append(f"{head}\n{split.findings.table()}".rstrip())
+        if self.advice:
+            parts.append("\n".join(["advice", *(f"  {advice.line()}" for advice in self.advice)]))
         return "\n\n".join(parts)
 
 
-def examine(splits: Mapping[str, tuple[str | Path, str | Path | None]], *, keep_changes: bool = False) -> Examination:
+def examine(
+    splits: Mapping[str, tuple[str | Path, str | Path | None]],
+    *,
+    config: Mapping[str, Any] | None = None,
+    keep_changes: bool = False,
+) -> Examination:
     """Look at COCO files and their pictures; nothing is written.
 
     Args:
       splits: for each split its annotations (JSON) and its folder of images, or None: no picture is looked at. The
         first one is taken as that which is trained on.
+      config: to advise on, as of training.
       keep_changes: whether `changes` of the splits say what a repair changes.
 
     Raises:
@@ -85,10 +103,12 @@ def examine(splits: Mapping[str, tuple[str | Path, str | Path | None]], *, keep_
             keypoints.examine(split)
             shapes.examine(split, found[name])
             sets.examine(split, found[name])
+    measured = {name: statistics.measure(split, found[name]) for name, split in read.items()}
     in_order = list(read.values())
+    advice, canvas = ([], {}) if config is None else advise(in_order[0], found[in_order[0].name], config)
     sets.compare(in_order, found)
     pictures.compare(in_order, seen)
-    return Examination(read)
+    return Examination(read, measured, advice, canvas)
 
 
 @contextmanager
