@@ -14,7 +14,7 @@ from absl import flags
 
 from maskx_jax import errors, files
 from maskx_jax.cli.flags import command_line, define_config, parse
-from maskx_jax.doctor import repair
+from maskx_jax.doctor import page, repair
 from maskx_jax.doctor.examination import examine
 
 EXIT_FOUND = 2
@@ -35,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if values.output:
         folder = files.folder_in(values.output)
         files.write_json(folder / "doctor.json", found.to_json())
+        files.write_text(folder / "doctor.html", page.render(found))
         print(f"wrote {folder}")
     return EXIT_FOUND if found.count("error") else 0
 

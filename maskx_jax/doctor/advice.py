@@ -44,7 +44,7 @@ class Advice:
 
     def line(self) -> str:
         """Return it as text."""
-        return f"{self.field} = {_text(self.value)} (now {_text(self.now)}): {self.reason}"
+        return f"{self.field} = {value_text(self.value)} (now {value_text(self.now)}): {self.reason}"
 
 
 def advise(split: Split, objects: Objects, config: Mapping[str, Any]) -> tuple[list[Advice], dict[str, Any]]:
@@ -255,7 +255,8 @@ def _levels(sides: np.ndarray, level_sizes: Any) -> Iterator[Advice]:
         yield Advice("model.dense.head.level_sizes", now, value, reason)
 
 
-def _text(value: Any) -> str:
+def value_text(value: Any) -> str:
+    """Return the value of a field as it stands in a config."""
     if isinstance(value, tuple | list):
-        return f"({', '.join(map(_text, value))}{',' * (len(value) == 1)})"
+        return f"({', '.join(map(value_text, value))}{',' * (len(value) == 1)})"
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -7,6 +7,7 @@ import pytest
 from maskx_jax import errors
 from maskx_jax.cli.doctor import main
 from tests.doctor.dataset import Dataset, synthetic
+from tests.processes import ROOT
 
 
 @pytest.fixture
@@ -31,6 +32,7 @@ def test_a_sound_dataset_is_a_line_a_split(data, capsys):
     assert code == 0 and error == ""
     assert printed.startswith("split train: 8 images, 24 annotations (pictures in ")
     assert printed.count("0 errors, 0 warnings, 0 notes") == 2
+    assert (data.root / "out/doctor.html").read_text().startswith("<!doctype html>")
     written = json.loads((data.root / "out/doctor.json").read_text())
     assert written["totals"] == {"error": 0, "warning": 0, "note": 0}
     assert list(written["splits"]) == ["train", "val"]
@@ -84,3 +86,14 @@ def test_a_byte_order_mark_is_named(data, capsys):
     data.path().write_bytes(b"\xef\xbb\xbf" + data.path().read_bytes())
     code, printed, _ = run(capsys, f"--annotations={data.path()}")
     assert code == 0 and "[file_mark: train.json]" in printed
+
+
+# ml_collections loads a config so.
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+def test_a_config_is_advised_on(data, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    code, printed, _ = run(
+        capsys, f"--annotations={data.path()}", "--config=configs/maskx_rcnn.py", "--config.data.transform.num_slots=2"
+    )
+    assert code == 0
+    assert "  data.transform.num_slots = 10 (now 2): 8 images have more than 2 objects, the fullest 3" in printed
