@@ -33,7 +33,7 @@ def label(
 
     Args:
       annotations: COCO instances.
-      output: the file to write.
+      output: the file to write; beside it, `.report.json` in place of its ending, what `Report.to_json` returns.
       workdir: of the run that predicts the masks; or
       masks: COCO results that have them, see `matching.match`.
       images: folder of the images, which a run needs.
@@ -76,6 +76,7 @@ def label(
     content = files.read_json(annotations)
     writing.add_masks(content, report.taken, source, segmentation)
     files.write_json(output, content, indent=None, separators=(",", ":"))
+    files.write_json(output.with_suffix(".report.json"), report.to_json())
     return report
 
 

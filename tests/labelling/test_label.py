@@ -60,6 +60,7 @@ def test_objects_with_boxes_get_masks_and_all_else_stays(scene):
             k: v for k, v in before.items() if k not in changed
         }
     counts = report.to_json()
+    assert json.loads((folder / "out.report.json").read_text()) == counts
     assert (counts["num_objects"], counts["num_boxes_only"], counts["num_masks"]) == (5, 3, 3)
     assert "5 objects: 2 with mask, 3 with box only" in report.table()
 
