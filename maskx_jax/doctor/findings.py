@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import reprlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -55,6 +56,9 @@ class Findings:
           category: name of its class.
         """
         finding = self._finding(cause)
+        if not (example is None or isinstance(example, str | int)):
+            # Out of somebody's file: a NaN, a list.
+            example = reprlib.repr(example)
         finding.count += 1
         if category is not None:
             finding.classes[category] += 1
@@ -100,7 +104,8 @@ class Findings:
                 f"{finding.level:>7} {finding.count:>8}  {MEANINGS[finding.cause]} "
                 f"[{finding.cause}: {ids}{more}{classes if finding.classes else ''}]"
             )
-        return "\n".join(lines)
+        # Names and ids are somebody's: no line break, half of a surrogate pair or command to the terminal.
+        return "\n".join("".join(c if c.isprintable() else "?" for c in line) for line in lines)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -59,7 +59,9 @@ def _examine_category(split: Split, entry: dict) -> None:
         other = name.replace("left", "right")
         if other != name and other not in known:
             split.findings.add("keypoints_unpaired", entry["id"], f"{name!r}, and no {other!r}", entry["name"])
-    ends = [end for edge in entry.get("skeleton") or () for end in (edge if isinstance(edge, list) else [edge])]
+    edges = entry.get("skeleton") or []
+    edges = edges if isinstance(edges, list) else [edges]
+    ends = [end for edge in edges for end in (edge if isinstance(edge, list) else [edge])]
     # COCO counts from 1.
     if wrong := [end for end in ends if not (isinstance(end, int) and 1 <= end <= len(names))]:
         split.findings.add(

@@ -127,7 +127,7 @@ def _clear(objects: Objects, outlines: Outlines, sizes: np.ndarray) -> np.ndarra
     # As they are stored, in float32.
     stored = objects.given.astype(np.float32)
     box_areas = box_rules.area(objects.given)
-    with np.errstate(invalid="ignore", divide="ignore"):
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         box_clear = (stored[:, 2:] > stored[:, :2]).all(axis=1)
         box_clear &= (objects.boxes.astype(np.float32) == stored).all(axis=1)
         area_clear = (areas > 0) & (areas <= box_areas)

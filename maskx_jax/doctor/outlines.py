@@ -104,15 +104,15 @@ def _measure_polygons(masks: Sequence[Sequence[Sequence[float]]]) -> Outlines:
         crossed = np.zeros(len(polygons), bool)
         four = np.flatnonzero(lengths == 4)
         crossed[four] = _crosses(local[firsts[four][:, None] + np.arange(4)])
-    return Outlines(
-        frames=np.concatenate(
-            [np.minimum.reduceat(low, masks_firsts), np.maximum.reduceat(high, masks_firsts)], axis=1
-        ),
-        areas=np.add.reduceat(areas, masks_firsts),
-        least=_least_union(areas, np.concatenate([low, high], axis=1), masks_firsts),
-        lengths=np.maximum.reduceat(outlines, masks_firsts),
-        crossed=np.logical_or.reduceat(crossed, masks_firsts),
-    )
+        return Outlines(
+            frames=np.concatenate(
+                [np.minimum.reduceat(low, masks_firsts), np.maximum.reduceat(high, masks_firsts)], axis=1
+            ),
+            areas=np.add.reduceat(areas, masks_firsts),
+            least=_least_union(areas, np.concatenate([low, high], axis=1), masks_firsts),
+            lengths=np.maximum.reduceat(outlines, masks_firsts),
+            crossed=np.logical_or.reduceat(crossed, masks_firsts),
+        )
 
 
 def _least_union(areas: np.ndarray, frames: np.ndarray, masks_firsts: np.ndarray) -> np.ndarray:

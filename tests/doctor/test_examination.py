@@ -1,8 +1,12 @@
 """Planted defects are named, and nothing else is; what can be mended is gone from a mended copy."""
 
+import copy
+import functools
 import json
+import math
 import os
 import pathlib
+import random
 
 import pytest
 
@@ -10,6 +14,7 @@ from maskx_jax.data.coco.annotations import read_instances
 from maskx_jax.data.coco.report import Report
 from maskx_jax.doctor import repair
 from maskx_jax.doctor.examination import Examination, examine
+from maskx_jax.doctor.page import render
 from tests.conftest import ROOT
 from tests.doctor.dataset import Dataset, real, synthetic
 from tests.doctor.defects import DEFECTS
@@ -91,3 +96,66 @@ def test_coco_mini_has_no_defects(coco_mini):
     notes = {"category_gaps", "rle_uncompressed", "image_negative", "mask_rectangle"}
     assert {finding.cause for split in found.splits.values() for finding in split.findings} == notes
     json.dumps(found.to_json(), allow_nan=False)
+
+
+@pytest.mark.parametrize("name", ["two\nlines", "\x1b[31mred", "half\ud800"])
+def test_names_of_a_file_print_as_one_line(name, tmp_path):
+    data = synthetic(tmp_path / "data")
+    data.train["categories"][0]["name"] = data.val["categories"][0]["name"] = name
+    data.train["annotations"][0]["area"] = 0
+    data.with_pictures = False
+    lines = data.examine().table().splitlines()
+    assert len(lines) == 4 and all(line.isprintable() for line in lines)
+
+
+# Values that somebody's file may have anywhere.
+ODD = (
+    None,
+    0,
+    -1,
+    3.5,
+    10**20,
+    1e308,
+    math.nan,
+    math.inf,
+    "",
+    "7",
+    "x\ud800",
+    [],
+    {},
+    [[]],
+    [None] * 6,
+    True,
+    [[1] * 6],
+)
+ODD = (*ODD, {"counts": "x", "size": [240, 320]}, {"size": 3, "counts": 3}, "../x", 10**9)
+
+
+def places(value, place=()):
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [place, *(found for key, item in inner for found in places(item, (*place, key)))]
+
+
+def test_nothing_in_a_file_ends_in_an_error(tmp_path):
+    rng = random.Random(0)
+    data = synthetic(tmp_path / "data")
+    for content in data.contents.values():
+        content["categories"][0] |= {"keypoints": ["left", "right"], "skeleton": [[1, 2]]}
+        content["annotations"][0] |= {"keypoints": [1, 1, 2, 3, 3, 2], "num_keypoints": 2}
+    data.with_pictures, all_places = False, places(data.train)[1:]
+    for number in range(40):
+        broken = Dataset(data.root, copy.deepcopy(data.contents), with_pictures=False)
+        for *path, last in rng.sample(all_places, rng.choice([1, 2, 20])):
+            try:
+                functools.reduce(lambda value, key: value[key], path, broken.train)[last] = copy.deepcopy(
+                    rng.choice(ODD)
+                )
+            except (KeyError, IndexError, TypeError):
+                # Something on the way is another one already.
+                continue
+        found = broken.examine(keep_changes=True)
+        json.dumps(found.to_json(), allow_nan=False)
+        render(found).encode()
+        output = tmp_path / f"mended{number}.json"
+        repair.write(found.splits["train"], output)
+        assert not examine({"train": (output, None)}, keep_changes=True).splits["train"].changes
