@@ -8,6 +8,8 @@ import pytest
 from flax import traverse_util
 
 from configs import mask_rcnn, maskx_rcnn
+from maskx_jax.distributed.mesh import global_batch, make_mesh, replicated
+from maskx_jax.inference import make_mask_step
 from maskx_jax.models.build import build, initialize
 from maskx_jax.models.layers import Linear32
 from maskx_jax.models.rcnn.mask_head import MaskHead
@@ -321,19 +323,20 @@ def test_a_misspelt_field_is_an_error_of_its_own_module():
 
 @pytest.mark.slow
 def test_the_boxes_of_detections_have_their_masks(batch):
-    model = tiny_model()
+    model, mesh = tiny_model(), make_mesh(jax.devices()[:2])
     found = detect(model, batch.images, batch.image_sizes)
-    boxes = found.boxes[:, 2:9], found.labels[:, 2:9], found.valid[:, 2:9]
-    predict = jax.jit(lambda v, *inputs: model.apply(v, *inputs, method="predict_masks"))
-    masks = predict(numpy_variables(model), batch.images, batch.image_sizes, *boxes)
-    chosen = boxes[2][..., None, None]
-    assert chosen.all() and found.masks.std() > 0.02
+    boxes, labels, valid = found.boxes[:, 2:9], found.labels[:, 2:9], found.valid[:, 2:9]
+    # One image on each device.
+    step, variables = make_mask_step(model, mesh), jax.device_put(numpy_variables(model), replicated(mesh))
+
+    def predict(labels):
+        return step(variables, *global_batch(mesh, (batch.images, batch.image_sizes, boxes, labels, valid)))
+
+    masks = predict(labels)
+    assert valid.all() and found.masks.std() > 0.02 and len(masks.sharding.device_set) == 2
     np.testing.assert_allclose(masks, found.masks[:, 2:9], atol=1e-5)
-    # The class of a box says which weights: T is asked.
-    others = predict(
-        numpy_variables(model), batch.images, batch.image_sizes, boxes[0], boxes[1] % NUM_CLASSES + 1, boxes[2]
-    )
-    assert jnp.abs(others - masks).max() > 1e-3
+    # The class of a box says which weights.
+    assert np.abs(predict(labels % NUM_CLASSES + 1) - masks).max() > 1e-3
     bare = tiny_model(mask_predictor="none")
     with pytest.raises(ValueError, match="without a mask branch"):
-        bare.apply({"params": {}}, batch.images, batch.image_sizes, *boxes, method="predict_masks")
+        bare.apply({"params": {}}, batch.images, batch.image_sizes, boxes, labels, valid, method="predict_masks")
