@@ -21,7 +21,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--images", help="folder of the images, which a run needs")
     parser.add_argument("--masks", help="COCO results with masks made elsewhere, in place of a run")
     parser.add_argument("--ignore_classes", action="store_true", help="fit these to objects of any class")
-    parser.add_argument("--threshold", type=float, default=THRESHOLD, help="quality from which a mask is taken, 0 to 1")
+    parser.add_argument(
+        "--threshold", type=float, default=THRESHOLD, help="quality, 0 to 1, from which a mask is taken: %(default)s"
+    )
     parser.add_argument(
         "--segmentation", choices=SEGMENTATIONS, default="rle", help="form of the masks; polygons fill holes"
     )

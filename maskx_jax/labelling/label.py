@@ -63,6 +63,8 @@ def label(
         raise FileNotFoundError(f"there is no folder {folder}; expected that of the images")
     if (workdir is None) == (masks is None):
         raise ValueError("expected one of workdir, a run that predicts the masks, and masks, a file of results")
+    if (step is not None and workdir is None) or (ignore_classes and masks is None):
+        raise ValueError("step goes with workdir, and ignore_classes with masks; got the other")
     instances = read_instances(annotations, ReadingReport("annotations"))
     report = Report(threshold)
     pictures = objects.find(instances, folder, report, skip_bad_images=skip_bad_images)
@@ -72,7 +74,8 @@ def label(
         source = str(masks)
     elif workdir is not None:
         source = _predict(workdir, step, pictures, instances.categories, folder, report, skip_bad_images)
-    # Read again: `read_instances` fills in what is missing, and these are to stay as they are.
+    # They may take gigabytes. Read again, since `read_instances` fills in what is missing, and all is to stay as it is.
+    del instances
     content = files.read_json(annotations)
     writing.add_masks(content, report.taken, source, segmentation)
     files.write_json(output, content, indent=None, separators=(",", ":"))

@@ -50,7 +50,7 @@ def predict(
 
     Raises:
       UnreadableImageError: an image cannot be read.
-      ValueError: the model makes no masks, or knows none of the classes.
+      ValueError: the model makes no masks, or one that is not finite, or knows none of the classes.
     """
     if "masks" not in loaded.model.produces:
         raise ValueError(
@@ -78,9 +78,11 @@ def predict(
             threshold, grid = config.evaluation.mask_threshold, config.evaluation.paste_grid
             for slot, index in enumerate(item.indices):
                 box, mask = item.picture.boxes[index], masks[place, slot]
+                annotation_id = item.picture.annotation_ids[index]
+                if not np.isfinite(mask).all():
+                    raise ValueError(f"annotation {annotation_id}: its predicted mask is not finite")
                 encoded = paste_and_encode(mask, box, *item.picture.size, threshold, grid)
-                found = object_mask(encoded, box, certainty(mask))
-                report.add_mask(item.picture.annotation_ids[index], found)
+                report.add_mask(annotation_id, object_mask(encoded, box, certainty(mask)))
     for number in examples.bad:
         report.leave("image_skipped", (items[number].picture.annotation_ids[i] for i in items[number].indices))
 

@@ -154,3 +154,16 @@ def test_what_is_wrong_is_said_before_the_model_runs(scene, monkeypatch):
     monkeypatch.setattr(loading, "load", lambda workdir, step: loaded(fcos))
     with pytest.raises(ValueError, match="makes boxes; expected one that makes masks"):
         run(folder, content)
+
+
+def test_a_mask_that_is_not_finite_is_named(scene, monkeypatch):
+    folder, *_ = scene
+
+    class Diverged(Bright):
+        def predict_masks(self, *inputs):
+            return super().predict_masks(*inputs) * np.nan
+
+    monkeypatch.setattr(loading, "load", lambda workdir, step: loaded(Diverged()))
+    with pytest.raises(ValueError, match="annotation 111: its predicted mask is not finite"):
+        run(folder)
+    assert not (folder / "out.json").exists()

@@ -117,6 +117,10 @@ def test_a_run_or_results_but_not_both(scene):
         label(folder / "train.json", folder / "out.json")
     with pytest.raises(ValueError, match="expected images, their folder"):
         label(folder / "train.json", folder / "out.json", workdir="RUN")
+    with pytest.raises(ValueError, match="step goes with workdir, and ignore_classes with masks"):
+        run(folder, [], step=3)
+    with pytest.raises(ValueError, match="step goes with workdir, and ignore_classes with masks"):
+        label(folder / "train.json", folder / "o.json", workdir="RUN", images=folder, ignore_classes=True)
     with pytest.raises(ValueError, match="segmentation is 'mask'; expected one of rle, polygons"):
         run(folder, [], segmentation="mask")
 
