@@ -82,8 +82,8 @@ def usual_max_detections(federated: bool) -> int:
 
 
 @contextlib.contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    # It would walk over the entries of all detections again and again while more are made, and find nothing.
+def no_garbage_collection() -> Iterator[None]:
+    """Switch it off: it would walk over the entries of all detections again and again while more are made."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -93,7 +93,7 @@ def _no_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
-@_no_garbage_collection()
+@no_garbage_collection()
 def score(
     ground_truth: Mapping,
     results: Sequence[dict],

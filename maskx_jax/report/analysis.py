@@ -52,35 +52,53 @@ def analyse(dataset: Dataset, model: Model, prepared: Prepared, weights: np.ndar
       model: the model.
       prepared: the ground truth of the dataset.
       weights: `b images`, draws for the intervals; the same for all models, so that their differences have intervals.
+
+    Raises:
+      ValueError: results are malformed; one line that names the model and the entry.
     """
-    measured = metrics.score(
-        dataset.ground_truth, model.results, dataset.kinds, dataset.groups, max_detections=dataset.max_detections
-    )
+    try:
+        measured = metrics.score(
+            dataset.ground_truth, model.results, dataset.kinds, dataset.groups, max_detections=dataset.max_detections
+        )
+    except ValueError as error:
+        raise ValueError(f"{model.where or model.title}: {error}") from None
     found = Analysed(model, measured)
     scored = prepared.scored(model.results)
-    # The same objects: what is filtered out is not in `scored`.
+    # The same objects: what LVIS leaves out is not in `scored`.
     place_of = {id(result): place for place, result in enumerate(model.results)}
     places = [place_of[id(result)] for result in scored]
-    groups = label_groups(dataset)
     for kind in dataset.kinds:
-        if kind == "boundary":
-            continue
-        datasets = prepared.datasets(scored, kind)
-        evaluator = prepared.evaluator(datasets, kind)
-        matches, ids = read_matches(evaluator, datasets, places)
-        found.matches[kind] = matches
-        found.outcomes[kind] = outcomes(matches, datasets, ids, kind)
-        found.draws[kind] = bootstrap.average_precisions(matches, np.vstack([np.ones_like(weights[:1]), weights]))
-        found.curves[kind] = curves(evaluator)
-        found.kinds[kind] = {
-            "errors": _errors(evaluator),
-            "objects": np.bincount(matches.object_label, minlength=matches.num_classes).tolist(),
-            "outcomes": _counts(matches, found.outcomes[kind], groups),
-            "calibration": _calibration(evaluator),
-            "confusion": confusion(datasets, ids[found.outcomes[kind] == IGNORED], kind, most_detections(dataset)),
-            "intervals": _intervals(found.draws[kind], groups, (0, 1)),
-        }
+        if kind != "boundary":
+            _analyse_kind(found, kind, dataset, prepared, (scored, places), weights)
     return found
+
+
+def _analyse_kind(
+    found: Analysed,
+    kind: str,
+    dataset: Dataset,
+    prepared: Prepared,
+    results: tuple[list[dict], list[int]],
+    weights: np.ndarray,
+) -> None:
+    scored, places = results
+    groups = label_groups(dataset)
+    datasets = prepared.datasets(scored, kind)
+    evaluator = prepared.evaluator(datasets, kind)
+    found.curves[kind] = curves(evaluator)
+    found.kinds[kind] = {"errors": _errors(evaluator), "calibration": _calibration(evaluator)}
+    matches, ids = read_matches(evaluator, datasets, places)
+    del evaluator
+    kinds = outcomes(matches, datasets, ids, kind)
+    # Before the draws, all images once.
+    draws = bootstrap.average_precisions(matches, np.vstack([np.ones_like(weights[:1]), weights]))
+    found.matches[kind], found.outcomes[kind], found.draws[kind] = matches, kinds, draws
+    found.kinds[kind] |= {
+        "objects": np.bincount(matches.object_label, minlength=matches.num_classes).tolist(),
+        "outcomes": _counts(matches, kinds, groups),
+        "confusion": confusion(datasets, ids[kinds == IGNORED], kind, most_detections(dataset)),
+        "intervals": _intervals(draws, groups, (0, 1)),
+    }
 
 
 def label_groups(dataset: Dataset) -> dict[str, list[int]]:

@@ -17,7 +17,7 @@ from maskx_jax.coco.categories import Categories, same_classes
 from maskx_jax.data.records import Source, decode_image
 from maskx_jax.data.transforms import decode
 from maskx_jax.evaluation import metrics, scores
-from maskx_jax.evaluation.checks import as_id, check_ground_truth, check_results
+from maskx_jax.evaluation.checks import as_id, check_ground_truth
 from maskx_jax.evaluation.results import read_results
 from maskx_jax.runs import evaluation
 from maskx_jax.runs.workdir import read_config, read_groups
@@ -62,6 +62,7 @@ class Dataset:
     picture: Picture | None = None
 
 
+@metrics.no_garbage_collection()
 def open_runs(
     workdirs: Sequence[str | pathlib.Path],
     step: int | None = None,
@@ -106,10 +107,11 @@ def open_runs(
     # As they were scored; of several runs, the detections that all of them may have made.
     most = max(config.model.max_detections for config, *_ in opened)
     dataset = Dataset(ground_truth, groups, kinds, most, picture_of_source(source))
-    _check(dataset, models)
+    _check_titles(models)
     return dataset, models
 
 
+@metrics.no_garbage_collection()
 def open_files(
     results: Mapping[str, str | os.PathLike],
     annotations: str | os.PathLike,
@@ -148,7 +150,7 @@ def open_files(
         kinds = (*kinds, "boundary")
     picture = None if images is None else _picture_of_folder(pathlib.Path(images), ground_truth)
     dataset = Dataset(ground_truth, groups, kinds, max_detections, picture)
-    _check(dataset, models)
+    _check_titles(models)
     return dataset, models
 
 
@@ -227,14 +229,9 @@ def _shared_kinds(models: Sequence[Model]) -> tuple[str, ...]:
     return shared if kinds else ("bbox",)
 
 
-def _check(dataset: Dataset, models: Sequence[Model]) -> None:
+def _check_titles(models: Sequence[Model]) -> None:
     if repeated := [t for t, n in collections.Counter(model.title for model in models).items() if n > 1]:
         raise ValueError(f"got the title {repeated[0]!r} twice; expected one for each model")
-    for model in models:
-        try:
-            check_results(model.results, dataset.ground_truth, [kind for kind in dataset.kinds if kind != "boundary"])
-        except ValueError as error:
-            raise ValueError(f"{model.where}: {error}") from None
 
 
 def picture_of_source(source: Source) -> Picture:

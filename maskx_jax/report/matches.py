@@ -15,6 +15,7 @@ OUTCOMES = ("correct", "class", "location", "both", "duplicate", "background", "
 CORRECT, CLASS, LOCATION, BOTH, DUPLICATE, BACKGROUND, IGNORED = range(len(OUTCOMES))
 SAME, BACKGROUND_BELOW = 0.5, 0.1
 _EVERY_AREA = [0.0, 1e10]
+_AT_ONCE = 500
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,52 +85,58 @@ class Prepared:
 
 
 def read_matches(evaluator: Any, datasets: Sequence[dict], places: Sequence[int]) -> tuple[Matches, np.ndarray]:
-    """Return what an evaluator matched, and int `n`, the ids of the detections.
+    """Return what an evaluator matches, and int `n`, the ids of the detections.
 
     Args:
-      evaluator: of `Prepared.evaluator`.
-      datasets: that it evaluated.
+      evaluator: of `Prepared.evaluator`. What it has accumulated is lost.
+      datasets: that it evaluates.
       places: in the results of the model, of each of its detections by id from 1.
     """
-    thresholds = len(evaluator.params.iouThrs)
-    at_half = int(np.argmin(np.abs(np.asarray(evaluator.params.iouThrs) - SAME)))
-    found: dict[str, list] = {name: [] for name in ("id", "image", "label", "score", "matched", "ignored")}
-    objects: dict[str, list] = {name: [] for name in ("id", "image", "label", "missed")}
-    for cell in evaluator.evalImgs:
+    images = [image["id"] for image in datasets[0]["images"]]
+    # Few images at a time: the lists of all cells would fill some gigabytes.
+    parts = []
+    for begin in range(0, max(1, len(images)), _AT_ONCE):
+        evaluator.params.imgIds = images[begin : begin + _AT_ONCE]
+        evaluator.evaluate()
+        parts.append(_read(evaluator.evalImgs, np.asarray(evaluator.params.iouThrs)))
+    found: dict[str, Any] = {name: np.concatenate([part[name] for part in parts], axis=-1) for name in parts[0]}
+    ids = found.pop("id")
+    found |= {"num_images": len(images), "num_classes": len(datasets[0]["categories"])}
+    return Matches(detection=np.asarray(places, int)[ids - 1], **found), ids
+
+
+def _read(cells: Sequence[Mapping[str, Any] | None], thresholds: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the fields of `Matches` from the cells of an evaluator, one for each image and class, and `id`."""
+    at_half = int(np.argmin(np.abs(thresholds - SAME)))
+    detections: list[tuple] = []
+    objects: list[tuple] = []
+    flags: dict[str, list[np.ndarray]] = {"matched": [], "ignored": []}
+    for cell in cells:
         if cell is None:
             continue
         image, label = cell["image_id"] - 1, cell["category_id"] - 1
         if count := len(cell["dtIds"]):
-            found["id"].append(np.array(cell["dtIds"]))
-            found["image"].append(np.full(count, image))
-            found["label"].append(np.full(count, label))
-            found["score"].append(np.array(cell["dtScores"]))
-            found["matched"].append(np.array(cell["dtMatched"], bool).reshape(thresholds, count))
-            found["ignored"].append(np.array(cell["dtIgnore"], bool).reshape(thresholds, count))
+            detections += [(i, image, label, score) for i, score in zip(cell["dtIds"], cell["dtScores"], strict=True)]
+            for name, field in (("matched", "dtMatched"), ("ignored", "dtIgnore")):
+                flags[name].append(np.array(cell[field], bool).reshape(len(thresholds), count))
         if cell["gtIds"]:
-            counts = ~np.array(cell["gtIgnore"], bool)
-            objects["id"].append(np.array(cell["gtIds"])[counts])
-            objects["image"].append(np.full(counts.sum(), image))
-            objects["label"].append(np.full(counts.sum(), label))
-            objects["missed"].append(~np.array(cell["gtMatched"], bool).reshape(thresholds, -1)[at_half][counts])
-    ids = _joined(found["id"], int)
-    flags = {name: _joined(found[name], bool, thresholds) for name in ("matched", "ignored")}
-    matches = Matches(
-        detection=np.asarray(places, int)[ids - 1],
-        image=_joined(found["image"], int),
-        label=_joined(found["label"], int),
-        score=_joined(found["score"], float),
-        # Of an object that does not count it says both.
-        matched=flags["matched"] & ~flags["ignored"],
-        ignored=flags["ignored"],
-        object_image=_joined(objects["image"], int),
-        object_label=_joined(objects["label"], int),
-        object_number=_joined(objects["id"], int) - 1,
-        missed=_joined(objects["missed"], bool),
-        num_images=len(datasets[0]["images"]),
-        num_classes=len(datasets[0]["categories"]),
-    )
-    return matches, ids
+            hits = cell["gtMatched"][at_half]
+            for number, ignored, hit in zip(cell["gtIds"], cell["gtIgnore"], hits, strict=True):
+                if not ignored:
+                    objects.append((number - 1, image, label, not hit))
+    columns = np.array(detections, np.float64).reshape(-1, 4).T
+    object_columns = np.array(objects, np.int64).reshape(-1, 4).T
+    none = np.zeros((len(thresholds), 0), bool)
+    matched, ignored = (np.concatenate([none, *flags[name]], axis=1) for name in ("matched", "ignored"))
+    return {
+        **{name: column.astype(int) for name, column in zip(("id", "image", "label"), columns, strict=False)},
+        "score": columns[3],
+        # A detection on an object that does not count is matched too.
+        "matched": matched & ~ignored,
+        "ignored": ignored,
+        **dict(zip(("object_number", "object_image", "object_label"), object_columns, strict=False)),
+        "missed": object_columns[3].astype(bool),
+    }
 
 
 def outcomes(matches: Matches, datasets: Sequence[dict], ids: np.ndarray, kind: str) -> np.ndarray:
@@ -182,9 +189,3 @@ def _overlap(found: list, objects: list) -> np.ndarray:
     return np.asarray(hotcoco.mask.iou(found, objects, [False] * len(objects)), np.float64).reshape(
         len(found), len(objects)
     )
-
-
-def _joined(parts: list[np.ndarray], dtype: type, rows: int | None = None) -> np.ndarray:
-    if not parts:
-        return np.zeros(0 if rows is None else (rows, 0), dtype)
-    return np.concatenate(parts, axis=-1).astype(dtype)

@@ -22,6 +22,7 @@ ASSETS = ("index.html", "report.css", "report.js", "charts.js", "masks.js", "gal
 _MOST_POINTS = 400
 
 
+@metrics.no_garbage_collection()
 def write(
     dataset: Dataset,
     models: Sequence[Model],

@@ -248,7 +248,7 @@ def test_all_of_it_works_without_a_mouse(opened):
     second = browser.execute_script("return document.querySelector('dialog h2').textContent")
     press(browser, key("ESCAPE"))
     until(browser, "!document.querySelector('dialog[open]')")
-    assert browser.execute_script(f"return {focused}.textContent") == second
+    until(browser, f"{focused}.textContent === arguments[0]", second)
     press(browser, "n")
     assert browser.execute_script("return document.querySelector('#page-number').textContent") == "Page 2 of 3"
     press(browser, "p")

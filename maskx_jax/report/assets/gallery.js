@@ -243,11 +243,13 @@ maskx.gallery = (() => {
     const begin = index.truth.start[image];
     const name = (label) => summary.classes[label];
     const color = (what, label) => (shows.color === "class" ? classColor(label) : COLORS[what]);
+    // Where detections with an error are asked for, no object can match: all of them are context.
+    const pale = (at) => !match.object(at) && ["", "missed"].includes(state.outcome);
     const objects = truth[image % index.page].map((shape, place) => {
       const at = begin + place;
       const what = STATES[model.state[at]];
       const label = index.truth.label[at];
-      return { shape, what, label, size: SIZES[index.truth.size[at]], name: name(label) + (index.truth.crowd[at] ? " (crowd)" : ""), color: color(what, label), dashed: what === "missed", dim: !match.object(at) && state.outcome !== "" ? state.outcome === "missed" : !match.object(at) };
+      return { shape, what, label, size: SIZES[index.truth.size[at]], name: name(label) + (index.truth.crowd[at] ? " (crowd)" : ""), color: color(what, label), dashed: what === "missed", dim: pale(at) };
     });
     const detections = prediction[image % index.page].map((shape, place) => {
       const at = model.start[image] + place;
@@ -266,6 +268,7 @@ maskx.gallery = (() => {
       const { objects, detections } = await objectsOf(image);
       // The best goes last, on top of the others.
       const predicted = detections.filter((d) => d.shown).reverse();
+      objects.sort((a, b) => b.dim - a.dim);
       for (const canvas of figure.querySelectorAll("canvas")) {
         const ratio = Math.min(2, window.devicePixelRatio || 1);
         canvas.width = Math.max(1, Math.round(canvas.clientWidth * ratio));
@@ -313,9 +316,10 @@ maskx.gallery = (() => {
     const figure = el("div", { class: "large", "data-image": image }, el("div", { class: "pair" }, panel(image, "truth"), panel(image, "prediction")));
     const move = (step_, text) => el("button", { type: "button", disabled: !found[place + step_], click: () => { dialog.dataset.place = place + step_; fill(dialog); } }, text);
     const lists = el("div", { class: "lists" });
-    dialog.replaceChildren(el("header", {}, el("h2", {}, `Image ${id}`), el("span", { class: "hint" }, `${file ? `${file} · ` : ""}${width} × ${height} · ${described(image)}`),
-      el("span", { class: "hint" }, `${place + 1} of ${found.length}`), move(-1, "← Previous"), move(1, "Next →"),
-      el("button", { type: "button", class: "close", autofocus: true, click: () => dialog.close() }, "Close")), figure, lists);
+    dialog.replaceChildren(el("header", {}, el("h2", {}, `Image ${id}`),
+      el("button", { type: "button", class: "close", autofocus: true, click: () => dialog.close() }, "Close"),
+      el("span", { class: "hint" }, `${file ? `${file} · ` : ""}${width} × ${height} · ${described(image)}`),
+      el("span", { class: "hint" }, `${place + 1} of ${found.length}`), move(-1, "← Previous"), move(1, "Next →")), figure, lists);
     await drawPair(figure);
     const { objects, detections } = await objectsOf(image);
     if (+dialog.dataset.place !== place) return;

@@ -61,10 +61,11 @@ maskx.masks = (() => {
     return made;
   }
 
-  const FILL = 0.36;
+  const FILL = 0.45;
   const EDGE = 0.95;
 
-  function blend(pixels, mask, color, canvasWidth, dim) {
+  // A mask hides those below it: mixed colours would say nothing.
+  function paint(pixels, mask, color, canvasWidth, dim) {
     const { width, height, inside } = mask;
     for (let y = 0; y < height; y++) {
       for (let x = 0; x < width; x++) {
@@ -74,10 +75,8 @@ maskx.masks = (() => {
           !inside[at - 1] || !inside[at + 1] || !inside[at - width] || !inside[at + width];
         const opacity = (border ? EDGE : FILL) * (dim ? 0.3 : 1);
         const to = 4 * ((mask.y + y) * canvasWidth + mask.x + x);
-        const below = (pixels[to + 3] / 255) * (1 - opacity);
-        const total = opacity + below;
-        for (let c = 0; c < 3; c++) pixels[to + c] = (color[c] * opacity + pixels[to + c] * below) / total;
-        pixels[to + 3] = 255 * total;
+        pixels.set(color, to);
+        pixels[to + 3] = 255 * opacity;
       }
     }
   }
@@ -91,7 +90,7 @@ maskx.masks = (() => {
       const layer = context.createImageData(...size);
       for (const object of objects) {
         const mask = object.shape[4] ? bitmap(object.shape[4], image, size) : null;
-        if (mask) blend(layer.data, mask, object.color, size[0], object.dim);
+        if (mask) paint(layer.data, mask, object.color, size[0], object.dim);
       }
       context.putImageData(layer, 0, 0);
     }
@@ -101,19 +100,19 @@ maskx.masks = (() => {
     context.textBaseline = "top";
     for (const object of objects) {
       const [x, y, w, h] = [0, 1, 2, 3].map((side) => object.shape[side] * scale[side % 2]);
-      const paint = `rgb(${object.color.join(" ")})`;
+      const stroke = `rgb(${object.color.join(" ")})`;
       context.globalAlpha = object.dim ? 0.45 : 1;
       if (shows.boxes || object.strong || (shows.masks && !object.shape[4])) {
         context.setLineDash(object.dashed ? [5 * ratio, 3 * ratio] : []);
         context.lineWidth = (object.strong ? 4 : 1.5) * ratio;
-        context.strokeStyle = paint;
+        context.strokeStyle = stroke;
         context.strokeRect(x, y, w, h);
       }
       if ((shows.names && !object.dim) || object.strong) {
         const wide = context.measureText(object.name).width + 8 * ratio;
         const left = Math.max(0, Math.min(x, size[0] - wide));
         const top = y >= 17 * ratio ? y - 17 * ratio : y;
-        context.fillStyle = paint;
+        context.fillStyle = stroke;
         context.fillRect(left, top, wide, 17 * ratio);
         const bright = 0.299 * object.color[0] + 0.587 * object.color[1] + 0.114 * object.color[2];
         context.fillStyle = bright > 140 ? "#000" : "#fff";
