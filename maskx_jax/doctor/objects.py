@@ -9,7 +9,7 @@ import dataclasses
 import numpy as np
 
 from maskx_jax.coco import boxes as box_rules
-from maskx_jax.data.coco.annotations import are_corners, is_box, is_number
+from maskx_jax.data.coco.annotations import are_corners, boxes_of, is_number
 from maskx_jax.data.coco.objects import check_objects
 from maskx_jax.data.coco.report import Report
 from maskx_jax.data.records import unpack_bitmap
@@ -93,7 +93,8 @@ def examine(split: Split) -> Objects:
     image_index = image_index[known]
     labels = np.array([label_of_id[entry["category_id"]] for entry in annotations], np.int64)
     outlines = measure([entry.get("segmentation") for entry in annotations], sizes[image_index])
-    given = _given_boxes(annotations)
+    given = boxes_of(annotations)
+    given[:, 2:] += given[:, :2]
     objects = Objects(
         annotations=annotations,
         image_index=image_index,
@@ -109,15 +110,6 @@ def examine(split: Split) -> Objects:
     clear = _clear(objects, outlines, sizes[image_index])
     _count_plain(split, objects, clear)
     return _check_rest(split, objects, clear, sizes)
-
-
-def _given_boxes(annotations: list[dict]) -> np.ndarray:
-    """Return float64 `n 4`: x1, y1, x2, y2, and NaN for what is no box."""
-    nothing = [np.nan] * 4
-    given = [entry.get("bbox") for entry in annotations]
-    boxes = np.array([box if is_box(box) else nothing for box in given], np.float64).reshape(-1, 4)
-    boxes[:, 2:] += boxes[:, :2]
-    return boxes
 
 
 def _clear(objects: Objects, outlines: Outlines, sizes: np.ndarray) -> np.ndarray:

@@ -77,9 +77,9 @@ def examine(split: Split) -> dict[int, Picture]:
     reach = _reach(split)
     dropped = set()
     for image, picture in zip(images, pictures, strict=True):
-        _mend_size(split, image, picture, reach)
+        message = picture.message.removeprefix(f"{folder}{os.sep}") + _mend_size(split, image, picture, reach)
         for reason in picture.reasons:
-            split.findings.add(reason, image["id"], picture.message.removeprefix(f"{folder}{os.sep}"))
+            split.findings.add(reason, image["id"], message)
         if picture.size is None:
             dropped.add(image["id"])
             split.drop("images", image, picture.reasons)
@@ -128,14 +128,15 @@ def _reach(split: Split) -> dict[int, tuple[float, float]]:
     return reach
 
 
-def _mend_size(split: Split, image: dict, picture: Picture, reach: Mapping[int, tuple[float, float]]) -> None:
+def _mend_size(split: Split, image: dict, picture: Picture, reach: Mapping[int, tuple[float, float]]) -> str:
+    """Take the size of a picture where that of the JSON is missing or must be wrong; say what it looks like."""
     if picture.size is None:
-        return
+        return ""
     height, width = picture.size
     if "image_other_size" not in picture.reasons:
         if not image.get("height"):
             split.change("images", image, "image_size_filled", height=height, width=width)
-        return
+        return ""
     said = (image["height"], image["width"])
     scales = (height / said[0], width / said[1])
     resized = abs(scales[0] / scales[1] - 1) < 0.02
@@ -143,6 +144,10 @@ def _mend_size(split: Split, image: dict, picture: Picture, reach: Mapping[int, 
     # A picture that was resized, or turned, after it was annotated: its annotations are of the size that the JSON says.
     if not resized and y <= height + 1 and x <= width + 1:
         split.change("images", image, "image_other_size", height=height, width=width)
+        return "; the boxes fit the picture"
+    if resized:
+        return f"; it seems to be resized, {scales[0]:.3g} times as large"
+    return "; it seems to be turned" if (width, height) == said else ""
 
 
 def _drop_images(split: Split, dropped: set[int]) -> None:

@@ -7,6 +7,7 @@ import math
 import os
 import pathlib
 import random
+import re
 
 import pytest
 
@@ -159,3 +160,17 @@ def test_nothing_in_a_file_ends_in_an_error(tmp_path):
         output = tmp_path / f"mended{number}.json"
         repair.write(found.splits["train"], output)
         assert not examine({"train": (output, None)}, keep_changes=True).splits["train"].changes
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("picture_that_was_resized", "it seems to be resized, 0.5 times as large"),
+        ("picture_that_was_turned", "boxes fit|turned"),
+    ],
+)
+def test_of_a_picture_of_another_size_is_said_what_it_looks_like(name, said, sound, tmp_path):
+    data = sound.copy(tmp_path / "data")
+    DEFECTS[name].plant(data)
+    ((_, found),) = data.examine().splits["train"].findings["image_other_size"].examples
+    assert re.search(said, found)

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import itertools
 import reprlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -95,6 +96,20 @@ def read_instances(path: Path, report: Report, drop_unknown: bool = False, allow
         per_image[annotation["image_id"]].append(annotation)
     header = {key: content[key] for key in ("info", "licenses", "categories") if key in content}
     return Instances(categories, images, per_image, header)
+
+
+def boxes_of(annotations: Sequence[dict]) -> np.ndarray:
+    """Return float64 `n 4`: the boxes as given, x, y, width, height; NaN for what `is_box` refuses."""
+    given: list[Any] = [annotation.get("bbox") for annotation in annotations]
+    fours = [index for index, box in enumerate(given) if type(box) is list and len(box) == 4]
+    # Of a file with nothing but numbers there, which nearly all are, all at once.
+    if not set(map(type, itertools.chain.from_iterable(given[index] for index in fours))) <= {int, float}:
+        fours = [index for index in fours if is_box(given[index])]
+    boxes = np.full((len(given), 4), np.nan)
+    boxes[fours] = np.array([given[index] for index in fours], np.float64).reshape(-1, 4)
+    # Neither holds for NaN.
+    boxes[~(np.abs(boxes) <= _LARGEST).all(axis=1)] = np.nan
+    return boxes
 
 
 def is_box(box: object) -> TypeGuard[list[float]]:
@@ -220,14 +235,12 @@ def fill_flags(annotation: dict) -> list[str]:
 def box_format_faults(annotations: Sequence[dict], images: Sequence[dict]) -> Iterator[Fault]:
     """Yield whether most boxes are written in another way than COCO's: as fractions of the image, or as corners."""
     image_sizes = {image["id"]: (image["width"], image["height"]) for image in images if image.get("width")}
-    kept = [
-        annotation
-        for annotation in annotations
-        if annotation["image_id"] in image_sizes and is_box(annotation.get("bbox"))
-    ]
-    if not kept:
+    with_sizes = [annotation for annotation in annotations if annotation["image_id"] in image_sizes]
+    boxes = boxes_of(with_sizes)
+    sound = ~np.isnan(boxes[:, 0])
+    if not sound.any():
         return
-    boxes = np.array([annotation["bbox"] for annotation in kept], np.float64)
+    kept, boxes = [with_sizes[index] for index in np.flatnonzero(sound).tolist()], boxes[sound]
     sizes = np.array([image_sizes[annotation["image_id"]] for annotation in kept], np.float64)
     number = int(are_fractions(boxes, sizes).sum())
     if 2 * number > len(boxes):
