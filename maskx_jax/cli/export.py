@@ -1,4 +1,4 @@
-"""Take a trained run away: as StableHLO, a SavedModel or a folder for the Hugging Face Hub.
+"""Take a trained run away: as StableHLO, a SavedModel, towards ONNX, or as a folder for the Hugging Face Hub.
 
     python -m maskx_jax export --workdir=RUN --format=stablehlo --output=DIR
 
@@ -16,7 +16,7 @@ from maskx_jax.cli.flags import command_line, parse
 from maskx_jax.runs.loading import load
 
 # By format its module in `maskx_jax.export`.
-_MODULES = {"stablehlo": "stablehlo", "saved_model": "saved_model", "hf": "hugging_face"}
+_MODULES = {"stablehlo": "stablehlo", "saved_model": "saved_model", "onnx": "onnx", "hf": "hugging_face"}
 # Formats of programs, which are for batches of any size or of one.
 _PROGRAMS = ("stablehlo", "saved_model")
 

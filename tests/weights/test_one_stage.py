@@ -7,7 +7,6 @@ from flax import traverse_util
 
 from benchmarks.parameters import fcos_shapes, make_parameter
 from configs import embedmask, fcos
-from maskx_jax.cli.export_weights import recipe
 from maskx_jax.coco.categories import COCO_IDS, Categories
 from maskx_jax.models.build import build, initialize
 from maskx_jax.runs.loading import Loaded
@@ -15,6 +14,7 @@ from maskx_jax.weights.export import to_torchvision
 from maskx_jax.weights.files import WeightFile
 from maskx_jax.weights.layouts import LAYOUTS, recognize
 from maskx_jax.weights.pretrained import FileWeights, apply_conventions, take_over
+from maskx_jax.weights.recipe import recipe
 from tests.models.build import numpy_variables, set_fields
 from tests.weights.test_pretrained import (
     CHANNELS,
