@@ -31,6 +31,7 @@ _STOPS = {
     "reference_invalid": "annotations whose image_id or category_id is no whole number",
     "file_name_invalid": "images without a file_name that a file can have",
     "file_name_outside": "images whose file_name leads out of the image folder",
+    "image_missing": "images whose file is missing, or is no regular file",
     "image_size_invalid": "images whose height and width are no whole numbers of pixels",
     "iscrowd_invalid": "annotations whose iscrowd is neither 0 nor 1",
     "ignore_invalid": "annotations whose ignore is neither 0 nor 1",

@@ -31,7 +31,7 @@ class Picture:
 
     Attributes:
       size: (height, width) that annotations of it have; None where it cannot be read.
-      reasons: as named in `report.REASONS`.
+      reasons: as named in `causes.MEANINGS`.
       message: why it cannot be used as it is, or "".
       digest: of the file's bytes.
       cells: float32 `c`, its gray cells of mean 0 and length 1; zeros where it is flat.
@@ -69,7 +69,7 @@ def examine(split: Split) -> dict[int, Picture]:
         def read(image: dict) -> Picture:
             message = missing.get(image["file_name"])
             size = (image["height"], image["width"]) if image.get("height") else None
-            picture = Picture(None, ["image_skipped"], message) if message else _read(folder / image["file_name"], size)
+            picture = Picture(None, ["image_missing"], message) if message else _read(folder / image["file_name"], size)
             progress.update()
             return picture
 

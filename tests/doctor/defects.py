@@ -598,7 +598,7 @@ def image_with_crowds_only(data):
 SKIPPED = ("annotation_image_skipped", "file_unlisted", *LOST)
 
 
-@defect("image_skipped", *SKIPPED, pictures=True)
+@defect("image_missing", *SKIPPED, pictures=True)
 def picture_that_is_missing(data):
     data.picture().unlink()
     return data.train["images"][0]["id"]
@@ -623,14 +623,14 @@ def text_that_is_called_a_picture(data):
     return data.train["images"][0]["id"]
 
 
-@defect("image_skipped", *SKIPPED, pictures=True)
+@defect("image_missing", *SKIPPED, pictures=True)
 def name_in_other_case(data):
     image = data.train["images"][0]
     image["file_name"] = image["file_name"].upper()
     return image["id"]
 
 
-@defect("image_skipped", *SKIPPED, pictures=True)
+@defect("image_missing", *SKIPPED, pictures=True)
 def link_to_itself(data):
     path = data.picture()
     path.unlink()
