@@ -35,9 +35,11 @@ def examine(split: Split, objects: Objects) -> None:
             [of_image[:, :2] - objects.frames[:, :2], objects.frames[:, 2:] - of_image[:, 2:]], axis=1
         )
         leaves_image = (beyond > 2).any(axis=1) & objects.has_mask
+        # `prepare` counts them: mask_box_differ.
+        apart = iou(np.clip(objects.frames, 0, of_image[:, [2, 3, 2, 3]]), objects.boxes) < 0.5
         count("mask_leaves_image", leaves_image)
-        count("mask_leaves_box", (excess > slack).any(axis=1) & objects.has_mask & ~leaves_image)
-        count("box_loose", (excess < -slack).any(axis=1) & objects.has_mask)
+        count("mask_leaves_box", (excess > slack).any(axis=1) & objects.has_mask & ~leaves_image & ~apart)
+        count("box_loose", (excess < -slack).any(axis=1) & objects.has_mask & ~apart)
     count("mask_crosses", objects.crossed & objects.has_mask)
     _count_rectangles(split, objects)
     _count_repeated(split, objects)
