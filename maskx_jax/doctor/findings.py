@@ -3,7 +3,7 @@
 import collections
 import dataclasses
 import reprlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from maskx_jax import errors
@@ -82,7 +82,7 @@ class Findings:
     def __getitem__(self, cause: str) -> Finding:
         return self._of_cause.get(cause, Finding(cause))
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Finding]:
         order = list(MEANINGS)
         yield from sorted(
             self._of_cause.values(), key=lambda finding: (LEVELS.index(finding.level), order.index(finding.cause))
