@@ -10,7 +10,7 @@ import numpy as np
 from maskx_jax.coco.categories import Categories
 from maskx_jax.evaluation import metrics
 from maskx_jax.evaluation.checks import as_id
-from maskx_jax.report import bootstrap
+from maskx_jax.report import bootstrap, tide
 from maskx_jax.report.inputs import Dataset, Model, most_detections
 from maskx_jax.report.matches import IGNORED, OUTCOMES, Matches, Prepared, outcomes, read_matches
 
@@ -89,12 +89,13 @@ def _analyse_kind(
     found.kinds[kind] = {"errors": _errors(evaluator), "calibration": _calibration(evaluator)}
     matches, ids = read_matches(evaluator, datasets, places)
     del evaluator
-    kinds = outcomes(matches, datasets, ids, kind)
+    kinds, about = outcomes(matches, datasets, ids, kind)
     # Before the draws, all images once.
     draws = bootstrap.average_precisions(matches, np.vstack([np.ones_like(weights[:1]), weights]))
     found.matches[kind], found.outcomes[kind], found.draws[kind] = matches, kinds, draws
     found.kinds[kind] |= {
         "objects": np.bincount(matches.object_label, minlength=matches.num_classes).tolist(),
+        "lost": _lost(matches, kinds, about, groups),
         "outcomes": _counts(matches, kinds, groups),
         "confusion": confusion(datasets, ids[kinds == IGNORED], kind, most_detections(dataset)),
         "intervals": _intervals(draws, groups, (0, 1)),
@@ -162,9 +163,25 @@ def confusion(datasets: Sequence[dict], ignored: np.ndarray, kind: str, max_dete
 
 
 def _errors(evaluator: Any) -> dict[str, Any]:
-    """Return the AP50 that each kind of error costs, as TIDE defines it, and how many there are."""
+    """Return what TIDE says over all classes: how many errors of each kind, and the AP50 that each side costs."""
     found = evaluator.tide_errors(pos_thr=0.5, bg_thr=0.1)
-    return {"lost": found["delta_ap"], "counts": found["counts"], "AP50": found["ap_base"]}
+    sides = {name: found["delta_ap"][name] for name in ("FP", "FN")}
+    return {"sides": sides, "counts": found["counts"], "AP50": found["ap_base"]}
+
+
+def _lost(
+    matches: Matches, kinds: np.ndarray, about: np.ndarray, groups: Mapping[str, Sequence[int]]
+) -> dict[str, dict[str, float | None]]:
+    """Return by group the AP50 that each kind of error costs it; None for a group without objects."""
+    per_class = tide.lost(matches, kinds, about)
+    means = {
+        group: {name: bootstrap.group_means(values, labels).item() for name, values in per_class.items()}
+        for group, labels in groups.items()
+    }
+    return {
+        group: {name: None if np.isnan(value) else value for name, value in values.items()}
+        for group, values in means.items()
+    }
 
 
 def _counts(matches: Matches, kinds: np.ndarray, groups: Mapping[str, Sequence[int]]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from maskx_jax import files
-from maskx_jax.coco import mask_classes
+from maskx_jax.coco import mask_classes, rle
 from maskx_jax.coco.categories import Categories, same_classes
 from maskx_jax.data.records import Source, decode_image
 from maskx_jax.data.transforms import decode
@@ -142,6 +142,8 @@ def open_files(
         check_ground_truth(ground_truth, kinds)
     except ValueError as error:
         raise ValueError(f"{annotations}: {error}") from None
+    if wrong := [as_id(i["id"]) for i in ground_truth["images"] if not rle.is_size([i.get("height"), i.get("width")])]:
+        raise ValueError(f"{annotations}: {len(wrong)} images have no height and width, the first of id {wrong[0]}")
     categories = Categories.from_coco(
         [{**category, "id": as_id(category["id"])} for category in ground_truth["categories"]]
     )
@@ -245,12 +247,17 @@ def _picture_of_folder(folder: pathlib.Path, ground_truth: Mapping[str, Any]) ->
 
     def read(image_id: int) -> np.ndarray:
         image = images[image_id]
-        name = image.get("file_name")
+        name, size = image.get("file_name"), (image["height"], image["width"])
         if not isinstance(name, str) or not (folder / name).resolve().is_relative_to(folder.resolve()):
             raise ValueError(f"image {image_id}: file_name {name!r}; expected a file below {folder}")
         try:
-            return decode_image((folder / name).read_bytes(), (image["height"], image["width"]))
+            pixels = decode_image((folder / name).read_bytes(), size)
         except ValueError as error:
             raise ValueError(f"{folder / name}: {error}") from None
+        if pixels.shape[:2] != size:
+            raise ValueError(
+                f"{folder / name}: its height and width are {pixels.shape[:2]}; the annotations say {size}"
+            )
+        return pixels
 
     return read

@@ -139,8 +139,10 @@ def _read(cells: Sequence[Mapping[str, Any] | None], thresholds: np.ndarray) -> 
     }
 
 
-def outcomes(matches: Matches, datasets: Sequence[dict], ids: np.ndarray, kind: str) -> np.ndarray:
-    """Return int8 `n`: what each detection is, an index of `OUTCOMES`.
+def outcomes(matches: Matches, datasets: Sequence[dict], ids: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return int8 `n`: what each detection is, an index of `OUTCOMES`; and int `n`: the object that it is wrong about.
+
+    That is the place of the object in the annotations, for errors of class and location; -1 for all others.
 
     An error is the first that holds: the best IoU with an object of its class is 0.1 to 0.5 (location); that with one
     of another class 0.5 or more (class); that with one of its class 0.5 or more, which a better detection found
@@ -158,7 +160,7 @@ def outcomes(matches: Matches, datasets: Sequence[dict], ids: np.ndarray, kind: 
     for entry in datasets[0]["annotations"]:
         if not entry["iscrowd"]:
             objects.setdefault(entry["image_id"] - 1, []).append(entry)
-    result = np.full(len(ids), BACKGROUND, np.int8)
+    result, about = np.full(len(ids), BACKGROUND, np.int8), np.full(len(ids), -1)
     result[matches.matched[0]], result[matches.ignored[0]] = CORRECT, IGNORED
     wrong = np.flatnonzero(result == BACKGROUND)
     wrong = wrong[np.argsort(matches.image[wrong], kind="stable")]
@@ -168,21 +170,27 @@ def outcomes(matches: Matches, datasets: Sequence[dict], ids: np.ndarray, kind: 
         if inside:
             overlap = _overlap([shapes[number] for number in ids[part].tolist()], [o[field] for o in inside])
             same = matches.label[part][:, None] == np.array([o["category_id"] - 1 for o in inside])
-            result[part] = _errors(overlap, same)
-    return result
+            result[part], columns = _errors(overlap, same)
+            about[part] = np.where(columns < 0, -1, np.array([o["id"] - 1 for o in inside])[columns])
+    return result, about
 
 
-def _errors(overlap: np.ndarray, same: np.ndarray) -> np.ndarray:
-    """Return the errors of wrong detections, from IoU `n m` with the objects and whether their class is the same."""
-    own = np.where(same, overlap, 0.0).max(axis=1)
-    other = np.where(same, 0.0, overlap).max(axis=1)
+def _errors(overlap: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the errors of wrong detections, and the objects that they are about, -1 for none.
+
+    Args:
+      overlap: float64 `n m`, IoU with the objects of the image.
+      same: bool `n m`, whether the class is the same.
+    """
+    own, other = np.where(same, overlap, 0.0), np.where(same, 0.0, overlap)
     conditions = [
-        (own >= BACKGROUND_BELOW) & (own < SAME),
-        other >= SAME,
-        own >= SAME,
+        (own.max(axis=1) >= BACKGROUND_BELOW) & (own.max(axis=1) < SAME),
+        other.max(axis=1) >= SAME,
+        own.max(axis=1) >= SAME,
         overlap.max(axis=1) < BACKGROUND_BELOW,
     ]
-    return np.select(conditions, [LOCATION, CLASS, DUPLICATE, BACKGROUND], BOTH).astype(np.int8)
+    errors = np.select(conditions, [LOCATION, CLASS, DUPLICATE, BACKGROUND], BOTH).astype(np.int8)
+    return errors, np.select(conditions[:2], [own.argmax(axis=1), other.argmax(axis=1)], -1)
 
 
 def _overlap(found: list, objects: list) -> np.ndarray:

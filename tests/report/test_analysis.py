@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from maskx_jax.report import tide
 from maskx_jax.report.analysis import analyse, class_names, confusion, curves, difference, label_groups
 from maskx_jax.report.bootstrap import draws
 from maskx_jax.report.inputs import Dataset, Model, open_files
@@ -30,13 +31,13 @@ def matched(objects, found):
     datasets = prepared.datasets(scored, "bbox")
     evaluator = prepared.evaluator(datasets, "bbox")
     matches, ids = read_matches(evaluator, datasets, range(len(scored)))
-    return evaluator, datasets, ids, outcomes(matches, datasets, ids, "bbox"), matches
+    return evaluator, datasets, ids, outcomes(matches, datasets, ids, "bbox")[0]
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_detection_is_what_tide_says(case):
     objects, found, expected, counts = CASES[case]
-    evaluator, _, ids, kinds, _ = matched(objects, found)
+    evaluator, _, ids, kinds = matched(objects, found)
     assert {i: OUTCOMES[kind] for i, kind in zip(ids.tolist(), kinds, strict=True)} == dict(enumerate(expected, 1))
     assert {name: number for name, number in evaluator.tide_errors()["counts"].items() if number} == counts
 
@@ -49,11 +50,37 @@ def test_tide_says_how_much_ap_an_error_costs():
     assert found["delta_ap"]["Loc"] == pytest.approx(0.5) and found["delta_ap"]["Cls"] == 0
 
 
+NAMES = {"Cls": "class", "Loc": "location", "Both": "both", "Dupe": "duplicate", "Bkg": "background", "Miss": "missed"}
+
+
+@pytest.mark.parametrize(("seed", "found"), [(0, 0.8), (1, 0.9), (2, 0.4)])
+def test_ap_lost_by_class_has_the_mean_that_tide_has(shapes_truth, seed, found):
+    made = results(shapes_truth, seed=seed, found=found)
+    prepared = Prepared(shapes_truth, ("segm",), 100)
+    datasets = prepared.datasets(made, "segm")
+    evaluator = prepared.evaluator(datasets, "segm")
+    expected = evaluator.tide_errors()["delta_ap"]
+    matches, ids = read_matches(evaluator, datasets, range(len(made)))
+    lost = tide.lost(matches, *outcomes(matches, datasets, ids, "segm"))
+    for short, name in NAMES.items():
+        assert np.nanmean(lost[name]) == pytest.approx(expected[short], abs=1e-12), name
+
+
+def test_an_error_of_class_costs_the_class_of_its_object():
+    # The object of class 2 is found as class 1, behind what is right of class 1: AP of class 1 loses nothing.
+    objects, found = [(1, 1, FAR, 0), (1, 2, BOX, 0)], [(1, 1, FAR, 0.9), (1, 1, BOX, 0.8)]
+    prepared = Prepared(truth(objects), ("bbox",), 100)
+    datasets = prepared.datasets(boxes(found), "bbox")
+    matches, ids = read_matches(prepared.evaluator(datasets, "bbox"), datasets, range(2))
+    lost = tide.lost(matches, *outcomes(matches, datasets, ids, "bbox"))
+    assert lost["class"].tolist() == [0.0, 1.0] and lost["missed"].tolist() == [0.0, 0.0]
+
+
 def test_confusion_counts_each_object_once_and_leaves_out_crowds():
     objects = [(1, 1, BOX, 0), (1, 2, FAR, 0), (1, 1, [40, 40, 50, 50], 1)]
     # Of class 1 as 2; of class 2 missed; inside of the crowd; and too low a score.
     found = [(1, 2, BOX, 0.9), (1, 1, [45, 45, 20, 20], 0.8), (1, 2, FAR, 0.1)]
-    _, datasets, ids, kinds, _ = matched(objects, found)
+    _, datasets, ids, kinds = matched(objects, found)
     tables = confusion(datasets, ids[kinds == IGNORED], "bbox", 100)
     cells = {table["score"]: sorted(map(tuple, table["cells"])) for table in tables}
     assert cells[0.5] == [(0, 1, 1), (1, 2, 1)]
@@ -94,9 +121,9 @@ def test_numbers_agree_with_the_scores_and_with_tide_on_real_images(kind, eval_f
     np.testing.assert_allclose(measured.mean(axis=0), known, atol=1e-12)
     groups = label_groups(dataset)
     assert np.nanmean(measured[:, groups["B"]]) == pytest.approx(found.measured[kind]["B"]["AP"], abs=1e-12)
-    counts, tide = found.kinds[kind]["outcomes"]["all"], found.kinds[kind]["errors"]["counts"]
-    names = {"Cls": "class", "Loc": "location", "Both": "both", "Dupe": "duplicate", "Bkg": "background"}
-    assert {short: counts[name] for short, name in names.items()} == {short: tide[short] for short in names}
+    counts, total = found.kinds[kind]["outcomes"]["all"], found.kinds[kind]["errors"]["counts"]
+    wrong = [short for short in NAMES if short != "Miss"]
+    assert {short: counts[NAMES[short]] for short in wrong} == {short: total[short] for short in wrong}
     assert counts["correct"] + counts["missed"] == counts["objects"] == 830
 
 

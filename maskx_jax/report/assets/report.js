@@ -7,12 +7,12 @@
   const GROUP_NAMES = { all: "all classes", A: "A, masks in training", B: "B, boxes only", mixed: "mixed, some masks" };
   const APS = { AP: "AP (mean over IoU 0.5 to 0.95)", AP50: "AP50", AP75: "AP75" };
   const TIDE = {
-    Cls: ["class", "right place, wrong class"],
-    Loc: ["location", "right class, IoU 0.1 to 0.5"],
-    Both: ["both", "wrong class and location"],
-    Dupe: ["duplicate", "the object has a better detection"],
-    Bkg: ["background", "no object there"],
-    Miss: ["missed", "objects that no wrong detection stands for"],
+    class: ["Cls", "right place, wrong class"],
+    location: ["Loc", "right class, IoU 0.1 to 0.5"],
+    both: ["Both", "wrong class and location"],
+    duplicate: ["Dupe", "the object has a better detection"],
+    background: ["Bkg", "no object there"],
+    missed: ["Miss", "objects that no wrong detection stands for"],
   };
   const VIEWS = [
     ["scores", "Scores", scores], ["classes", "Classes", classes], ["curves", "Precision and recall", curves],
@@ -259,17 +259,20 @@
 
   function errors(main) {
     title(main, "Kinds of error", "AP50 that each kind of error costs: what it would gain if only these errors were set right (TIDE).");
-    const most = Math.max(0.01, ...models().flatMap((m) => Object.keys(TIDE).map((name) => m.kinds[kind].errors.lost[name])));
-    const bars = (name) => models().map((model, number) => bar(model.kinds[kind].errors.lost[name],
-      { color: modelColor(number), most, label: `${model.title}: ${percent(model.kinds[kind].errors.lost[name])}` }));
-    if (several()) main.append(modelLegend());
-    main.append(table(`AP50 lost, of ${models().map((m) => percent(m.kinds[kind].errors.AP50)).join(" and ")}`,
-      ["Kind of error", "AP50 lost", ...names().map((n) => (several() ? `Number, ${n}` : "Number"))],
-      Object.entries(TIDE).map(([name, [text, meaning]]) => [[text, el("small", {}, meaning)], el("div", { class: "bars" }, bars(name)),
-        ...models().map((m) => whole(m.kinds[kind].errors.counts[name]))]), { texts: 2 }));
+    const group = summary.groups[chosen.group] ? chosen.group : "all";
+    const sets = several()
+      ? models().map((model, number) => ({ name: model.title, color: modelColor(number), lost: model.kinds[kind].lost[group] }))
+      : groups().map((g) => ({ name: groupName(g), color: `var(--group-${g})`, lost: models()[0].kinds[kind].lost[g] }));
+    if (several() && groups().length > 1) main.append(el("div", { class: "controls" }, pick("group", "Group", groups().map((g) => [g, groupName(g)]))));
+    if (sets.length > 1) main.append(legend(sets));
+    const most = Math.max(0.01, ...sets.flatMap(({ lost }) => Object.values(lost)));
+    main.append(table("AP50 lost", ["Kind of error", "AP50 lost", ...names().map((n) => (several() ? `Number, ${n}` : "Number"))],
+      Object.entries(TIDE).map(([name, [short, meaning]]) => [[name, el("small", {}, meaning)],
+        el("div", { class: "bars" }, sets.map((set) => bar(set.lost[name], { color: set.color, most, label: `${set.name}: ${percent(set.lost[name])}` }))),
+        ...models().map((m) => whole(m.kinds[kind].errors.counts[short]))]), { texts: 2 }));
     main.append(table("All errors of a side at once", ["Side", "What is set right", ...names()],
       [["FP", "every wrong detection"], ["FN", "every missed object"]].map(([name, text]) =>
-        [name, text, ...models().map((m) => percent(m.kinds[kind].errors.lost[name]))]), { texts: 2 }));
+        [name, text, ...models().map((m) => percent(m.kinds[kind].errors.sides[name]))]), { texts: 2 }));
     main.append(el("h3", {}, "Detections and objects at IoU 0.5"));
     for (const [number, model] of models().entries()) {
       const outcomes = ["correct", "class", "location", "both", "duplicate", "background", "missed"];
