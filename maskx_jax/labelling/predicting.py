@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from maskx_jax.coco.boxes import clip
@@ -74,15 +75,7 @@ def predict(
     variables = jax.device_put(loaded.variables, replicated(mesh))
     for batch, masks in one_ahead(step, variables, batches, mesh, boxes_of):
         for place in np.flatnonzero(batch.valid):
-            item = items[int(batch.image_ids[place])]
-            threshold, grid = config.evaluation.mask_threshold, config.evaluation.paste_grid
-            for slot, index in enumerate(item.indices):
-                box, mask = item.picture.boxes[index], masks[place, slot]
-                annotation_id = item.picture.annotation_ids[index]
-                if not np.isfinite(mask).all():
-                    raise ValueError(f"annotation {annotation_id}: its predicted mask is not finite")
-                encoded = paste_and_encode(mask, box, *item.picture.size, threshold, grid)
-                report.add_mask(annotation_id, object_mask(encoded, box, certainty(mask)))
+            _add_masks(items[int(batch.image_ids[place])], masks[place], config.evaluation, report)
     for number in examples.bad:
         report.leave("image_skipped", (items[number].picture.annotation_ids[i] for i in items[number].indices))
 
@@ -118,6 +111,17 @@ def _items(pictures: Sequence[Picture], labels: dict[int, int], report: Report) 
             indices = known[start : start + _MOST_SLOTS]
             items.append(_Item(picture, indices, [labels[picture.category_ids[index]] for index in indices]))
     return items
+
+
+def _add_masks(item: _Item, masks: np.ndarray, evaluation: ConfigDict, report: Report) -> None:
+    for mask, index in zip(masks, item.indices, strict=False):
+        annotation_id, box = item.picture.annotation_ids[index], item.picture.boxes[index]
+        if not np.isfinite(mask).all():
+            raise ValueError(f"annotation {annotation_id}: its predicted mask is not finite")
+        # For the box as it is given: that of the canvas is the same up to rounding.
+        threshold, grid = evaluation.mask_threshold, evaluation.paste_grid
+        encoded = paste_and_encode(mask, box, *item.picture.size, threshold, grid)
+        report.add_mask(annotation_id, object_mask(encoded, box, certainty(mask)))
 
 
 class _Examples:
