@@ -145,8 +145,8 @@ def confusion(datasets: Sequence[dict], ignored: np.ndarray, kind: str, max_dete
       max_detections: of an image that count.
 
     Returns:
-      Of each score, `{"score": ..., "cells": [[true class, predicted class, number], ...]}`; as a class, the number of
-      classes stands for the background.
+      For each score a dict with it and "cells": lists of true class, predicted class and number. As a class, the number
+      of classes stands for the background.
     """
     dropped = set(ignored.tolist())
     truth, found = (dict(dataset) for dataset in datasets)

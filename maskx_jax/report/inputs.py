@@ -167,8 +167,10 @@ def default_folder(workdir: str | pathlib.Path, step: int | None = None) -> path
 
     Raises:
       FileNotFoundError: the run has no evaluation, or none of this step.
+      ValueError: a symbolic link on the way leads out of the run.
     """
-    return _evaluation_folder(pathlib.Path(workdir), step) / "report"
+    found = _evaluation_folder(pathlib.Path(workdir), step)
+    return files.folder_in(workdir, "evaluation", found.name) / "report"
 
 
 def _titles(workdirs: Sequence[pathlib.Path]) -> list[str]:

@@ -326,7 +326,7 @@ maskx.gallery = (() => {
     const row = (side) => (object) => el("li", {}, el("button", { type: "button", class: "object",
       focus: () => drawPair(figure, { side, shape: object.shape }), mouseenter: () => drawPair(figure, { side, shape: object.shape }),
       blur: () => drawPair(figure), mouseleave: () => drawPair(figure) },
-    el("span", { class: "swatch", "aria-hidden": "true", style: { background: `rgb(${object.color.join(" ")})` } }), object.name, el("small", {}, ` ${MEANINGS[object.what] ?? object.what}, ${object.size}`)));
+    el("span", { class: "swatch", "aria-hidden": "true", style: { background: `rgb(${object.color.join(" ")})` } }), object.name, el("small", {}, ` ${object.what === "missed" ? "missed" : MEANINGS[object.what] ?? object.what}, ${object.size}`)));
     const list = (text, side, listed) => el("section", {}, el("h3", {}, `${text}: ${listed.length}`), el("ul", {}, listed.map(row(side))));
     lists.append(list("Ground truth", "truth", objects), list("Prediction", "prediction", detections.filter((d) => d.shown)));
   }
@@ -337,7 +337,7 @@ maskx.gallery = (() => {
     if (event.target.matches("input:not([type=checkbox]), select, textarea")) return;
     const toggle = { m: "masks", b: "boxes", l: "names" }[event.key];
     if (toggle) document.querySelector(`[name="show-${toggle}"]`)?.click();
-    else if (event.key === "n" || event.key === "p") turn(event.key === "n" ? 1 : -1);
+    else if (["n", "p"].includes(event.key) && !document.querySelector("dialog[open]")) turn(event.key === "n" ? 1 : -1);
   });
 
   return { show };
