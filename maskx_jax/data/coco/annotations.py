@@ -106,7 +106,11 @@ def boxes_of(annotations: Sequence[dict]) -> np.ndarray:
     if not set(map(type, itertools.chain.from_iterable(given[index] for index in fours))) <= {int, float}:
         fours = [index for index in fours if is_box(given[index])]
     boxes = np.full((len(given), 4), np.nan)
-    boxes[fours] = np.array([given[index] for index in fours], np.float64).reshape(-1, 4)
+    try:
+        boxes[fours] = np.array([given[index] for index in fours], np.float64).reshape(-1, 4)
+    except OverflowError:  # A whole number beyond float64.
+        fours = [index for index in fours if is_box(given[index])]
+        boxes[fours] = np.array([given[index] for index in fours], np.float64).reshape(-1, 4)
     # Neither holds for NaN.
     boxes[~(np.abs(boxes) <= _LARGEST).all(axis=1)] = np.nan
     return boxes
