@@ -77,21 +77,24 @@ def advise(split: Split, objects: Objects, config: Mapping[str, Any]) -> tuple[l
         *_repeats(split, objects, config),
         *_masks(split, objects, config),
     ]
-    family = config["model"]["family"]
-    if family == "rcnn" and len(own_sides):
-        rpn = config["model"]["rcnn"]["rpn"]
-        overlaps = statistics.anchor_overlaps(
-            own_sides, statistics.anchor_sides(rpn["anchor_sizes"], rpn["aspect_ratios"])
-        )
+    if len(own_sides):
+        advice += _model(own_sides, config["model"], measured)
+    return advice, measured
+
+
+def _model(sides: np.ndarray, model: Mapping[str, Any], measured: dict[str, Any]) -> Iterator[Advice]:
+    """Advise on what a family of models has of its own for sizes: anchors, or the sizes of its levels."""
+    if model["family"] == "rcnn":
+        rpn = model["rcnn"]["rpn"]
+        overlaps = statistics.anchor_overlaps(sides, statistics.anchor_sides(rpn["anchor_sizes"], rpn["aspect_ratios"]))
         measured["anchors"] = {
             "mean_overlap": round(float(overlaps.mean()), 3),
             "below_half": round(float((overlaps < 0.5).mean()), 4),
             "below_foreground": round(float((overlaps < rpn["foreground_threshold"]).mean()), 4),
         }
-        advice += _anchors(own_sides, rpn, overlaps)
-    elif family == "dense" and len(own_sides):
-        advice += _levels(own_sides, config["model"]["dense"]["head"]["level_sizes"])
-    return advice, measured
+        yield from _anchors(sides, rpn, overlaps)
+    elif model["family"] == "dense":
+        yield from _levels(sides, model["dense"]["head"]["level_sizes"])
 
 
 def _count_lost(split: Split, objects: Objects, transform: Transform, sides: np.ndarray) -> None:

@@ -60,20 +60,7 @@ def examine(split: Split) -> dict[int, Picture]:
         raise FileNotFoundError(f"split {split.name!r}: there is no image folder {folder}")
     # What leads out of the folder is not opened.
     images = [image for image in split.images if not list(image_faults(image))]
-    missing = missing_files(folder, (image["file_name"] for image in images))
-    with (
-        concurrent.futures.ThreadPoolExecutor(_NUM_THREADS) as pool,
-        tqdm(total=len(images), desc=f"reading pictures of {split.name}", unit="image", disable=None) as progress,
-    ):
-
-        def read(image: dict) -> Picture:
-            message = missing.get(image["file_name"])
-            size = (image["height"], image["width"]) if image.get("height") else None
-            picture = Picture(None, ["image_missing"], message) if message else _read(folder / image["file_name"], size)
-            progress.update()
-            return picture
-
-        pictures = list(pool.map(read, images))
+    pictures = _read_all(split.name, folder, images)
     reach = _reach(split)
     dropped = set()
     for image, picture in zip(images, pictures, strict=True):
@@ -87,6 +74,23 @@ def examine(split: Split) -> dict[int, Picture]:
         _drop_images(split, dropped)
     _count_unlisted(split, folder)
     return {image["id"]: picture for image, picture in zip(images, pictures, strict=True) if picture.size is not None}
+
+
+def _read_all(name: str, folder: Path, images: Sequence[dict]) -> list[Picture]:
+    missing = missing_files(folder, (image["file_name"] for image in images))
+    with (
+        concurrent.futures.ThreadPoolExecutor(_NUM_THREADS) as pool,
+        tqdm(total=len(images), desc=f"reading pictures of {name}", unit="image", disable=None) as progress,
+    ):
+
+        def read(image: dict) -> Picture:
+            message = missing.get(image["file_name"])
+            size = (image["height"], image["width"]) if image.get("height") else None
+            picture = Picture(None, ["image_missing"], message) if message else _read(folder / image["file_name"], size)
+            progress.update()
+            return picture
+
+        return list(pool.map(read, images))
 
 
 def _read(path: Path, size: tuple[int, int] | None) -> Picture:
