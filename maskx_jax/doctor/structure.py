@@ -217,9 +217,9 @@ def _mend_annotation_ids(split: Split) -> None:
 def _mend_ids(split: Split, section: str, cause: str) -> dict[Any, int]:
     """Make whole numbers of ids that are none; return which became which."""
     entries = split.category_entries if section == "categories" else getattr(split, section)
-    wrong = [entry for entry in entries if not rules.is_integer(entry.get("id"))]
-    if not wrong:
+    if rules.are_integers([entry.get("id") for entry in entries]):
         return {}
+    wrong = [entry for entry in entries if not rules.is_integer(entry.get("id"))]
     taken = {entry["id"] for entry in entries if rules.is_integer(entry.get("id"))}
     # Texts of numbers keep their number, whatever stands before them.
     taken |= {number for entry in wrong if (number := _whole_number(entry.get("id"))) is not None}

@@ -162,6 +162,9 @@ def id_faults(entries: Sequence[dict], key: str) -> Iterator[Fault]:
       entries: of the section.
       key: "images" or "annotations".
     """
+    ids = [entry.get("id") for entry in entries]
+    if are_integers(ids) and len(set(ids)) == len(ids):
+        return
     one = key.removesuffix("s")
     sound = []
     for place, entry in enumerate(entries):
@@ -209,6 +212,8 @@ def image_faults(image: dict, allow_outside: bool = False) -> Iterator[Fault]:
 
 def reference_faults(annotations: Sequence[dict], key: str) -> Iterator[Fault]:
     """Yield the annotations whose "image_id" or "category_id" (`key`) is no whole number."""
+    if are_integers([annotation.get(key) for annotation in annotations]):
+        return
     for annotation in annotations:
         if not is_integer(annotation.get(key)):
             found = f"annotation {annotation['id']} has {key} {_short(annotation.get(key))}; expected a whole number"
@@ -317,6 +322,11 @@ def _is_file_name(name: str) -> bool:
 def is_integer(value: object) -> TypeGuard[int]:
     """Return whether a value out of somebody's file is a whole number that an id can be."""
     return isinstance(value, int) and not isinstance(value, bool) and -_LARGEST_ID <= value <= _LARGEST_ID
+
+
+def are_integers(values: Sequence[Any]) -> bool:
+    """Return whether `is_integer` holds for all values: at once, of a million."""
+    return set(map(type, values)) <= {int} and (not values or -_LARGEST_ID <= min(values) <= max(values) <= _LARGEST_ID)
 
 
 def is_number(value: object) -> TypeGuard[int | float]:
