@@ -1,5 +1,6 @@
 """Writes a mended copy of a COCO file, and beside it the list of what was changed; never in place."""
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ def write(split: Split, output: Path) -> str:
     content = split.to_coco()
     if split.findings["file_constants"].count:
         content = _without_constants(content)
-    files.write_json(output, content, indent=None)
+    files.write_bytes(output, _encode(content))
     mended = {cause for change in split.changes for cause in change.causes}
     # Writing anew does away with these.
     mended |= {"file_mark", "file_constants", "section_missing", "section_invalid"}
@@ -58,6 +59,19 @@ def write(split: Split, output: Path) -> str:
         f"wrote {output}: {len(split.changes) - removed} entries changed, {removed} left out "
         f"({changes_path(output).name}); {sum(finding.count for finding in left)} errors and warnings are left to you"
     )
+
+
+def _encode(content: dict[str, Any]) -> bytes:
+    """Return the JSON of a file, an entry a line: half a gigabyte is never there in other pieces besides."""
+
+    def line(value: Any) -> bytes:
+        return json.dumps(value, allow_nan=False).encode()
+
+    parts = []
+    for key, value in content.items():
+        text = b"[\n" + b",\n".join(map(line, value)) + b"\n]" if isinstance(value, list) else line(value)
+        parts.append(line(key) + b": " + text)
+    return b"{" + b",\n".join(parts) + b"}\n"
 
 
 def _without_constants(value: Any) -> Any:
