@@ -243,6 +243,9 @@ def test_all_of_it_works_without_a_mouse(opened):
     press(browser, key("ENTER"))
     until(browser, "document.querySelector('dialog[open] .lists li')")
     assert browser.execute_script("return document.querySelector('dialog h2').textContent") == first
+    # Ground truth, the model that is chosen, and the other one.
+    captions = "[...document.querySelectorAll('dialog figcaption')].map((caption) => caption.textContent)"
+    assert browser.execute_script(f"return {captions}") == ["Ground truth", "first", "<b>second</b>"]
     press(browser, key("ARROW_RIGHT"))
     until(browser, "document.querySelector('dialog h2').textContent !== arguments[0]", first)
     second = browser.execute_script("return document.querySelector('dialog h2').textContent")

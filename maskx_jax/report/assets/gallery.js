@@ -136,8 +136,8 @@ maskx.gallery = (() => {
 
   // Which objects of an image match: their places in the columns.
 
-  function matcher() {
-    const model = index.models[state.model];
+  function matcher(number = state.model) {
+    const model = index.models[number];
     const labels = new Set(summary.groups[state.group] ?? summary.groups.all);
     const [low, high] = [Math.round(65535 * state.min), Math.round(65535 * state.max)];
     const outcome = summary.outcomes.indexOf(state.outcome);
@@ -209,10 +209,27 @@ maskx.gallery = (() => {
 
   function panel(image, side) {
     const [id, width, height] = index.images[image];
-    const text = `image ${id}, ${side === "truth" ? "ground truth" : "prediction"}`;
+    const text = `image ${id}, ${side === "truth" ? "ground truth" : `prediction${side === "prediction" ? "" : ` ${side}`}`}`;
     return el("div", { class: "panel", "data-side": side, style: { aspectRatio: `${width} / ${height}` } },
       summary.pictures ? el("img", { src: `pictures/${image}.jpg`, loading: "lazy", decoding: "async", alt: text }) : null,
       el("canvas", { role: "img", "aria-label": text }));
+  }
+
+  // Of one image, large: the ground truth, the model that is chosen, and what the others predict.
+  function largePanels(image) {
+    const [, width, height] = index.images[image];
+    const titled = (title, made) => {
+      // As wide as it can be without becoming higher than the window.
+      made.style.width = `min(100%, ${(68 * width) / height}vh)`;
+      return el("figure", {}, el("figcaption", {}, title), made);
+    };
+    const others = index.models.map((_, number) => number).filter((number) => number !== +state.model);
+    return [titled("Ground truth", panel(image, "truth")), titled(summary.models[state.model].title, panel(image, "prediction")),
+      ...others.map((number) => {
+        const made = panel(image, `of ${summary.models[number].title}`);
+        made.dataset.model = number;
+        return titled(summary.models[number].title, made);
+      })];
   }
 
   function seen(entries) {
@@ -235,11 +252,11 @@ maskx.gallery = (() => {
     return [part(0), part(8), part(4)];
   }
 
-  async function objectsOf(image) {
+  async function objectsOf(image, number = state.model) {
     const page = Math.floor(image / index.page);
-    const [truth, prediction] = await Promise.all([maskx.load(`truth/${page}`), maskx.load(`model-${state.model}/${page}`)]);
-    const model = index.models[state.model];
-    const match = matcher();
+    const [truth, prediction] = await Promise.all([maskx.load(`truth/${page}`), maskx.load(`model-${number}/${page}`)]);
+    const model = index.models[number];
+    const match = matcher(number);
     const begin = index.truth.start[image];
     const name = (label) => summary.classes[label];
     const color = (what, label) => (shows.color === "class" ? classColor(label) : COLORS[what]);
@@ -269,14 +286,17 @@ maskx.gallery = (() => {
       // The best goes last, on top of the others.
       const predicted = detections.filter((d) => d.shown).reverse();
       objects.sort((a, b) => b.dim - a.dim);
+      const drawn = { truth: objects, prediction: predicted };
+      for (const { dataset } of figure.querySelectorAll("[data-model]")) {
+        drawn[dataset.side] = (await objectsOf(image, dataset.model)).detections.filter((d) => d.shown).reverse();
+      }
       for (const canvas of figure.querySelectorAll("canvas")) {
         const ratio = Math.min(2, window.devicePixelRatio || 1);
         canvas.width = Math.max(1, Math.round(canvas.clientWidth * ratio));
         canvas.height = Math.max(1, Math.round(canvas.clientHeight * ratio));
         const side = canvas.parentElement.dataset.side;
-        const drawn = side === "truth" ? objects : predicted;
-        if (strong && strong.side === side) drawn.find((o) => o.shape === strong.shape).strong = true;
-        maskx.masks.draw(canvas, [width, height], drawn, { ...shows, names: shows.names || figure.classList.contains("large"), ratio });
+        if (strong && strong.side === side) drawn[side].find((o) => o.shape === strong.shape).strong = true;
+        maskx.masks.draw(canvas, [width, height], drawn[side], { ...shows, names: shows.names || figure.classList.contains("large"), ratio });
       }
       figure.dataset.drawn = "yes";
     } catch (error) {
@@ -313,7 +333,7 @@ maskx.gallery = (() => {
     const place = +dialog.dataset.place;
     const [image] = found[place];
     const [id, width, height, file] = index.images[image];
-    const figure = el("div", { class: "large", "data-image": image }, el("div", { class: "pair" }, panel(image, "truth"), panel(image, "prediction")));
+    const figure = el("div", { class: "large", "data-image": image }, el("div", { class: "pair" }, largePanels(image)));
     const move = (step_, text) => el("button", { type: "button", disabled: !found[place + step_], click: () => { dialog.dataset.place = place + step_; fill(dialog); } }, text);
     const lists = el("div", { class: "lists" });
     dialog.replaceChildren(el("header", {}, el("h2", {}, `Image ${id}`),
