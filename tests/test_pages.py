@@ -26,6 +26,8 @@ from tests.toy.source import Squares, open_squares
 
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")] + sorted((ROOT / "docs").glob("*.md"))
 
+PAGES_OF_SITE = [path for path in (ROOT / "docs").iterdir() if path.suffix in (".md", ".ipynb")]
+
 
 def test_the_examples_of_extending_are_the_code_that_the_tests_run():
     text = (ROOT / "docs/extending.md").read_text()
@@ -59,7 +61,7 @@ def test_the_rooms_of_architecture_are_those_of_the_package():
 
 def test_every_page_is_in_the_contents_of_the_site():
     contents = re.findall(r"^(\w+)$", (ROOT / "docs/index.md").read_text(), re.MULTILINE)
-    assert sorted(contents) == sorted(path.stem for path in (ROOT / "docs").glob("*.md") if path.stem != "index")
+    assert sorted(contents) == sorted(path.stem for path in PAGES_OF_SITE if path.stem != "index")
 
 
 @pytest.mark.parametrize("page", ["architecture.md", "extending.md"])
