@@ -1,18 +1,17 @@
 """Looks at the splits of a dataset and says what was found: what `python -m maskx_jax doctor` does.
 
-from maskx_jax.doctor.examination import examine
+    from maskx_jax.doctor.examination import examine
 
-found = examine({"train": ("train.json", "images/train"), "val": ("val.json", "images/val")})
-print(found.table())
+    found = examine({"train": ("train.json", "images/train"), "val": ("val.json", "images/val")})
+    print(found.table())
 """
 
 import dataclasses
-import gc
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from maskx_jax.coco.garbage import no_garbage_collection
 from maskx_jax.doctor import keypoints, objects, pictures, sets, shapes, statistics, structure
 from maskx_jax.doctor.advice import Advice, advise
 from maskx_jax.doctor.causes import LEVELS
@@ -93,7 +92,7 @@ def examine(
     if not splits:
         raise ValueError("there is no split to look at; expected at least one")
     read, found, seen = {}, {}, {}
-    with _without_garbage_collection():
+    with no_garbage_collection():
         for name, (path, folder) in splits.items():
             where = None if folder is None else Path(folder).expanduser()
             split = read[name] = structure.read(name, Path(path).expanduser(), where, keep_changes)
@@ -109,15 +108,3 @@ def examine(
     sets.compare(in_order, found)
     pictures.compare(in_order, seen)
     return Examination(read, measured, advice, canvas)
-
-
-@contextmanager
-def _without_garbage_collection() -> Iterator[None]:
-    """Turn the collector off: it would look through millions of lists again and again, of which none is garbage."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()

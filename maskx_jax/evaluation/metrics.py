@@ -25,11 +25,10 @@ without area, are left out; of a class that is not annotated exhaustively (`not_
 image is a region to ignore.
 """
 
-import contextlib
-import gc
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from maskx_jax.coco.garbage import no_garbage_collection
 from maskx_jax.evaluation.checks import KINDS, as_id, check_ground_truth, check_results
 from maskx_jax.evaluation.ground_truth import NumberedGroundTruth
 from maskx_jax.evaluation.matching import Metric, check_backend, detection_counts, match
@@ -79,18 +78,6 @@ def is_federated(ground_truth: Mapping) -> bool:
 def usual_max_detections(federated: bool) -> int:
     """Return the number of detections that count by LVIS' rules, or by COCO's."""
     return 300 if federated else 100
-
-
-@contextlib.contextmanager
-def no_garbage_collection() -> Iterator[None]:
-    """Switch it off: it would walk over the entries of all detections again and again while more are made."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 @no_garbage_collection()

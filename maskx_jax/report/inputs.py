@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from maskx_jax import files
 from maskx_jax.coco import mask_classes, rle
 from maskx_jax.coco.categories import Categories, same_classes
+from maskx_jax.coco.garbage import no_garbage_collection
 from maskx_jax.data.records import Source, decode_image
 from maskx_jax.data.transforms import decode
 from maskx_jax.evaluation import metrics, scores
@@ -62,7 +63,7 @@ class Dataset:
     picture: Picture | None = None
 
 
-@metrics.no_garbage_collection()
+@no_garbage_collection()
 def open_runs(
     workdirs: Sequence[str | pathlib.Path],
     step: int | None = None,
@@ -111,7 +112,7 @@ def open_runs(
     return dataset, models
 
 
-@metrics.no_garbage_collection()
+@no_garbage_collection()
 def open_files(
     results: Mapping[str, str | os.PathLike],
     annotations: str | os.PathLike,

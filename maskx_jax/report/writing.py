@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from maskx_jax.coco.garbage import no_garbage_collection
 from maskx_jax.evaluation import metrics
 from maskx_jax.report import bootstrap
 from maskx_jax.report.analysis import Analysed, analyse, class_names, difference, label_groups
@@ -22,7 +23,7 @@ ASSETS = ("index.html", "report.css", "report.js", "charts.js", "masks.js", "gal
 _MOST_POINTS = 400
 
 
-@metrics.no_garbage_collection()
+@no_garbage_collection()
 def write(
     dataset: Dataset,
     models: Sequence[Model],
