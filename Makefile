@@ -19,7 +19,7 @@ help:
 	@echo "make test       the tests, about 20 minutes on 2 cores"
 	@echo "make test-fast  those of them that need no long compilation, about 5 minutes"
 	@echo "make test-long  what takes minutes a test: campaigns of kills, every row of the paper; PART=2/7 is a part of it"
-	@echo "make docs       the pages and the reference of the package as a site, in docs/_build"
+	@echo "make docs       the pages and the reference of the package as a site, in docs/_build/html"
 	@echo "make check      formatting, lint, types and import rules"
 
 .venv/installed: requirements.txt requirements-dev.txt requirements.lock
@@ -50,7 +50,7 @@ check: .venv/installed
 
 # A warning is an error: a page that nothing leads to, a docstring that cannot be read.
 docs: .venv/installed
-	$(BIN)/python -m sphinx --builder html --quiet --fail-on-warning --keep-going docs docs/_build
+	$(BIN)/python -m sphinx --builder html --quiet --fail-on-warning --keep-going docs docs/_build/html
 
 format: .venv/installed
 	$(BIN)/ruff format .

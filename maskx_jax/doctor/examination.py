@@ -4,6 +4,8 @@
 
     found = examine({"train": ("train.json", "images/train"), "val": ("val.json", "images/val")})
     print(found.table())
+
+doctor.json holds `found.to_json()`.
 """
 
 import dataclasses
