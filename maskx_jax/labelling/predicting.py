@@ -12,9 +12,8 @@ from tqdm import tqdm
 
 from maskx_jax.coco.boxes import clip
 from maskx_jax.coco.categories import Categories
-from maskx_jax.data.coco.images import UnreadableImageError, read_image
+from maskx_jax.data.coco.images import UnreadableImageError, read_pixels
 from maskx_jax.data.loaders import load
-from maskx_jax.data.records import decode_image
 from maskx_jax.data.schedule import evaluation_order
 from maskx_jax.data.transforms import Transform, transform_boxes, transform_image
 from maskx_jax.distributed.mesh import make_mesh, replicated
@@ -164,8 +163,7 @@ class _Examples:
         item = self._items[number]
         size = item.picture.size
         try:
-            data, _, _ = read_image(self._folder / item.picture.file_name, size)
-            image = decode_image(data, size)
+            image = read_pixels(self._folder / item.picture.file_name, size)
         except UnreadableImageError as error:
             if not self._skip_bad_images:
                 raise UnreadableImageError(

@@ -77,14 +77,13 @@ def read_image(path: Path, size: tuple[int, int] | None) -> tuple[bytes, tuple[i
     return data, stored, reasons
 
 
-def read_pixels(path: Path) -> np.ndarray:
+def read_pixels(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
     """Return the pixels of an image file, uint8 `h w 3` RGB: those that `read_image` would store.
 
-    Raises:
-      UnreadableImageError: as `read_image`.
+    Arguments and errors are those of `read_image`.
     """
-    data, converted, size, _ = _read(path, None)
-    return _as_training_reads_it(path, data, size) if converted is None else np.array(converted)
+    data, converted, stored, _ = _read(path, size)
+    return _as_training_reads_it(path, data, stored) if converted is None else np.array(converted)
 
 
 def pixels_of(image: Image.Image) -> np.ndarray:

@@ -48,6 +48,7 @@ def assert_converted(path, expected, reasons=("image_converted",), tolerance=0, 
     assert data.startswith(b"\x89PNG") and data[24] == 8 and data[25] == 2
     difference = np.abs(decoded(data, actual_size).astype(int) - expected.astype(int))
     assert difference.max() <= tolerance
+    np.testing.assert_array_equal(read_pixels(path, size), decoded(data, actual_size))
     if "image_turn_ignored" not in reasons:
         np.testing.assert_array_equal(read_pixels(path), decoded(data, actual_size))
 
