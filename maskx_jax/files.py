@@ -116,6 +116,18 @@ def new_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
         raise ValueError(f"the output {path} exists; expected a new or an empty folder")
     if not path.absolute().parent.is_dir():
         raise FileNotFoundError(f"cannot make the folder {path}: there is no folder {path.absolute().parent}")
+    with whole_folder(path) as partial:
+        yield partial
+
+
+@contextlib.contextmanager
+def whole_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """Write into a folder beside `path` that takes its name at the end, or is removed after an error.
+
+    Raises:
+      OSError: the folder above cannot be written to, or something but an empty folder is at `path` at the end.
+    """
+    path = pathlib.Path(path)
     partial = path.absolute().with_name(f".{path.absolute().name}.{secrets.token_hex(8)}.partial")
     partial.mkdir()
     try:

@@ -5,11 +5,11 @@ import json
 import math
 import os
 import pathlib
-import secrets
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from maskx_jax import files
 from maskx_jax.coco.garbage import no_garbage_collection
 from maskx_jax.evaluation import metrics
 from maskx_jax.report import bootstrap
@@ -53,10 +53,8 @@ def write(
     weights = bootstrap.draws(len(dataset.ground_truth["images"]), num_draws)
     analysed = [analyse(dataset, model, prepared, weights) for model in models]
     gallery = Gallery(dataset, analysed, prepared.area, min_score)
-    # Made beside it, and renamed when it is whole.
-    partial = target.with_name(f".{target.name}.{secrets.token_hex(8)}.partial")
-    try:
-        (partial / "data").mkdir(parents=True)
+    with files.whole_folder(target) as partial:
+        (partial / "data").mkdir()
         for name in ASSETS:
             source = importlib.resources.files("maskx_jax.report") / "assets" / name
             (partial / name).write_bytes(source.read_bytes())
@@ -73,10 +71,6 @@ def write(
             write_pictures(gallery.images, dataset.picture, partial / "pictures", picture_side)
         if target.exists():
             shutil.rmtree(target)
-        os.replace(partial, target)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
     return target / "index.html"
 
 
