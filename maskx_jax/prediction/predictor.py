@@ -43,6 +43,9 @@ class Options:
       tile: pictures with a longer side are detected in by tiles of this side too; None for never.
       overlap: share of a tile that its neighbour has too.
       num_workers: pictures read at the same time.
+
+    Raises:
+      ValueError: a tile or an overlap is out of range.
     """
 
     threshold: float = 0.5
@@ -50,6 +53,12 @@ class Options:
     tile: int | None = None
     overlap: float = 0.25
     num_workers: int = 4
+
+    def __post_init__(self) -> None:
+        if (self.tile is not None and self.tile < 1) or not 0 <= self.overlap < 1:
+            raise ValueError(
+                f"got tiles of {self.tile} pixels with an overlap of {self.overlap}; expected 1 or more, and 0 up to 1"
+            )
 
 
 @dataclasses.dataclass
@@ -91,12 +100,11 @@ class Predictor:
         """Yield what is predicted for each picture, in their order.
 
         Raises:
-          ValueError: the batch cannot be split over the devices, or a tile or an overlap is out of range.
+          ValueError: the batch cannot be split over the devices.
         """
         size = options.batch_size or self._mesh.size
         if size < 1 or size % self._mesh.size:
             raise ValueError(f"got a batch of {size}; expected a multiple of the {self._mesh.size} devices")
-        parts_of((1, 1), options.tile, options.overlap)
         opened: collections.deque[_Open] = collections.deque()
         owners: dict[int, tuple[_Open, int]] = {}
         batches = self._batches(pictures, options, size, opened, owners)

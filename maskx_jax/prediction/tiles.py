@@ -27,16 +27,11 @@ def parts_of(size: tuple[int, int], tile: int | None, overlap: float = 0.25) -> 
     Args:
       size: height and width of the picture.
       tile: side of a tile in pixels of the picture, or None for the whole picture only.
-      overlap: share of a tile that its neighbour has too. Objects up to this size are whole in one of them.
-
-    Raises:
-      ValueError: the tile has no pixel, or the overlap is no share below 1.
+      overlap: share of a tile, below 1, that its neighbour has too. Objects up to this size are whole in one of them.
     """
     whole = Part(0, 0, size)
     if tile is None:
         return [whole]
-    if tile < 1 or not 0 <= overlap < 1:
-        raise ValueError(f"got tiles of {tile} pixels with an overlap of {overlap}; expected 1 or more, and 0 up to 1")
     if max(size) <= tile:
         return [whole]
     rows, columns = (_starts(length, tile, overlap) for length in size)
