@@ -28,6 +28,21 @@ PyTree = Any
 
 
 @struct.dataclass
+class Keypoints:
+    """The annotated keypoints of objects, in the order of the dataset's skeleton.
+
+    Attributes:
+      points: `b n k 2` float32, (x, y) in continuous pixels; of no meaning where not labelled.
+      labelled: `b n k` bool, whether its place is annotated (COCO's v > 0): what may be trained on.
+      visible: `b n k` bool, whether it is labelled and can be seen (COCO's v = 2).
+    """
+
+    points: Array
+    labelled: Array
+    visible: Array
+
+
+@struct.dataclass
 class GroundTruth:
     """What is known of the objects of a batch, in `n` slots an image.
 
@@ -40,6 +55,7 @@ class GroundTruth:
       has_mask: `b n` bool, whether the mask may be used for training.
       is_crowd: `b n` bool, a region of many objects; ignored in training, never learned as background.
       valid: `b n` bool, whether the slot holds an object.
+      keypoints: of the objects, or None where the dataset has none.
     """
 
     boxes: Array
@@ -49,6 +65,7 @@ class GroundTruth:
     has_mask: Array
     is_crowd: Array
     valid: Array
+    keypoints: Keypoints | None = None
 
 
 @struct.dataclass
@@ -109,16 +126,16 @@ class Detections:
       scores: `b d` float32, probabilities.
       labels: `b d` int32, 1..C.
       masks: `b d m m` float32, probability of the object at each point of its box, or None.
-      keypoints: `b d k 3` float32 (x, y, score), or None.
       valid: `b d` bool.
+      keypoint_maps: `b d k m m` float32, logits of the place of each keypoint over the cells of its box, or None.
     """
 
     boxes: Array
     scores: Array
     labels: Array
     masks: Array | None
-    keypoints: Array | None
     valid: Array
+    keypoint_maps: Array | None = None
 
 
 @struct.dataclass

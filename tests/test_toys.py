@@ -128,12 +128,12 @@ def test_a_region_head_stands_beside_the_mask_branch():
     assert isinstance(model.heads[-1], RegionHead) and model.produces == {"boxes", "masks", "keypoints"}
     params = numpy_variables(model)["params"]
     assert set(params) == {"backbone", "fpn", "rpn", "box_head", "mask_head", "mask_weights", "center_head"}
-    assert params["center_head"]["center"]["kernel"].shape == (64, 2)
+    assert params["center_head"]["center"]["kernel"].shape == (64, 1)
     batch, keys = shapes_batch(), jax.random.split(jax.random.key(0), 2)
     means = jax.eval_shape(lambda v: model.apply(v, batch, keys, method="loss_means"), numpy_variables(model))
     assert set(means) == {"rpn_class", "rpn_box", "box_class", "box", "mask", "center"}
     found = jax.eval_shape(
         lambda v: model.apply(v, batch.images, batch.image_sizes, method="detect"), numpy_variables(model)
     )
-    assert found.keypoints.shape == (2, 20, 1, 3) and found.masks.shape == (2, 20, 28, 28)
-    assert found.keypoints.dtype == jnp.float32
+    assert found.keypoint_maps.shape == (2, 20, 1, 7, 7) and found.masks.shape == (2, 20, 28, 28)
+    assert found.keypoint_maps.dtype == jnp.float32

@@ -76,7 +76,6 @@ def find_one_box(variables, images, image_sizes):
         scores=np.full(shape, 0.5, np.float32),
         labels=np.ones(shape, np.int32),
         masks=np.ones((*shape, 28, 28), np.float32),
-        keypoints=None,
         valid=np.ones(shape, bool),
     )
     return jax.device_put(found, split_batch(images.sharding.mesh))

@@ -14,7 +14,7 @@ from typing import Protocol
 import cv2
 import numpy as np
 
-from maskx_jax.structures import Batch, GroundTruth
+from maskx_jax.structures import Batch, GroundTruth, Keypoints
 
 # Example number n of this process -> a `Batch` without leading axis.
 MakeExample = Callable[[int], Batch]
@@ -147,25 +147,40 @@ def _load_with_tf_data(
 
 LOADERS: dict[str, Loader] = {"tf_data": _load_with_tf_data, "threads": _load_with_threads}
 
-_BATCH_FIELDS = [field.name for field in dataclasses.fields(Batch) if field.name != "ground_truth"]
-_GROUND_TRUTH_FIELDS = [field.name for field in dataclasses.fields(GroundTruth)]
+
+def _fields(kind: type, *but: str) -> list[str]:
+    return [field.name for field in dataclasses.fields(kind) if field.name not in but]
+
+
+_BATCH_FIELDS = _fields(Batch, "ground_truth")
+_GROUND_TRUTH_FIELDS = _fields(GroundTruth, "keypoints")
+_KEYPOINT_FIELDS = _fields(Keypoints)
 # Of `arrays_of`: tf.data asks for them before it has seen any.
 _TYPES = [
     *(np.uint8, np.float32, np.int64, np.float32, np.bool_),
     *(np.float32, np.int32, np.uint8, np.float32, np.bool_, np.bool_, np.bool_),
+    *(np.float32, np.bool_, np.bool_),
 ]
 
 
 def arrays_of(batch: Batch) -> list[np.ndarray]:
-    """Return the arrays of a batch in the order of their fields, those of the ground truth last."""
-    arrays = [getattr(batch, name) for name in _BATCH_FIELDS]
-    return arrays + [getattr(batch.ground_truth, name) for name in _GROUND_TRUTH_FIELDS]
+    """Return the arrays of a batch in the order of their fields, those of the ground truth last.
+
+    They are as many with and without keypoints: without, the keypoints' arrays have no elements.
+    """
+    ground_truth = batch.ground_truth
+    slots = ground_truth.valid.shape
+    none = Keypoints(np.zeros((*slots, 0, 2), np.float32), np.zeros((*slots, 0), bool), np.zeros((*slots, 0), bool))
+    keypoints = none if ground_truth.keypoints is None else ground_truth.keypoints
+    parts = ((batch, _BATCH_FIELDS), (ground_truth, _GROUND_TRUTH_FIELDS), (keypoints, _KEYPOINT_FIELDS))
+    return [getattr(part, name) for part, names in parts for name in names]
 
 
 def batch_of(arrays: Sequence[np.ndarray]) -> Batch:
     """Put the arrays that `arrays_of` returns together again."""
-    own, ground_truth = arrays[: len(_BATCH_FIELDS)], arrays[len(_BATCH_FIELDS) :]
-    return Batch(
-        **dict(zip(_BATCH_FIELDS, own, strict=True)),
-        ground_truth=GroundTruth(**dict(zip(_GROUND_TRUTH_FIELDS, ground_truth, strict=True))),
+    remaining = iter(arrays)
+    own, ground_truth, keypoints = (
+        {name: next(remaining) for name in names} for names in (_BATCH_FIELDS, _GROUND_TRUTH_FIELDS, _KEYPOINT_FIELDS)
     )
+    known = Keypoints(**keypoints) if keypoints["labelled"].shape[-1] else None
+    return Batch(**own, ground_truth=GroundTruth(**ground_truth, keypoints=known))

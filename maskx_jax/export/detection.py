@@ -22,7 +22,7 @@ Detect = Callable[[Any, jax.Array, jax.Array], dict[str, jax.Array]]
 
 
 def make_detect(run: Loaded) -> Detect:
-    """Return (variables, images, image_sizes) -> boxes, labels, scores, valid, and masks or keypoints where it has any.
+    """Return (variables, images, image_sizes) -> boxes, labels, scores, valid, and masks, keypoint_maps if it has any.
 
     It is lowered for each platform in the platform's own form, whatever this process runs on: for a CPU as
     `models.build.build` builds a model for one CPU, image by image; for others the whole batch at once.
@@ -50,7 +50,7 @@ def make_detect(run: Loaded) -> Detect:
 
 
 def _named(found: Detections) -> dict[str, jax.Array]:
-    fields = ("boxes", "labels", "scores", "masks", "keypoints", "valid")
+    fields = ("boxes", "labels", "scores", "masks", "keypoint_maps", "valid")
     return {name: getattr(found, name) for name in fields if getattr(found, name) is not None}
 
 

@@ -47,7 +47,6 @@ class StandIn(nn.Module):
             scores=scores.max(-1),
             labels=scores.argmax(-1) + 1,
             masks=jnp.broadcast_to(scores.max(-1)[..., None, None], (*scores.shape[:2], 28, 28)),
-            keypoints=None,
             valid=jnp.ones(scores.shape[:2], bool),
         )
 

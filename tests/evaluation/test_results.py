@@ -20,7 +20,7 @@ ID_OF_LABEL = np.array([0, 1, 18, 90])
 def convert(boxes, scores, labels, valid, masks=None, scale=2.0):
     arrays = np.array(boxes, np.float32), np.array(scores, np.float32), np.array(labels)
     return coco_results.entries(
-        Detections(*arrays, masks=masks, keypoints=None, valid=np.array(valid)),
+        Detections(*arrays, masks=masks, valid=np.array(valid)),
         image_id=np.int64(7),
         image_size=(20, 30),
         scale=np.float32(scale),

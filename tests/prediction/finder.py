@@ -34,7 +34,6 @@ class Finder(nn.Module):
             scores=scores,
             labels=jnp.broadcast_to(jnp.arange(1, 3), scores.shape),
             masks=jnp.ones((*scores.shape, 4, 4)),
-            keypoints=None,
             valid=scores > 0,
         )
 

@@ -25,7 +25,6 @@ def found():
         scores=np.array([0.9, 0.5, 0.4, 0.9], np.float32),
         labels=np.array([2, 1, 1, 1], np.int32),
         masks=rng.uniform(size=(4, 7, 7)).astype(np.float32),
-        keypoints=None,
         valid=np.array([True, True, True, False]),
     )
 

@@ -42,7 +42,6 @@ def detections(*objects):
         scores=np.array(scores, np.float32),
         labels=np.array(labels),
         masks=np.arange(len(boxes), dtype=np.float32)[:, None, None] * np.ones((1, 2, 2), np.float32),
-        keypoints=None,
         valid=np.ones(len(boxes), bool),
     )
 

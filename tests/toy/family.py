@@ -60,7 +60,7 @@ class Cells(nn.Module):
             found = select(
                 scores, every, lambda cell, _: boxes[cell], size, max_detections=self.max_detections, **options
             )
-            return Detections(found.boxes, found.scores, found.labels, masks=None, keypoints=None, valid=found.valid)
+            return Detections(found.boxes, found.scores, found.labels, masks=None, valid=found.valid)
 
         boxes, logits, _ = self.predict(images, image_sizes)
         return per_image(one_image)(boxes, logits, image_sizes)

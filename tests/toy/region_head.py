@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import optax
 from flax import linen as nn
 
 from maskx_jax.ops.losses import masked_mean
@@ -19,17 +20,16 @@ class CenterHead(nn.Module):
 
     @nn.compact
     def __call__(self, pooled, labels, used, class_weights):
-        return nn.sigmoid(nn.Dense(2, name="center")(pooled.mean((2, 3))))
+        return nn.Dense(1, name="center")(pooled)[..., 0][:, :, None]
 
     def losses(self, predictions, rois, used, ground_truth):
         boxes = jax.vmap(lambda boxes, index: boxes[index])(ground_truth.boxes, rois.gt_index)
         middle = (boxes[..., :2] + boxes[..., 2:]) / 2
-        size = jnp.maximum(rois.boxes[..., 2:] - rois.boxes[..., :2], 1.0)
-        error = jnp.abs(predictions - (middle - rois.boxes[..., :2]) / size).mean(-1)
+        cells = (middle - rois.boxes[..., :2]) / (rois.boxes[..., 2:] - rois.boxes[..., :2]) * self.resolution
+        column, row = jnp.moveaxis(jnp.clip(cells.astype(jnp.int32), 0, self.resolution - 1), -1, 0)
+        logits = predictions.reshape(*used.shape, -1)
+        error = optax.softmax_cross_entropy_with_integer_labels(logits, row * self.resolution + column)
         return {"center": masked_mean(error, used)}
 
     def detect(self, predictions, detections):
-        boxes = detections.boxes
-        points = boxes[..., :2] + predictions * (boxes[..., 2:] - boxes[..., :2])
-        points = jnp.concatenate([points, detections.scores[..., None]], axis=-1)
-        return dataclasses.replace(detections, keypoints=points[:, :, None])
+        return dataclasses.replace(detections, keypoint_maps=predictions)

@@ -157,6 +157,6 @@ class BoxHead(nn.Module):
                 max_detections=self.max_detections,
                 labels_per_candidate=labels_per_region,
             )
-            return Detections(found.boxes, found.scores, found.labels, masks=None, keypoints=None, valid=found.valid)
+            return Detections(found.boxes, found.scores, found.labels, masks=None, valid=found.valid)
 
         return per_image(one_image)(predictions.logits, predictions.deltas, proposals, image_sizes)

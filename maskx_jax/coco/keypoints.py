@@ -1,0 +1,111 @@
+"""What COCO's file says of the keypoints of a category: names, the lines between them, left and right, sigmas."""
+
+import dataclasses
+import itertools
+from collections.abc import Mapping, Sequence
+
+# Constants of OKS by name, for COCO's person (cocodataset.org/#keypoints-eval): how exactly people place a keypoint,
+# relative to the square root of the object's area.
+_PERSON_SIGMAS = {
+    "nose": 0.026,
+    "left_eye": 0.025,
+    "right_eye": 0.025,
+    "left_ear": 0.035,
+    "right_ear": 0.035,
+    "left_shoulder": 0.079,
+    "right_shoulder": 0.079,
+    "left_elbow": 0.072,
+    "right_elbow": 0.072,
+    "left_wrist": 0.062,
+    "right_wrist": 0.062,
+    "left_hip": 0.107,
+    "right_hip": 0.107,
+    "left_knee": 0.087,
+    "right_knee": 0.087,
+    "left_ankle": 0.089,
+    "right_ankle": 0.089,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Skeleton:
+    """The keypoints of a dataset's objects, in the order of their annotations.
+
+    Attributes:
+      names: of the `k` keypoints.
+      edges: pairs of indices from 0 that a picture joins by a line.
+      flip: for each keypoint the index of the one whose place it takes in a mirrored image: itself, or its partner on
+        the other side.
+      sigmas: of OKS for each keypoint, or None where they are not known: then no OKS can be computed.
+
+    Raises:
+      ValueError: names repeat or are missing, an index is out of range, or `flip` is not its own inverse.
+    """
+
+    names: tuple[str, ...]
+    edges: tuple[tuple[int, int], ...]
+    flip: tuple[int, ...]
+    sigmas: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        count = len(self.names)
+        if not count or len(set(self.names)) != count:
+            raise ValueError(f"got keypoints {self.names}; expected one or more names, each once")
+        if wrong := [index for index in itertools.chain(*self.edges) if not 0 <= index < count]:
+            raise ValueError(f"an edge of the skeleton has keypoint {wrong[0]}; expected 0 to {count - 1}")
+        if sorted(self.flip) != list(range(count)) or any(self.flip[self.flip[i]] != i for i in range(count)):
+            raise ValueError(f"got flip {self.flip}; expected {count} indices that exchange keypoints in pairs")
+        if self.sigmas is not None and (len(self.sigmas) != count or min(self.sigmas) <= 0):
+            raise ValueError(f"got sigmas {self.sigmas}; expected {count} positive numbers")
+
+    @classmethod
+    def from_coco(cls, category: Mapping) -> "Skeleton | None":
+        """Take what a category of a COCO file says: `keypoints` (names) and `skeleton` (pairs of numbers from 1).
+
+        Left and right are paired by name (`left_x` and `right_x`); the sigmas are COCO's where the names are its
+        person's. `keypoint_sigmas` is our own, written by `to_coco`.
+
+        Returns: None if the category has no keypoints.
+
+        Raises: ValueError as the class.
+        """
+        if not category.get("keypoints"):
+            return None
+        names = tuple(str(name) for name in category["keypoints"])
+        sigmas = category.get("keypoint_sigmas")
+        if sigmas is None and set(names) == set(_PERSON_SIGMAS):
+            sigmas = [_PERSON_SIGMAS[name] for name in names]
+        return cls(
+            names,
+            tuple((int(first) - 1, int(second) - 1) for first, second in category.get("skeleton") or ()),
+            flip_by_name(names),
+            None if sigmas is None else tuple(float(sigma) for sigma in sigmas),
+        )
+
+    def to_coco(self) -> dict:
+        """Return what `from_coco` reads, for an entry of `categories`."""
+        made = {"keypoints": list(self.names), "skeleton": [[first + 1, second + 1] for first, second in self.edges]}
+        return made if self.sigmas is None else made | {"keypoint_sigmas": list(self.sigmas)}
+
+
+def flip_by_name(names: Sequence[str]) -> tuple[int, ...]:
+    """Return `Skeleton.flip` by the words left and right in the names; a name without partner stays itself."""
+    index_of = {name: index for index, name in enumerate(names)}
+
+    def partner(name: str) -> str:
+        if "left" in name:
+            return name.replace("left", "right")
+        return name.replace("right", "left")
+
+    return tuple(index_of.get(partner(name), index) for index, name in enumerate(names))
+
+
+PERSON = Skeleton(
+    names=tuple(_PERSON_SIGMAS),
+    edges=(
+        *((15, 13), (13, 11), (16, 14), (14, 12), (11, 12), (5, 11), (6, 12), (5, 6), (5, 7), (6, 8), (7, 9), (8, 10)),
+        *((1, 2), (0, 1), (0, 2), (1, 3), (2, 4), (3, 5), (4, 6)),
+    ),
+    flip=flip_by_name(tuple(_PERSON_SIGMAS)),
+    sigmas=tuple(_PERSON_SIGMAS.values()),
+)
