@@ -216,6 +216,11 @@ def get_config() -> ConfigDict:
             # How a mask is put into the image: "continuous" or "integer", explained at
             # `maskx_jax.evaluation.paste_masks.paste_mask`; the convention that the weights' own evaluation used.
             "paste_grid": "continuous",
+            # Keypoints are found to a pixel of the original "image" (Detectron), or of the "canvas" (detectron2,
+            # torchvision); explained at `maskx_jax.evaluation.keypoints.decode`.
+            "keypoint_grid": "image",
+            # The third number of a keypoint: its "probability" (detectron2), or its "logit" (torchvision, Detectron).
+            "keypoint_score": "probability",
             # Whether to score the borders of masks too (Boundary AP); takes longer.
             "boundary": False,
             # Who matches detections with ground truth, with the same numbers: "hotcoco", or more slowly

@@ -10,7 +10,7 @@ import numpy as np
 from maskx_jax import files
 from maskx_jax.coco import rle
 from maskx_jax.coco.boxes import clip
-from maskx_jax.evaluation import paste_masks
+from maskx_jax.evaluation import keypoints, paste_masks
 
 if TYPE_CHECKING:
     # It would bring flax and jax, which reading and scoring results do without.
@@ -26,26 +26,32 @@ def entries(
     id_of_label: np.ndarray,
     mask_threshold: float = 0.5,
     grid: paste_masks.Grid = "continuous",
+    keypoint_grid: keypoints.Grid = "image",
+    keypoint_score: keypoints.Score = "probability",
 ) -> list[dict]:
     """Return the COCO results entries of one image.
 
     Boxes are divided by `scale` and clipped to the original image; a detection of which nothing is left is no entry.
-    Its mask is pasted into the box as it was before clipping, for which it was predicted.
+    Its mask is pasted into the box as it was before clipping, for which it was predicted; so are its keypoints found.
 
     Args:
       found: in pixels of the canvas, NumPy arrays without the axis of the batch. Where its masks are None, the entries
-        have no `segmentation`.
+        have no `segmentation`; without keypoint maps they have no `keypoints`.
       image_id: the dataset's id.
       image_size: height and width of the original image.
       scale: canvas pixels per pixel of the original image.
       id_of_label: `C + 1`, the category id of each label; entry 0 is background.
       mask_threshold: see `paste_masks.paste_mask`.
       grid: see `paste_masks.paste_mask`.
+      keypoint_grid: whether keypoints are found to a pixel of the original "image" (Detectron), or of the "canvas"
+        (detectron2, torchvision); see `keypoints.decode`.
+      keypoint_score: see `keypoints.decode`.
 
     Raises:
-      ValueError: a valid detection has a label outside of 1..C, or a box, score or mask that is not finite.
+      ValueError: a valid detection has a label outside of 1..C, or a box, score, mask or map that is not finite.
     """
     height, width = (int(side) for side in image_size)
+    keypoint_scale = scale if keypoint_grid == "canvas" else 1.0
     made = []
     for index, box, clipped in boxes_in_image(found, image_id, image_size, scale):
         where = f"image {image_id}, detection {index}"
@@ -58,11 +64,41 @@ def entries(
             if not np.isfinite(mask).all():
                 raise ValueError(f"{where}: its mask is not finite")
             encoded = paste_masks.paste_and_encode(mask, box, height, width, mask_threshold, grid)
-        made.append(entry(image_id, int(id_of_label[label]), clipped, found.scores[index], encoded))
+        points = None
+        if found.keypoint_maps is not None:
+            try:
+                points = points_of(found.keypoint_maps[index], box, keypoint_scale, keypoint_score)
+            except ValueError as error:
+                raise ValueError(f"{where}: its keypoints: {error}") from None
+        made.append(entry(image_id, int(id_of_label[label]), clipped, found.scores[index], encoded, points))
     return made
 
 
-def entry(image_id: int, category_id: int, box: Sequence[float], score: float, mask: dict | None) -> dict:
+def points_of(maps: np.ndarray, box: np.ndarray, scale: float, score: keypoints.Score) -> np.ndarray:
+    """Return the keypoints of one box, float32 `k 3` of (x, y, score), in continuous pixels of the box.
+
+    Args:
+      maps: `k m m`, of the box.
+      box: `4`, xyxy.
+      scale: pixels of the grid that a point is found on, per pixel of the box.
+      score: see `keypoints.decode`.
+
+    Raises: as `keypoints.decode`.
+    """
+    # In float32, as others compute: a side of 20 is not to become 20.000001, which takes one cell more.
+    points = keypoints.decode(maps[None], np.asarray(box * scale, np.float32)[None], score)[0]
+    points[:, :2] /= np.float32(scale)
+    return points
+
+
+def entry(
+    image_id: int,
+    category_id: int,
+    box: Sequence[float],
+    score: float,
+    mask: dict | None,
+    points: np.ndarray | None = None,
+) -> dict:
     """Return one COCO results entry.
 
     Args:
@@ -71,6 +107,8 @@ def entry(image_id: int, category_id: int, box: Sequence[float], score: float, m
       box: x1 y1 x2 y2, in pixels of the image.
       score: of the detection, a float32.
       mask: compressed run-length encoding, or None.
+      points: `k 3` of (x, y, score) in continuous pixels, or None. COCO's keypoints are numbers of pixels, whose
+        centres lie half a pixel further.
     """
     x1, y1, x2, y2 = box
     made = {
@@ -80,7 +118,12 @@ def entry(image_id: int, category_id: int, box: Sequence[float], score: float, m
         # The shortest digits that give back the float32: rounding would make ties, and ties change AP.
         "score": float(str(np.float32(score))),
     }
-    return made if mask is None else made | {"segmentation": mask}
+    if mask is not None:
+        made["segmentation"] = mask
+    if points is not None:
+        moved = np.asarray(points, np.float64) - [0.5, 0.5, 0]
+        made["keypoints"] = [round(value, 3) for value in moved.reshape(-1).tolist()]
+    return made
 
 
 def boxes_in_image(

@@ -18,7 +18,7 @@ from maskx_jax.data.records import Source
 from maskx_jax.data.sources import open_source
 from maskx_jax.data.transforms import Transform, decode
 from maskx_jax.distributed.processes import gather_objects
-from maskx_jax.evaluation import matching, metrics, paste_masks, results, scores
+from maskx_jax.evaluation import keypoints, matching, metrics, paste_masks, results, scores
 from maskx_jax.evaluation.drawing import draw_comparison
 from maskx_jax.inference import DetectStep
 from maskx_jax.models.build import produces
@@ -67,6 +67,8 @@ def detect(
             id_of_label=id_of_label,
             mask_threshold=config.evaluation.mask_threshold,
             grid=config.evaluation.paste_grid,
+            keypoint_grid=config.evaluation.keypoint_grid,
+            keypoint_score=config.evaluation.keypoint_score,
         )
 
     # For each batch its images, as pairs of id and entries.
@@ -140,11 +142,13 @@ def check(config: ConfigDict) -> None:
     """Check what an evaluation would otherwise meet when all is detected.
 
     Raises:
-      ValueError: the backend, or the convention by which masks are pasted, is unknown.
+      ValueError: the backend, or a convention by which masks are pasted or keypoints found, is unknown.
       ModuleNotFoundError: the backend is not installed.
     """
     matching.check_backend(config.evaluation.backend)
     paste_masks.check_grid(config.evaluation.paste_grid)
+    keypoints.check_grid(config.evaluation.keypoint_grid)
+    keypoints.check_score(config.evaluation.keypoint_score)
 
 
 def scored_groups(categories: Categories, config: ConfigDict) -> dict[str, list[int]]:

@@ -43,6 +43,9 @@ def upgrade(config: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(evaluation := upgraded.get("evaluation"), dict):
         # Runs older than this field were evaluated so.
         evaluation.setdefault("paste_grid", "continuous")
+        # These detected no keypoints.
+        evaluation.setdefault("keypoint_grid", "image")
+        evaluation.setdefault("keypoint_score", "probability")
     model = upgraded.get("model")
     for old, new in _MOVED.items():
         _move(upgraded, old, new)
