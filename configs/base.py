@@ -143,6 +143,7 @@ def get_config() -> ConfigDict:
                 "pair_fraction": 0.7,
                 "crowd_fraction": 0.04,
                 "empty_fraction": 0.02,
+                "keypoints": False,
             },
         }
     )

@@ -4,6 +4,8 @@ import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 # Constants of OKS by name, for COCO's person (cocodataset.org/#keypoints-eval): how exactly people place a keypoint,
 # relative to the square root of the object's area.
 _PERSON_SIGMAS = {
@@ -86,6 +88,20 @@ class Skeleton:
         """Return what `from_coco` reads, for an entry of `categories`."""
         made = {"keypoints": list(self.names), "skeleton": [[first + 1, second + 1] for first, second in self.edges]}
         return made if self.sigmas is None else made | {"keypoint_sigmas": list(self.sigmas)}
+
+
+def to_annotation(points: np.ndarray, labelled: np.ndarray, visible: np.ndarray) -> dict:
+    """Return `keypoints` and `num_keypoints` of a COCO annotation.
+
+    Args:
+      points: `k 2`, (x, y) in continuous pixels; COCO's are indices of pixels, less by one half.
+      labelled: bool `k`; what is not is written as zeros.
+      visible: bool `k`.
+    """
+    flat = np.zeros((len(points), 3))
+    flat[labelled, :2] = points[labelled] - 0.5
+    flat[:, 2] = labelled.astype(int) + visible
+    return {"keypoints": flat.ravel().tolist(), "num_keypoints": int(labelled.sum())}
 
 
 def flip_by_name(names: Sequence[str]) -> tuple[int, ...]:

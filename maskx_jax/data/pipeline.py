@@ -210,7 +210,8 @@ class _TrainExamples:
         def augment(record: Record) -> tuple[Batch, Counts]:
             # Anew for each record: the choices for one that stands in do not depend on where the one before failed.
             rng = np.random.default_rng((self._schedule.seed, 1, step, slot))
-            return self._transform(remove_masks(record, self._allowed_masks), canvas, rng)
+            allowed = remove_masks(record, self._allowed_masks)
+            return self._transform(allowed, canvas, rng, skeleton=self._source.skeleton)
 
         for index in self._schedule.candidates(orientation, int(indices[slot])):
             try:
@@ -239,7 +240,7 @@ def _make_example(
     try:
         record = source[index]
         name = f"example {index}, image id {record.image_id}"
-        check_record(record, len(source.categories))
+        check_record(record, len(source.categories), source.skeleton)
         return transform(record)
     except BrokenRecordError as error:
         raise _BrokenExample(f"{name}: {error}") from error

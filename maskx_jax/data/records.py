@@ -14,7 +14,8 @@ import numpy as np
 
 from maskx_jax.coco import boxes, rle
 from maskx_jax.coco.categories import Categories
-from maskx_jax.structures import STORED_MASK_SIDE
+from maskx_jax.coco.keypoints import Skeleton
+from maskx_jax.structures import STORED_MASK_SIDE, Keypoints
 
 # Beyond any image, and finite in float32 after any scaling.
 _LARGEST = 1e15
@@ -40,6 +41,7 @@ class Record:
       mask_frames: float32 `n 4`, the box that the stored mask covers.
       has_mask: bool `n`.
       is_crowd: bool `n`.
+      keypoints: NumPy arrays `n k 2`, `n k` and `n k` in the order of the source's skeleton, or None where it has none.
     """
 
     image: np.ndarray | bytes
@@ -51,6 +53,7 @@ class Record:
     mask_frames: np.ndarray
     has_mask: np.ndarray
     is_crowd: np.ndarray
+    keypoints: Keypoints | None = None
 
 
 class Source(Protocol):
@@ -58,6 +61,7 @@ class Source(Protocol):
 
     Attributes:
       categories: the bijection between labels and category ids.
+      skeleton: what the keypoints of its records are, or None where they have none.
       image_ids: int `N`, the dataset's id of every image, without reading any.
       sizes: int `N 2`, height and width of every image, likewise.
       image_labels: for each image the labels of its non-crowd objects, and `image_has_mask` whether each has a mask;
@@ -67,6 +71,9 @@ class Source(Protocol):
 
     @property
     def categories(self) -> Categories: ...
+
+    @property
+    def skeleton(self) -> Skeleton | None: ...
 
     @property
     def image_ids(self) -> np.ndarray: ...
@@ -92,8 +99,13 @@ class Source(Protocol):
         ...
 
 
-def check_record(record: Record, num_categories: int) -> None:
+def check_record(record: Record, num_categories: int, skeleton: Skeleton | None = None) -> None:
     """Check what a model could not learn from without harm: shapes, labels, and that all coordinates are finite.
+
+    Args:
+      record: of one image.
+      num_categories: of its source.
+      skeleton: of its source.
 
     Raises:
       BrokenRecordError: the message names what is wrong.
@@ -123,6 +135,27 @@ def check_record(record: Record, num_categories: int) -> None:
     wrong = (record.labels < 1) | (record.labels > num_categories)
     if wrong.any():
         raise BrokenRecordError(f"labels holds {record.labels[wrong][0]}; expected 1 to {num_categories}")
+    _check_keypoints(record.keypoints, count, skeleton)
+
+
+def _check_keypoints(keypoints: Keypoints | None, count: int, skeleton: Skeleton | None) -> None:
+    if keypoints is None and skeleton is None:
+        return
+    if keypoints is None or skeleton is None:
+        has, expected = ("no", "some") if keypoints is None else ("some", "none")
+        raise BrokenRecordError(f"there are {has} keypoints; expected {expected}, as the skeleton of its source says")
+    number = len(skeleton.names)
+    for name, shape in (("points", (count, number, 2)), ("labelled", (count, number)), ("visible", (count, number))):
+        if (found := getattr(keypoints, name).shape) != shape:
+            raise BrokenRecordError(f"keypoints.{name} has shape {found}; expected {shape}")
+    # Does not hold for NaN.
+    wrong = keypoints.labelled & ~(np.abs(keypoints.points) <= _LARGEST).all(axis=2)
+    if wrong.any():
+        raise BrokenRecordError(
+            f"keypoints.points holds {keypoints.points[wrong][0].tolist()}; expected finite numbers where labelled"
+        )
+    if (keypoints.visible & ~keypoints.labelled).any():
+        raise BrokenRecordError("keypoints.visible holds a keypoint that is not labelled; expected labelled ones only")
 
 
 def identity_of(categories: Categories, num_images: int, *index: np.ndarray | str) -> dict[str, Any]:

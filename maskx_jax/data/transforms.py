@@ -1,4 +1,4 @@
-"""From a record to one example of a batch: resize, flip, crop, pad; image, boxes and mask frames as one affine map.
+"""From a record to one example of a batch: resize, flip, crop, pad; all that has a place as one affine map.
 
 Everything is NumPy and OpenCV on the host, and pure: the random choices come from the generator that is passed in.
 Masks are never resampled: a flip reverses the rows of the stored bitmaps, everything else moves only their frames.
@@ -10,9 +10,10 @@ import cv2
 import numpy as np
 
 from maskx_jax.coco.boxes import clip
+from maskx_jax.coco.keypoints import Skeleton
 from maskx_jax.data import records
 from maskx_jax.data.records import BrokenRecordError, Record
-from maskx_jax.structures import Batch, GroundTruth
+from maskx_jax.structures import Batch, GroundTruth, Keypoints
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +98,12 @@ class Transform:
         return (self.canvas[1], self.canvas[0]) if portrait else (self.canvas[0], self.canvas[1])
 
     def __call__(
-        self, record: Record, canvas: tuple[int, int], rng: np.random.Generator, num_slots: int | None = None
+        self,
+        record: Record,
+        canvas: tuple[int, int],
+        rng: np.random.Generator,
+        num_slots: int | None = None,
+        skeleton: Skeleton | None = None,
     ) -> tuple[Batch, Counts]:
         """Make one example: a `Batch` whose arrays lack the leading axis.
 
@@ -106,6 +112,7 @@ class Transform:
           canvas: height and width.
           rng: makes the random choices.
           num_slots: in place of the transform's own; 0 leaves the ground truth out.
+          skeleton: of the record's keypoints; without it they are left out.
 
         Raises:
           BrokenRecordError: the image cannot be decoded, or has another size than the record says.
@@ -113,7 +120,7 @@ class Transform:
         image = decode(record)
         view = self.draw_view(record.size, canvas, rng)
         num_slots = self.num_slots if num_slots is None else num_slots
-        ground_truth, counts = transform_objects(record, view, num_slots, self.min_box_side)
+        ground_truth, counts = transform_objects(record, view, num_slots, self.min_box_side, skeleton)
         example = Batch(
             images=transform_image(image, view, canvas),
             image_sizes=np.array(view.size, np.float32),
@@ -202,12 +209,31 @@ def transform_boxes(boxes: np.ndarray, view: View, image_width: int) -> np.ndarr
     return mapped.astype(np.float32)
 
 
+def transform_keypoints(keypoints: Keypoints, view: View, image_width: int, skeleton: Skeleton) -> Keypoints:
+    """Map keypoints `n k` of the image to the canvas; a flip exchanges left and right ones.
+
+    Those that are cropped away are not labelled any more. Where nothing is labelled, the point is (0, 0).
+    """
+    order = list(skeleton.flip) if view.flip else slice(None)
+    x, y = np.moveaxis(keypoints.points[:, order].astype(np.float64), -1, 0)
+    if view.flip:
+        x = image_width - x
+    x, y = x * view.scale - view.left, y * view.scale - view.top
+    # Both borders belong to the image, so that a flip leaves inside what is inside.
+    inside = (x >= 0) & (x <= view.size[1]) & (y >= 0) & (y <= view.size[0])
+    labelled = keypoints.labelled[:, order] & inside
+    points = np.where(labelled[..., None], np.stack([x, y], axis=-1), 0.0)
+    return Keypoints(points.astype(np.float32), labelled, keypoints.visible[:, order] & inside)
+
+
 def flip_bitmaps(packed: np.ndarray) -> np.ndarray:
     """Exchange left and right in packed bitmaps `... 112 14`."""
     return records.pack_bitmap(records.unpack_bitmap(packed)[..., ::-1])
 
 
-def transform_objects(record: Record, view: View, num_slots: int, min_box_side: float) -> tuple[GroundTruth, Counts]:
+def transform_objects(
+    record: Record, view: View, num_slots: int, min_box_side: float, skeleton: Skeleton | None = None
+) -> tuple[GroundTruth, Counts]:
     """Map the objects and fill them into slots.
 
     Where there are more objects than slots, crowds go first and then the smallest objects.
@@ -226,6 +252,10 @@ def transform_objects(record: Record, view: View, num_slots: int, min_box_side: 
         slots[: len(values)] = values
         return slots
 
+    keypoints = None
+    if record.keypoints is not None and skeleton is not None:
+        moved = transform_keypoints(record.keypoints, view, record.size[1], skeleton)
+        keypoints = Keypoints(fill(moved.points[kept]), fill(moved.labelled[kept]), fill(moved.visible[kept]))
     ground_truth = GroundTruth(
         boxes=fill(boxes[kept]),
         labels=fill(record.labels[kept].astype(np.int32)),
@@ -234,6 +264,7 @@ def transform_objects(record: Record, view: View, num_slots: int, min_box_side: 
         has_mask=fill(record.has_mask[kept]),
         is_crowd=fill(record.is_crowd[kept]),
         valid=fill(np.ones(len(kept), bool)),
+        keypoints=keypoints,
     )
     return ground_truth, Counts(overflow=len(inside) - len(kept), outside=len(boxes) - len(inside))
 

@@ -1,6 +1,7 @@
+import numpy as np
 import pytest
 
-from maskx_jax.coco.keypoints import PERSON, Skeleton, flip_by_name
+from maskx_jax.coco.keypoints import PERSON, Skeleton, flip_by_name, to_annotation
 
 
 def test_left_and_right_of_a_person_are_exchanged():
@@ -38,3 +39,9 @@ def test_a_name_without_a_partner_stays_where_it_is():
 def test_a_wrong_skeleton_is_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         Skeleton(**{"edges": (), **fields})
+
+
+def test_an_annotation_counts_pixels_from_their_centres_and_has_zeros_where_nothing_is_labelled():
+    points = np.array([[10.5, 20.25], [np.nan, 3], [0.5, 7.0]], np.float32)
+    written = to_annotation(points, np.array([True, False, True]), np.array([True, False, False]))
+    assert written == {"keypoints": [10, 19.75, 2, 0, 0, 0, 0, 6.5, 1], "num_keypoints": 2}

@@ -15,6 +15,7 @@ from maskx_jax.data.records import BrokenRecordError, check_record
 from maskx_jax.data.schedule import Schedule
 from maskx_jax.data.shapes.source import ShapesSource
 from maskx_jax.data.transforms import Transform
+from maskx_jax.structures import Keypoints
 
 NUM_IMAGES = 21
 SEED = 5
@@ -76,6 +77,24 @@ def test_parts_of_the_processes_make_the_global_batch(source, schedule, referenc
         assert_same(loaders.batch_of([np.concatenate(pair) for pair in leaves]), reference[step])
 
 
+@pytest.mark.parametrize("loader", loaders.LOADERS)
+def test_keypoints_come_with_their_objects_by_every_loader(loader, source, schedule, reference):
+    marked = ShapesSource(NUM_IMAGES, 0, image_size=(48, 80), num_hues=3, num_textures=2, keypoints=True)
+    made = take(train_batches(marked, schedule, TRANSFORM, ALLOWED, loader=loader, num_workers=3, prefetch=2), 12)
+    plain = take(train_batches(marked, schedule, TRANSFORM, ALLOWED, loader="threads", num_workers=1), 12)
+    for mine, other, without in zip(made, plain, reference, strict=True):
+        assert_same(mine, other)
+        truth = mine.ground_truth
+        assert truth.keypoints.points.shape == (4, 6, 5, 2) and without.ground_truth.keypoints is None
+        # Crowds have none, and all else is as without keypoints.
+        assert (truth.keypoints.labelled.any(axis=2) == (truth.valid & ~truth.is_crowd)).all()
+        for name, value in vars(without.ground_truth).items():
+            if name != "keypoints":
+                np.testing.assert_array_equal(getattr(truth, name), value)
+    for batch in evaluation_batches(marked, TRANSFORM, 4, loader=loader):
+        assert batch.ground_truth.keypoints is None
+
+
 def test_batches_follow_the_schedule(source, schedule, reference):
     for step, batch in enumerate(reference):
         portrait, indices = schedule.step(step)
@@ -125,7 +144,7 @@ class Broken:
     """A source some of whose images have broken bytes."""
 
     def __init__(self, source, indices):
-        self.categories, self.sizes = source.categories, source.sizes
+        self.categories, self.sizes, self.skeleton = source.categories, source.sizes, source.skeleton
         self._source, self._indices = source, indices
 
     def __getitem__(self, index):
@@ -249,6 +268,34 @@ def test_what_cannot_be_learned_from_is_named(wrong, source):
         check_record(with_value(source[0], *change), 6)
     for index in range(NUM_IMAGES):
         check_record(source[index], 6)
+
+
+WRONG_KEYPOINTS = {
+    "none": (lambda keypoints: None, "there are no keypoints; expected some"),
+    "another number": (
+        lambda keypoints: Keypoints(*(value[:, :4] for value in vars(keypoints).values())),
+        r"keypoints\.points has shape \(2, 4, 2\); expected \(2, 5, 2\)",
+    ),
+    "not finite": (
+        lambda keypoints: keypoints.replace(points=keypoints.points * np.float32(np.nan)),
+        r"keypoints\.points holds \[nan, nan\]; expected finite numbers where labelled",
+    ),
+    "visible only": (
+        lambda keypoints: keypoints.replace(labelled=~keypoints.visible),
+        r"keypoints\.visible holds a keypoint that is not labelled",
+    ),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG_KEYPOINTS)
+def test_keypoints_that_cannot_be_learned_from_are_named(wrong):
+    marked = ShapesSource(1, 3, max_objects=2, pair_fraction=1.0, keypoints=True)
+    record, (change, said) = marked[0], WRONG_KEYPOINTS[wrong]
+    check_record(record, 60, marked.skeleton)
+    with pytest.raises(BrokenRecordError, match=said):
+        check_record(dataclasses.replace(record, keypoints=change(record.keypoints)), 60, marked.skeleton)
+    with pytest.raises(BrokenRecordError, match="there are some keypoints; expected none"):
+        check_record(record, 60)
 
 
 def test_what_cannot_be_learned_from_is_a_broken_record(source, schedule):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import itertools
 
 import cv2
 import numpy as np
@@ -9,8 +10,10 @@ import PIL.Image
 import pytest
 
 from configs import mask_rcnn, maskx_rcnn
+from maskx_jax.coco.keypoints import Skeleton
 from maskx_jax.data import records, transforms
 from maskx_jax.data.transforms import Transform, View
+from maskx_jax.structures import Keypoints
 
 COLOURS = ((250, 20, 20), (20, 250, 20), (20, 20, 250))
 
@@ -264,7 +267,8 @@ def test_example_has_the_documented_types():
         "scales": ("float32", ()),
         "valid": ("bool", ()),
     }  # fmt: skip
-    assert {name: (value.dtype.name, value.shape) for name, value in vars(truth).items()} == {
+    assert truth.keypoints is None
+    assert {name: (value.dtype.name, value.shape) for name, value in vars(truth).items() if name != "keypoints"} == {
         "boxes": ("float32", (4, 4)),
         "labels": ("int32", (4,)),
         "masks": ("uint8", (4, 112, 14)),
@@ -273,6 +277,65 @@ def test_example_has_the_documented_types():
         "is_crowd": ("bool", (4,)),
         "valid": ("bool", (4,)),
     }
+
+
+SKELETON = Skeleton(("left", "nose", "right"), edges=(), flip=(2, 1, 0))
+
+
+def with_keypoints(record=None):
+    """Return a record with random keypoints on and around its image, some not labelled and of no meaning there."""
+    record = record or scene()
+    shape = (len(record.labels), len(SKELETON.names))
+    # Whole quarters of pixels, of which float32 makes no error.
+    points = (rng(3).uniform(-9, np.array(record.size[::-1]) + 9, (*shape, 2)) * 4).round().astype(np.float32) / 4
+    labelled = rng(4).random(shape) < 0.7
+    points[~labelled] = np.nan
+    visible = labelled & (rng(5).random(shape) < 0.6)
+    return dataclasses.replace(record, keypoints=Keypoints(points, labelled, visible))
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_keypoints_move_as_the_reference_does(name):
+    view, record = VIEWS[name], with_keypoints()
+    made = transforms.transform_keypoints(record.keypoints, view, 140, SKELETON)
+    assert made.points.dtype == np.float32 and made.labelled.dtype == made.visible.dtype == bool
+    num_labelled = 0
+    for slot, name in itertools.product(range(3), SKELETON.names):
+        side = {"left": "right", "right": "left"}.get(name, name) if view.flip else name
+        of, to = SKELETON.names.index(side), SKELETON.names.index(name)
+        x, y = record.keypoints.points[slot, of].tolist()
+        x, y = (140 - x if view.flip else x) * view.scale - view.left, y * view.scale - view.top
+        inside = 0 <= x <= view.size[1] and 0 <= y <= view.size[0]
+        labelled = bool(record.keypoints.labelled[slot, of]) and inside
+        assert made.labelled[slot, to] == labelled
+        assert made.visible[slot, to] == (record.keypoints.visible[slot, of] and inside)
+        assert made.points[slot, to].tolist() == pytest.approx([x, y] if labelled else [0, 0], abs=1e-4)
+        num_labelled += labelled
+    assert num_labelled >= 1
+
+
+def test_keypoints_that_are_flipped_twice_are_as_before():
+    view = View(1.0, True, 0, 0, (90, 140))
+    as_it_is = transforms.transform_keypoints(with_keypoints().keypoints, VIEWS["as it is"], 140, SKELETON)
+    once = transforms.transform_keypoints(as_it_is, view, 140, SKELETON)
+    twice = transforms.transform_keypoints(once, view, 140, SKELETON)
+    assert not np.array_equal(once.points, as_it_is.points)
+    for field, value in vars(as_it_is).items():
+        np.testing.assert_array_equal(getattr(twice, field), value)
+
+
+def test_keypoints_go_into_the_slots_of_their_objects():
+    record = with_keypoints(many([100, 900, 400, 2500, 1600], [False, False, False, True, False]))
+    as_it_is = View(1.0, False, 0, 0, record.size)
+    plain, counts = transforms.transform_objects(dataclasses.replace(record, keypoints=None), as_it_is, 3, 1.0)
+    truth, same_counts = transforms.transform_objects(record, as_it_is, 3, 1.0, SKELETON)
+    assert truth.labels.tolist() == plain.labels.tolist() == [2, 3, 5] and counts == same_counts
+    moved = transforms.transform_keypoints(record.keypoints, as_it_is, record.size[1], SKELETON)
+    for name, value in vars(truth.keypoints).items():
+        np.testing.assert_array_equal(value, getattr(moved, name)[[1, 2, 4]])
+    truth, _ = transforms.transform_objects(record, as_it_is, 7, 1.0, SKELETON)
+    assert truth.keypoints.points.shape == (7, 3, 2) and not truth.keypoints.labelled[5:].any()
+    assert transforms.transform_objects(record, as_it_is, 7, 1.0)[0].keypoints is None
 
 
 def many(areas, is_crowd):

@@ -69,12 +69,20 @@ def numpy_variables(model: RCNN, scale: float = 1.0) -> PyTree:
 
 
 def shapes_batch(
-    batch_size: int = 2, num_slots: int = 8, seed: int = 3, start: int = 0, image_size: int = 128
+    batch_size: int = 2,
+    num_slots: int = 8,
+    seed: int = 3,
+    start: int = 0,
+    image_size: int = 128,
+    keypoints: bool = False,
 ) -> Batch:
     """Return the first images of a synthetic set of six categories, as a batch of JAX arrays."""
-    source = ShapesSource(start + batch_size, seed, image_size=image_size, num_hues=3, num_textures=2)
+    source = ShapesSource(start + batch_size, seed, image_size, num_hues=3, num_textures=2, keypoints=keypoints)
     canvas = (image_size, image_size)
     transform = Transform(canvas, (image_size,), image_size, flip_probability=0.0, num_slots=num_slots)
-    examples = [transform(source[i], canvas, np.random.default_rng(i))[0] for i in range(start, start + batch_size)]
+    examples = [
+        transform(source[i], canvas, np.random.default_rng(i), skeleton=source.skeleton)[0]
+        for i in range(start, start + batch_size)
+    ]
     stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *examples)
     return jax.tree.map(jnp.asarray, stacked.replace(image_ids=stacked.image_ids.astype(np.int32)))

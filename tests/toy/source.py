@@ -8,6 +8,7 @@ from maskx_jax.data.records import PACKED_SHAPE, Record, identity_of
 
 class Squares:
     categories = Categories((1, 2), ("small square", "large square"))
+    skeleton = None
 
     def __init__(self, num_images, seed, side=64):
         rng = np.random.default_rng(seed)

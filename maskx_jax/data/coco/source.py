@@ -11,6 +11,7 @@ from etils import epath
 
 from maskx_jax import errors
 from maskx_jax.coco.categories import Categories
+from maskx_jax.coco.keypoints import Skeleton
 from maskx_jax.data.records import BrokenRecordError, Record, identity_of
 
 CATEGORIES_FILE = "categories.json"
@@ -45,6 +46,7 @@ class CocoSource:
             raise FileNotFoundError(f"{self._directory}: found no split {split!r}; it has {found}")
         with _damage_named(categories):
             self.categories = Categories.from_coco(json.loads(categories.read_bytes()))
+        self.skeleton: Skeleton | None = None
         with _damage_named(index):
             arrays = _read_index(index, len(self.categories))
         self.image_ids, self.sizes = arrays["image_ids"], arrays["sizes"]

@@ -7,7 +7,9 @@ import cv2
 import numpy as np
 
 from maskx_jax.coco import boxes
+from maskx_jax.data.shapes.marks import paint_marks
 from maskx_jax.data.shapes.scene import SUPERSAMPLING, Scene, draw, single
+from maskx_jax.structures import Keypoints
 
 # Hue in degrees, saturation, value.
 HUES = {
@@ -36,8 +38,10 @@ TEXTURES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 }
 
 
-def paint(scene: Scene, looks: Sequence[tuple[str, str]], rng: np.random.Generator) -> np.ndarray:
-    """Colour a scene over a background of its own, and average down to the size of the image."""
+def paint(
+    scene: Scene, looks: Sequence[tuple[str, str]], rng: np.random.Generator, keypoints: Keypoints | None = None
+) -> np.ndarray:
+    """Colour a scene over a background of its own, mark keypoints, and average down to the size of the image."""
     canvas = _background(scene.owners.shape[0], scene.owners.shape[1], rng)
     side = min(scene.owners.shape)
     for owner, label in enumerate(scene.labels, start=1):
@@ -54,6 +58,8 @@ def paint(scene: Scene, looks: Sequence[tuple[str, str]], rng: np.random.Generat
         second = TEXTURES[texture](mirror * (cosine * x + sine * y), cosine * y - sine * x)
         inside = mask[y1:y2, x1:x2]
         canvas[y1:y2, x1:x2][inside] = np.where(second[inside][:, None], shade, colour)
+    if keypoints is not None:
+        paint_marks(canvas, scene, keypoints)
     height, width = scene.owners.shape[0] // SUPERSAMPLING, scene.owners.shape[1] // SUPERSAMPLING
     image = cv2.resize(canvas, (width, height), interpolation=cv2.INTER_AREA)
     corners = 1 + 0.08 * rng.standard_normal((2, 2)).astype(np.float32)

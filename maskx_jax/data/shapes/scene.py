@@ -40,12 +40,14 @@ class Outline:
 class Scene:
     """What an image shows, before colours: `labels`, `is_crowd` and the supersampled map of who is seen where.
 
-    In `owners` 0 is background and `i + 1` the object `i`; later objects lie over earlier ones.
+    In `owners` 0 is background and `i + 1` the object `i`; later objects lie over earlier ones. `whole` has the
+    supersampled mask of each object with what others hide of it.
     """
 
     labels: list[int]
     is_crowd: list[bool]
     owners: np.ndarray
+    whole: list[np.ndarray] = dataclasses.field(default_factory=list)
 
 
 def place(
@@ -84,6 +86,7 @@ def place(
         for mask, label in zip(drawn, labels, strict=True):
             scene.labels.append(label)
             scene.is_crowd.append(is_crowd)
+            scene.whole.append(mask)
             scene.owners[mask] = len(scene.labels)
         return
 

@@ -3,6 +3,7 @@
 A category is a hue and a texture ("red solid", "blue dotted"); the outline says nothing about it. Most objects come in
 interlocked pairs of different categories whose boxes nearly coincide, so a box does not say which pixels are meant: a
 mask head has to know what the category looks like, and for categories without masks it has to learn that from boxes.
+With `keypoints` every object bears marks whose places are known; see `marks`.
 
 Image `index` is a pure function of (seed, index) and of the options. No file is read and none is written.
 """
@@ -15,7 +16,9 @@ import numpy as np
 
 from maskx_jax.coco import boxes, rle
 from maskx_jax.coco.categories import Categories
+from maskx_jax.coco.keypoints import to_annotation
 from maskx_jax.data import records
+from maskx_jax.data.shapes.marks import SKELETON, locate
 from maskx_jax.data.shapes.painting import HUES, TEXTURES, paint
 from maskx_jax.data.shapes.scene import SUPERSAMPLING, Scene, crowd, pair, place, single, visible_masks
 
@@ -33,6 +36,7 @@ class ShapesSource:
       pair_fraction: probability that a pair is placed where there is room for two more objects.
       crowd_fraction: share of the images that hold a crowd, one region of many small objects of one category.
       empty_fraction: share of the images without any object.
+      keypoints: whether objects have keypoints, and marks where they are. All else is the same with and without.
 
     Raises:
       ValueError: an option is out of range.
@@ -49,6 +53,7 @@ class ShapesSource:
         pair_fraction: float = 0.7,
         crowd_fraction: float = 0.04,
         empty_fraction: float = 0.02,
+        keypoints: bool = False,
     ) -> None:
         smallest, largest = (image_size, image_size) if isinstance(image_size, int) else image_size
         if not 32 <= smallest <= largest:
@@ -71,6 +76,7 @@ class ShapesSource:
         self.pair_fraction = pair_fraction
         self.crowd_fraction = crowd_fraction
         self.empty_fraction = empty_fraction
+        self.skeleton = SKELETON if keypoints else None
         self._looks = [(hue, texture) for hue in list(HUES)[:num_hues] for texture in list(TEXTURES)[:num_textures]]
         self.categories = Categories(
             tuple(range(1, len(self._looks) + 1)), tuple(f"{hue} {texture}" for hue, texture in self._looks)
@@ -94,8 +100,9 @@ class ShapesSource:
         for slot, mask in enumerate(masks):
             packed[slot], frames[slot] = records.crop_bitmap(mask)
         height, width = self.sizes[index].tolist()
+        keypoints = locate(scene) if self.skeleton else None
         return records.Record(
-            image=paint(scene, self._looks, np.random.default_rng((self.seed, 2, index))),
+            image=paint(scene, self._looks, np.random.default_rng((self.seed, 2, index)), keypoints),
             image_id=int(self.image_ids[index]),
             size=(height, width),
             boxes=frames.copy(),
@@ -104,12 +111,20 @@ class ShapesSource:
             mask_frames=frames,
             has_mask=np.ones(len(masks), bool),
             is_crowd=np.array(scene.is_crowd, bool),
+            keypoints=keypoints,
         )
 
     @property
     def identity(self) -> dict[str, Any]:
         """What distinguishes this set from others; the sizes, the seed and the other options stand for its images."""
-        options = [self.seed, self.max_objects, self.pair_fraction, self.crowd_fraction, self.empty_fraction]
+        options: list[float | str] = [
+            self.seed,
+            self.max_objects,
+            self.pair_fraction,
+            self.crowd_fraction,
+            self.empty_fraction,
+        ]
+        options += ["keypoints"] if self.skeleton else []
         return records.identity_of(self.categories, len(self), self.sizes, json.dumps(options))
 
     @functools.cached_property
@@ -132,20 +147,26 @@ class ShapesSource:
         ):
             images.append({"id": image_id, "height": height, "width": width, "file_name": f"{image_id:012d}.png"})
             scene = self._scene(index)
-            for mask, label, is_crowd in zip(visible_masks(scene), scene.labels, scene.is_crowd, strict=True):
+            keypoints = locate(scene) if self.skeleton else None
+            for slot, mask in enumerate(visible_masks(scene)):
                 x1, y1, x2, y2 = boxes.tight(mask)
                 annotations.append(
                     {
                         "id": len(annotations) + 1,
                         "image_id": image_id,
-                        "category_id": self.categories.ids[label - 1],
+                        "category_id": self.categories.ids[scene.labels[slot] - 1],
                         "bbox": [float(x1), float(y1), float(x2 - x1), float(y2 - y1)],
                         "area": int(mask.sum()),
-                        "iscrowd": int(is_crowd),
+                        "iscrowd": int(scene.is_crowd[slot]),
                         "segmentation": rle.encode(mask),
                     }
                 )
-        return {"images": images, "annotations": annotations, "categories": self.categories.to_coco()}
+                if keypoints is not None:
+                    one = keypoints.points[slot], keypoints.labelled[slot], keypoints.visible[slot]
+                    annotations[-1] |= to_annotation(*one)
+        named = self.skeleton.to_coco() if self.skeleton else {}
+        categories = [category | named for category in self.categories.to_coco()]
+        return {"images": images, "annotations": annotations, "categories": categories}
 
     def _scene(self, index: int) -> Scene:
         """Place the objects of an image."""
