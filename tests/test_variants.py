@@ -4,12 +4,14 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from configs import embedmask, fcos, mask_rcnn, maskx_rcnn, paper
+from configs import embedmask, fcos, keypoint_rcnn, mask_rcnn, maskx_rcnn, paper
 from maskx_jax.models.build import build, initialize
-from maskx_jax.structures import Batch, GroundTruth
+from maskx_jax.structures import Batch, GroundTruth, Keypoints
 
 
-@pytest.mark.parametrize("get_config", [module.get_config for module in (mask_rcnn, maskx_rcnn, fcos, embedmask)])
+@pytest.mark.parametrize(
+    "get_config", [module.get_config for module in (mask_rcnn, maskx_rcnn, keypoint_rcnn, fcos, embedmask)]
+)
 @pytest.mark.parametrize("other", ["schedule=1x", "backbone=r101", "jitter=short_sides", "start=weights"])
 def test_the_small_experiment_has_its_own_backbone_and_schedule(get_config, other):
     for argument in (f"size=tiny,{other}", f"{other},size=tiny"):
@@ -35,7 +37,10 @@ def full_size_batch(height: int, width: int) -> Batch:
     def of(*shape, dtype=jnp.float32):
         return jax.ShapeDtypeStruct((2, *shape), dtype)
 
-    gt = GroundTruth(of(n, 4), of(n, dtype=jnp.int32), of(n, 112, 14, dtype=jnp.uint8), of(n, 4), flag, flag, flag)
+    places = jax.ShapeDtypeStruct((2, n, 17), bool)
+    keypoints = Keypoints(of(n, 17, 2), places, places)
+    objects = of(n, 4), of(n, dtype=jnp.int32), of(n, 112, 14, dtype=jnp.uint8), of(n, 4), flag, flag, flag
+    gt = GroundTruth(*objects, keypoints)
     images = of(height, width, 3, dtype=jnp.uint8)
     return Batch(images, of(2), of(dtype=jnp.int32), of(), of(dtype=bool), gt)
 
@@ -49,6 +54,7 @@ def full_size_batch(height: int, width: int) -> Batch:
         (mask_rcnn, "predictor=none", (800, 1344)),
         (maskx_rcnn, "", (1344, 800)),
         (maskx_rcnn, "mlp=light,masks=nonvoc,schedule=2x", (800, 1344)),
+        (keypoint_rcnn, "masks=yes,jitter=none", (800, 1344)),
         (fcos, "backbone=r101,dtype=bfloat16", (800, 1344)),
         (embedmask, "form=ijcai,start=scratch,masks=voc", (1344, 800)),
         pytest.param(embedmask, "form=arxiv,dtype=bfloat16", (800, 1344), marks=pytest.mark.long),
@@ -62,8 +68,19 @@ def test_config_traces_at_full_size(module, argument, canvas):
     total, losses = jax.eval_shape(lambda v, b: model.apply(v, b, key, method="losses"), variables, batch)
     assert total.shape == () and all(loss.dtype == jnp.float32 for loss in losses.values())
     assert ("mask" in losses) == ("masks" in model.produces)
+    assert ("keypoint" in losses) == ("keypoints" in model.produces) == (module is keypoint_rcnn)
     found = jax.eval_shape(lambda v, b: model.apply(v, b.images, b.image_sizes, method="detect"), variables, batch)
     assert found.boxes.shape == (2, 100, 4)
     if "masks" in model.produces:
         side = 28 if config.model.family == "rcnn" else config.model.dense.embed_head.resolution
         assert found.masks.shape == (2, 100, side, side) and found.masks.dtype == jnp.float32
+    if "keypoints" in model.produces:
+        assert found.keypoint_maps.shape == (2, 100, 17, 56, 56) and found.keypoint_maps.dtype == jnp.float32
+
+
+def test_a_person_detector_has_the_values_of_detectron2():
+    config = keypoint_rcnn.get_config()
+    assert config.model.rcnn.rpn.post_nms_top_k == (1500, 1000) and config.model.rcnn.box_head.smooth_l1_beta == 0.5
+    assert config.data.transform.short_sides == (640, 672, 704, 736, 768, 800)
+    assert keypoint_rcnn.get_config("jitter=none").data.transform.short_sides == (800,)
+    assert keypoint_rcnn.get_config("size=tiny,data=shapes").data.transform.short_sides == (128,)

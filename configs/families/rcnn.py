@@ -17,6 +17,8 @@ def get_config() -> ConfigDict:
         {
             # "none" (boxes only), "class_specific", "class_agnostic" or "transfer" (Mask^X R-CNN).
             "mask_predictor": "class_specific",
+            # "none", or "heatmaps": keypoints beside boxes, and beside masks if there are any.
+            "keypoint_predictor": "none",
             "fpn": {"channels": 256},
             "rpn": {
                 "channels": 256,
@@ -75,6 +77,16 @@ def get_config() -> ConfigDict:
                 "stop_gradient": True,
                 "embedding_size": 300,
             },
+            "keypoint_head": {
+                # As many as the data's skeleton has.
+                "num_keypoints": 17,
+                "channels": 512,
+                "num_convs": 8,
+                "resolution": 14,
+                "num_samples": 128,
+                "normalize": "visible",
+                "loss_weight": 1.0,
+            },
         }
     )
     return config
@@ -95,6 +107,7 @@ def tiny(config: ConfigDict) -> None:
     )
     model.box_head.update(hidden=256, num_samples=64, pre_nms_top_k=200)
     model.mask_head.update(channels=64, num_convs=2, num_samples=8, mlp_channels=2)
+    model.keypoint_head.update(channels=64, num_convs=4, num_samples=16)
 
 
 # The variant `size`.

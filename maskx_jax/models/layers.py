@@ -3,6 +3,7 @@
 import functools
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
@@ -94,6 +95,47 @@ class Deconvolution2x2(nn.Module):
         r, h, w, _ = x.shape
         y = jnp.einsum("rhwc,ijco->rhiwjo", x.astype(self.dtype), kernel.astype(self.dtype))
         return y.reshape(r, 2 * h, 2 * w, self.features) + bias.astype(self.dtype)
+
+
+class Deconvolution4x4(nn.Module):
+    """Transposed convolution with a 4 x 4 kernel, stride 2 and padding 1: a map of logits of twice the side, float32.
+
+    One matrix product says what every pixel adds to the 4 x 4 pixels around its own square of two, and these are added
+    up.
+    """
+
+    features: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "r h w c"]) -> Float[Array, "r 2*h 2*w features"]:
+        """Upsample by two."""
+        # As in `Deconvolution2x2`.
+        fill = nn.initializers.variance_scaling(2.0, "fan_out", "normal", in_axis=-1, out_axis=-2)
+        kernel = self.param("kernel", fill, (4, 4, x.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        parts = jnp.einsum("rhwc,ijco->rhiwjo", x, kernel, preferred_element_type=jnp.float32)
+        return _add_overlaps(_add_overlaps(parts, 1), 2) + bias
+
+
+def _add_overlaps(parts: Float[Array, "..."], axis: int) -> Float[Array, "..."]:
+    """Add up along one axis: entry i of a pixel p goes to 2 p + i - 1.
+
+    Args:
+      parts: pixels along `axis`, their four entries along the next one.
+      axis: becomes one axis, twice as long.
+    """
+
+    def shifted(entry: int, places: int) -> Array:
+        values = jax.lax.index_in_dim(parts, entry, axis + 1, keepdims=False)
+        edges = [(0, 0, 0)] * values.ndim
+        edges[axis] = (places, -places, 0)
+        return jax.lax.pad(values, jnp.zeros((), values.dtype), edges)
+
+    even, odd = shifted(1, 0) + shifted(3, 1), shifted(2, 0) + shifted(0, -1)
+    both = jnp.stack([even, odd], axis=axis + 1)
+    return both.reshape(*both.shape[:axis], -1, *both.shape[axis + 2 :])
 
 
 class Linear32(nn.Module):

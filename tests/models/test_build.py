@@ -13,6 +13,7 @@ from maskx_jax.models.dense.fcos_head import FCOSHead
 from maskx_jax.models.pixels import Pixels
 from maskx_jax.models.rcnn.box_head import BoxHead
 from maskx_jax.models.rcnn.detector import RoIAlign
+from maskx_jax.models.rcnn.keypoint_head import KeypointHead
 from maskx_jax.models.rcnn.mask_head import MaskHead
 from maskx_jax.models.rcnn.rpn import RPN
 from maskx_jax.models.rcnn.weight_transfer import WeightTransfer
@@ -27,6 +28,7 @@ SECTIONS = {
     "rcnn.box_head": BoxHead,
     "rcnn.mask_head": MaskHead,
     "rcnn.weight_transfer": WeightTransfer,
+    "rcnn.keypoint_head": KeypointHead,
     "dense.fpn": FPN,
     "dense.head": FCOSHead,
     "dense.embed_head": EmbedMaskHead,
@@ -64,6 +66,7 @@ def test_every_limit_is_of_a_field(family):
         ("family", "yolo", "^family is 'yolo'; expected one of rcnn, dense$"),
         ("backbone.kind", "vit", "^backbone.kind is 'vit'; expected one of resnet$"),
         ("rcnn.mask_predictor", "any", "^rcnn.mask_predictor is 'any'; expected one of none, class_specific"),
+        ("rcnn.keypoint_predictor", "any", "^rcnn.keypoint_predictor is 'any'; expected one of none, heatmaps$"),
     ],
 )
 def test_what_is_unknown_is_named(field, value, message):

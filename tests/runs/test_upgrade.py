@@ -24,6 +24,7 @@ def config_of_0_1(mask_classes="voc", evaluation=""):
     pixels, rcnn = model.pop("pixels"), model.pop("rcnn")
     roi_align = rcnn.pop("roi_align")
     del model["family"], model["backbone"]["kind"], rcnn["rpn"]["min_size"]
+    del rcnn["keypoint_predictor"], rcnn["keypoint_head"]
     rcnn["box_head"]["max_detections"] = model.pop("max_detections")
     config["model"] = {
         **model,
@@ -40,7 +41,8 @@ def config_of_0_1(mask_classes="voc", evaluation=""):
 def test_the_model_of_version_0_1_is_read():
     old = config_of_0_1()
     upgraded, today = upgrade(old), maskx_rcnn.get_config().to_dict()
-    del today["model"]["rcnn"]["rpn"]["min_size"]
+    rcnn = today["model"]["rcnn"]
+    del rcnn["rpn"]["min_size"], rcnn["keypoint_predictor"], rcnn["keypoint_head"]
     assert upgraded == today
     assert old == config_of_0_1()
     assert upgrade(upgraded) == today

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from configs import demo, embedmask, fcos, mask_rcnn, maskx_rcnn, paper, variants
+from configs import demo, embedmask, fcos, keypoint_rcnn, mask_rcnn, maskx_rcnn, paper, variants
 from configs.families import rcnn
 from maskx_jax.training.checks import check_config, choose_best_metric
 from tests.models.build import tiny_config
@@ -162,6 +162,7 @@ def shipped_configs():
         if variant != "batch"
         for choice in choices
     ]
+    keypoints = [*(text for text in common if not text.startswith("masks=")), "masks=no", "masks=yes"]
     training = [f"training={name}" for name in ("end_to_end", "stage_wise")]
     forms = [f"form={name}" for name in ("ijcai", "arxiv")]
     return {
@@ -169,6 +170,7 @@ def shipped_configs():
         "demo": lambda: demo.get_config(),
         **{f"mask_rcnn:{text}": lambda text=text: mask_rcnn.get_config(text) for text in common + predictors},
         **{f"maskx_rcnn:{text}": lambda text=text: maskx_rcnn.get_config(text) for text in common + training},
+        **{f"keypoint_rcnn:{text}": lambda text=text: keypoint_rcnn.get_config(text) for text in keypoints},
         **{f"fcos:{text}": lambda text=text: fcos.get_config(text) for text in common},
         **{f"embedmask:{text}": lambda text=text: embedmask.get_config(text) for text in common + forms},
         **{

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import types
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,8 +15,9 @@ from maskx_jax.limits import Check, number, one_of, within
 from maskx_jax.models.backbones import fpn
 from maskx_jax.models.backbones.fpn import FPN, compute_pyramid
 from maskx_jax.models.pixels import Pixels
-from maskx_jax.models.rcnn import box_head, mask_head, rpn, weight_transfer
+from maskx_jax.models.rcnn import box_head, keypoint_head, mask_head, rpn, weight_transfer
 from maskx_jax.models.rcnn.box_head import BoxHead, BoxPredictions, ClassWeights
+from maskx_jax.models.rcnn.keypoint_head import KeypointHead
 from maskx_jax.models.rcnn.mask_branch import MaskBranch
 from maskx_jax.models.rcnn.mask_head import MaskHead
 from maskx_jax.models.rcnn.region_head import RegionHead
@@ -30,6 +32,7 @@ from maskx_jax.ops.losses import Mean, total_loss
 from maskx_jax.structures import Batch, Detections
 
 MASK_PREDICTORS = ("none", "class_specific", "class_agnostic", "transfer")
+KEYPOINT_PREDICTORS = ("none", "heatmaps")
 _MODULES: Mapping[str, Mapping[str, Check]] = {
     "fpn": fpn.LIMITS,
     "rpn": rpn.LIMITS,
@@ -37,9 +40,11 @@ _MODULES: Mapping[str, Mapping[str, Check]] = {
     "box_head": box_head.LIMITS,
     "mask_head": mask_head.LIMITS,
     "weight_transfer": weight_transfer.LIMITS,
+    "keypoint_head": keypoint_head.LIMITS,
 }
 LIMITS: Mapping[str, Check] = {
     "mask_predictor": one_of(*MASK_PREDICTORS),
+    "keypoint_predictor": one_of(*KEYPOINT_PREDICTORS),
     **within(_MODULES),
 }
 
@@ -62,7 +67,8 @@ class RCNN(nn.Module):
 
     Attributes:
       pixels, backbone, fpn, rpn, roi_align, box_head: Faster R-CNN with FPN.
-      heads: what works on regions after the box head: the mask branch, or nothing for boxes only.
+      heads: what works on regions after the box head: the mask branch, the keypoint head, both, or nothing for
+        boxes only.
     """
 
     pixels: Pixels
@@ -207,6 +213,8 @@ def build(
     box_head: Mapping[str, Any],
     mask_head: Mapping[str, Any],
     weight_transfer: Mapping[str, Any],
+    keypoint_predictor: str = "none",
+    keypoint_head: Mapping[str, Any] = types.MappingProxyType({}),
 ) -> RCNN:
     """Build a detector of this family, see `models.build.Part`.
 
@@ -218,11 +226,12 @@ def build(
       dtype: of the computation in the networks; parameters, losses and boxes are float32 always.
       cpu: whether the program is for one CPU device, see `models.build.build`.
       mask_predictor: "none", "class_specific", "class_agnostic" or "transfer".
-      fpn, rpn, roi_align, box_head, mask_head, weight_transfer: fields of the modules of that name.
+      fpn, rpn, roi_align, box_head, mask_head, weight_transfer, keypoint_head: fields of the modules of that name.
+      keypoint_predictor: "none" or "heatmaps"; runs from before there were keypoints do not say.
 
     Raises:
-      ValueError: `mask_predictor` is unknown, the number of convolutions does not fit the mask head's body, or that of
-        anchor sizes the levels.
+      ValueError: `mask_predictor` or `keypoint_predictor` is unknown, the number of convolutions does not fit the mask
+        head's body, or that of anchor sizes the levels.
       TypeError: a mapping has a key that its module does not know.
     """
     head = MaskHead(**mask_head, dtype=dtype, cpu=cpu, name="mask_head")
@@ -235,7 +244,15 @@ def build(
         raise ValueError(
             f"rcnn.rpn.anchor_sizes is {proposals.anchor_sizes!r}; expected {levels} values: one for each level"
         )
-    weights = _mask_weights(mask_predictor, num_classes, head.channels, weight_transfer)
+    heads: list[RegionHead] = []
+    if (weights := _mask_weights(mask_predictor, num_classes, head.channels, weight_transfer)) is not None:
+        heads.append(MaskBranch(head, weights, cpu))
+    if keypoint_predictor not in KEYPOINT_PREDICTORS:
+        raise ValueError(
+            f"rcnn.keypoint_predictor is {keypoint_predictor!r}; expected one of {', '.join(KEYPOINT_PREDICTORS)}"
+        )
+    if keypoint_predictor == "heatmaps":
+        heads.append(KeypointHead(**keypoint_head, dtype=dtype, cpu=cpu, name="keypoint_head"))
     return RCNN(
         pixels=pixels,
         backbone=backbone,
@@ -243,7 +260,7 @@ def build(
         rpn=proposals,
         roi_align=RoIAlign(**roi_align),
         box_head=BoxHead(num_classes, **box_head, max_detections=max_detections, dtype=dtype),
-        heads=() if weights is None else (MaskBranch(head, weights, cpu),),
+        heads=tuple(heads),
     )
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import jax
 from flax import struct
@@ -10,8 +9,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from maskx_jax.models.rcnn.box_head import ClassWeights
 from maskx_jax.models.rcnn.mask_head import MaskHead
+from maskx_jax.models.rcnn.region_head import apply_to_used
 from maskx_jax.models.rcnn.weight_transfer import MaskWeights
-from maskx_jax.ops.cpu.used_slots import map_used_slots
 from maskx_jax.ops.losses import Mean
 from maskx_jax.structures import Detections, GroundTruth, RoiTargets
 
@@ -53,17 +52,7 @@ class MaskBranch:
         class_weights: ClassWeights,
     ) -> Float[Array, "b q m m"]:
         """Return the mask logits of each region for its own label; those of regions that are not used mean nothing."""
-        weights = self.weights(class_weights)
-        if self.cpu and not self.head.is_initializing():
-            # As a function of its parameters: JAX's loops do not take the modules of Flax.
-            head, variables = self.head.unbind()
-
-            def logits_of(parameters: Any, pooled: Array, labels: Array) -> Any:
-                return head.apply(parameters[0], pooled, labels, parameters[1])
-
-            return map_used_slots(logits_of, (variables, weights), pooled, labels, used)
-        logits = self.head(pooled.reshape(-1, *pooled.shape[2:]), labels.reshape(-1), weights)
-        return logits.reshape(*labels.shape, *logits.shape[1:])
+        return apply_to_used(self.head, pooled, labels, used, self.weights(class_weights), cpu=self.cpu)
 
     def losses(
         self,

@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from maskx_jax.limits import Check, number, one_of
 from maskx_jax.models.layers import Deconvolution2x2, Linear32, conv, group_norm, msra_fill
+from maskx_jax.models.rcnn.region_head import supervised_first
 from maskx_jax.models.rcnn.weight_transfer import MaskWeights
 from maskx_jax.ops.losses import Mean, masked_mean
 from maskx_jax.ops.mask_targets import average_mask, sample_mask
@@ -137,11 +138,7 @@ class MaskHead(nn.Module):
             objects = ground_truth.valid & ~ground_truth.is_crowd
             rois = RoiTargets(ground_truth.boxes, ground_truth.labels, slots, objects, objects)
         has_mask = jnp.take_along_axis(ground_truth.has_mask, rois.gt_index, axis=1)
-        supervised = rois.foreground & has_mask
-        count = min(self.num_samples, supervised.shape[1])
-        chosen = jnp.argsort(~supervised, axis=1, stable=True)[:, :count]
-        take = jax.vmap(lambda values, index: values[index])
-        return jax.tree.map(lambda values: take(values, chosen), rois), take(supervised, chosen)
+        return supervised_first(rois, rois.foreground & has_mask, self.num_samples)
 
     def losses(
         self,

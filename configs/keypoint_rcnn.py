@@ -1,0 +1,46 @@
+"""Keypoint R-CNN: Mask R-CNN's human pose estimation (He et al., ICCV 2017, section 5), with masks or without.
+
+    python train.py --config=configs/keypoint_rcnn.py:schedule=1x --config.data.directory=DIR --workdir=RUN
+
+The values are detectron2's where they differ from Mask R-CNN's: more proposals, a smoother loss of boxes, short sides
+drawn from 640 to 800. The classes are those of the data (person), and its skeleton has as many keypoints as
+`model.rcnn.keypoint_head.num_keypoints` says; objects without keypoints train boxes and masks only.
+
+Variants: masks (no, yes: masks beside keypoints), size (full, tiny), backbone (r50, r101), batch (1, 2, 4, ... 128),
+data (prepared, shapes), schedule (1x, 2x), jitter (short_sides, none), start (weights, scratch),
+dtype (float32, bfloat16). size=tiny is a small experiment, from its 128-pixel images to its schedule.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base, variants
+from configs.families import rcnn
+
+
+def get_config(argument: str | None = None) -> ConfigDict:
+    """Return the config of a variant."""
+    config = rcnn.get_config()
+    config.model.rcnn.update(keypoint_predictor="heatmaps", mask_predictor="none")
+    # A thousand proposals an image cost box AP: Detectron has two thousand a batch of two.
+    config.model.rcnn.rpn.post_nms_top_k = (1500, 1000)
+    # Keypoints get worse with plain L1 (detectron2).
+    config.model.rcnn.box_head.smooth_l1_beta = 0.5
+    variants.short_sides(config)
+
+    def one_short_side(config: ConfigDict) -> None:
+        config.data.transform.short_sides = (800,)
+
+    def masks(config: ConfigDict) -> None:
+        config.model.rcnn.mask_predictor = "class_specific"
+
+    return base.apply_variants(
+        config,
+        argument,
+        {
+            "size": rcnn.SIZE,
+            **variants.COMMON,
+            "jitter": {"short_sides": variants.short_sides, "none": one_short_side},
+            "masks": {"no": lambda config: None, "yes": masks},
+        },
+        variants.EXCLUDED,
+    )
