@@ -11,9 +11,12 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from maskx_jax.coco import areas, rle
+from maskx_jax.coco.keypoints import Skeleton
+from maskx_jax.evaluation.skeletons import common_sigmas, skeletons_of
 
 KINDS = ("bbox", "segm")
-_FIELD_OF_KIND = {"bbox": "bbox", "segm": "segmentation"}
+# What a results entry has for each kind.
+FIELD_OF_KIND = {"bbox": "bbox", "segm": "segmentation", "keypoints": "keypoints"}
 
 
 def as_id(value: Any) -> Any:
@@ -33,7 +36,7 @@ def check_ground_truth(ground_truth: Mapping, kinds: Sequence[str] = KINDS) -> N
 
     Args:
       ground_truth: the dict.
-      kinds: what will be scored, of "bbox" and "segm".
+      kinds: what will be scored, of "bbox", "segm" and "keypoints".
 
     Raises:
       ValueError: at the first entry that is wrong.
@@ -72,12 +75,18 @@ def check_ground_truth(ground_truth: Mapping, kinds: Sequence[str] = KINDS) -> N
                 f"{reprlib.repr(image.get('width'))}; expected whole numbers of pixels, fewer than 2**32 in all"
             )
     category_ids = {as_id(category["id"]) for category in ground_truth["categories"]}
+    skeletons = {}
+    if "keypoints" in kinds:
+        common_sigmas(ground_truth["categories"])
+        skeletons = _skeletons(ground_truth)
     for index, annotation in enumerate(ground_truth["annotations"]):
         where = f"ground truth, annotations[{index}]"
         if (annotation_id := annotation.get("id")) is not None:
             where += f", id {reprlib.repr(annotation_id)}"
         try:
             _check_annotation(annotation, sizes, category_ids, kinds)
+            if annotation.get("keypoints") and (skeleton := skeletons.get(as_id(annotation["category_id"]))):
+                _check_keypoints(annotation["keypoints"], skeleton)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
     if "segm" in kinds:
@@ -90,19 +99,22 @@ def check_results(results: Sequence[dict], ground_truth: Mapping, kinds: Sequenc
     Args:
       results: the entries.
       ground_truth: a COCO instances dict; only its `images` and `categories` are read.
-      kinds: what is to be scored, of "bbox" and "segm".
+      kinds: what is to be scored, of "bbox", "segm" and "keypoints". Results of a class without keypoints need none.
 
     Raises:
       ValueError: at the first entry that is wrong; one line with its index, what was got and what was expected.
     """
-    if unknown := [kind for kind in kinds if kind not in KINDS]:
-        raise ValueError(f"unknown kinds {unknown}; expected some of {list(KINDS)}")
+    if unknown := [kind for kind in kinds if kind not in FIELD_OF_KIND]:
+        raise ValueError(f"unknown kinds {unknown}; expected some of {list(FIELD_OF_KIND)}")
     sizes = image_sizes(ground_truth)
     category_ids = {as_id(category["id"]) for category in ground_truth["categories"]}
-    needed = {"image_id", "category_id", "score", *(_FIELD_OF_KIND[kind] for kind in kinds)}
+    needed = {"image_id", "category_id", "score", *(FIELD_OF_KIND[kind] for kind in kinds if kind != "keypoints")}
+    skeletons = _skeletons(ground_truth) if "keypoints" in kinds else {}
     for index, result in enumerate(results):
         try:
             _check_result(result, needed, sizes, category_ids)
+            if skeleton := skeletons.get(result["category_id"]):
+                _check_keypoints(result.get("keypoints"), skeleton)
         except ValueError as error:
             raise ValueError(f"results[{index}]: {error}") from None
 
@@ -202,6 +214,19 @@ def check_segmentation(segmentation: Any, size: list) -> None:
             raise ValueError(f"polygon {reprlib.repr(polygon)}; expected finite numbers [x1, y1, x2, y2, ...]")
         if len(polygon) % 2:
             raise ValueError(f"a polygon of {len(polygon)} numbers; expected pairs [x1, y1, x2, y2, ...]")
+
+
+def _skeletons(ground_truth: Mapping) -> dict[Any, Skeleton]:
+    return {as_id(category_id): skeleton for category_id, skeleton in skeletons_of(ground_truth["categories"]).items()}
+
+
+def _check_keypoints(keypoints: Any, skeleton: Skeleton) -> None:
+    count = 3 * len(skeleton.names)
+    if not (isinstance(keypoints, list | tuple) and len(keypoints) == count and are_finite(keypoints)):
+        number = f", {len(keypoints)} values" if isinstance(keypoints, list | tuple) else ""
+        raise ValueError(
+            f"keypoints {reprlib.repr(keypoints)}{number}; expected {count} finite numbers [x1, y1, v1, ...]"
+        )
 
 
 def _check_result(result: dict, needed: set[str], sizes: Mapping[int, list], category_ids: Collection) -> None:

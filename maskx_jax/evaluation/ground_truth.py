@@ -1,10 +1,14 @@
 """A ground truth in numbers that every backend takes."""
 
 import collections
+import functools
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from maskx_jax.coco import rle
-from maskx_jax.evaluation.checks import as_id, believed_area, image_sizes
+from maskx_jax.evaluation.checks import FIELD_OF_KIND, as_id, believed_area, image_sizes
+from maskx_jax.evaluation.skeletons import skeletons_of
 
 # Beyond any image: a region to ignore that holds every box.
 _EVERYWHERE = [-1e6, -1e6, 2e6, 2e6]
@@ -25,7 +29,8 @@ class NumberedGroundTruth:
         self._image = {image_id: number for number, image_id in enumerate(sorted(sizes), start=1)}
         self._category = {category_id: number for number, category_id in enumerate(category_ids, start=1)}
         self._sizes = {self._image[image_id]: size for image_id, size in sizes.items()}
-        annotations = ground_truth["annotations"]
+        self._categories, annotations = ground_truth["categories"], ground_truth["annotations"]
+        self._points = {number: annotation.get("keypoints") for number, annotation in enumerate(annotations, start=1)}
         self._objects: list[dict] = [
             {
                 "id": number,
@@ -88,14 +93,16 @@ class NumberedGroundTruth:
         images = [{"id": image, "height": size[0], "width": size[1]} for image, size in self._sizes.items()]
         categories = [{"id": number, "name": str(number)} for number in self._category.values()]
         objects = self._objects
-        if kind != "bbox":
+        if kind == "keypoints":
+            results = [result for result in results if self._category[result["category_id"]] in self._skeletons]
+        elif kind != "bbox":
             objects = [
                 entry | ({"segmentation": mask} if mask is not None else self._without_mask(entry))
                 for entry, mask in zip(self._objects, self._masks, strict=True)
             ]
-        field = "bbox" if kind == "bbox" else "segmentation"
+        field = FIELD_OF_KIND.get(kind, "segmentation")
         shapes = [result[field] for result in results]
-        areas = [box[2] * box[3] for box in shapes] if kind == "bbox" else rle.areas(shapes)
+        areas = rle.areas(shapes) if field == "segmentation" else [_area(kind, shape) for shape in shapes]
         detected = [
             {
                 "id": number,
@@ -112,8 +119,30 @@ class NumberedGroundTruth:
             objects = objects + self._regions_to_ignore(kind, len(objects))
             # As lvis-api does. What has no area also lies in no region.
             detected = [entry for entry in detected if entry["area"]]
+        if kind == "keypoints":
+            objects = self._with_keypoints(objects)
         shared = {"images": images, "categories": categories}
         return {**shared, "annotations": objects}, {**shared, "annotations": detected}
+
+    @functools.cached_property
+    def _skeletons(self) -> dict[int, int]:
+        """How many keypoints the objects of a class have, by its number; of classes that have any."""
+        skeletons = skeletons_of(self._categories)
+        return {self._category[as_id(i)]: len(skeleton.names) for i, skeleton in skeletons.items()}
+
+    @property
+    def num_without_keypoints(self) -> int:
+        """Objects of which no keypoint has a place, ignored where keypoints are scored."""
+        return sum(entry["num_keypoints"] == 0 for entry in self._with_keypoints(self._objects))
+
+    def _with_keypoints(self, objects: Sequence[dict]) -> list[dict]:
+        """Return the objects of classes with keypoints. One of which none has a place is ignored, and is its box."""
+        made = []
+        for entry in objects:
+            if count := self._skeletons.get(entry["category_id"]):
+                points = list(self._points.get(entry["id"]) or [0] * 3 * count)
+                made.append(entry | {"keypoints": points, "num_keypoints": sum(flag > 0 for flag in points[2::3])})
+        return made
 
     def _without_mask(self, entry: dict) -> dict:
         x, y, w, h = entry["bbox"]
@@ -129,7 +158,7 @@ class NumberedGroundTruth:
                 "bbox": _EVERYWHERE,
                 "area": 1.0,
                 "iscrowd": 1,
-                **({} if kind == "bbox" else {"segmentation": self._full(image)}),
+                **({"segmentation": self._full(image)} if kind not in FIELD_OF_KIND or kind == "segm" else {}),
             }
             for number, (image, category) in enumerate(sorted(self._inexhaustive), start=1)
         ]
@@ -139,3 +168,11 @@ class NumberedGroundTruth:
         height, width = self._sizes[image]
         counts = [0, height * width] if value else [height * width]
         return rle.of_segmentation({"size": [height, width], "counts": counts}, (height, width)) or {}
+
+
+def _area(kind: str, shape: Sequence[float]) -> float:
+    """Return the area of a box, or of the box around keypoints, as pycocotools does."""
+    if kind == "bbox":
+        return shape[2] * shape[3]
+    x, y = np.array(shape[0::3]), np.array(shape[1::3])
+    return float((x.max() - x.min()) * (y.max() - y.min()))

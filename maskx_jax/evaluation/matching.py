@@ -67,14 +67,17 @@ class Scores:
         return float(np.mean(values)) if len(values) else None
 
 
-def match(datasets: Sequence[dict], kind: str, backend: str, max_detections: int) -> Scores:
+def match(
+    datasets: Sequence[dict], kind: str, backend: str, max_detections: int, sigmas: Sequence[float] | None = None
+) -> Scores:
     """Match detections with ground truth; return precision and recall.
 
     Args:
       datasets: ground truth and detections; see `NumberedGroundTruth.entries`.
-      kind: "bbox", "segm" or "boundary".
+      kind: "bbox", "segm", "boundary" or "keypoints".
       backend: one of `BACKENDS`.
       max_detections: detections an image and class that count.
+      sigmas: constants of OKS, of keypoints.
 
     Raises:
       FloatingPointError: a precision or recall is not finite.
@@ -83,6 +86,11 @@ def match(datasets: Sequence[dict], kind: str, backend: str, max_detections: int
     with contextlib.redirect_stdout(io.StringIO()):
         evaluator = _evaluator(datasets, kind, backend)
         evaluator.params.maxDets = detection_counts(max_detections)
+        if sigmas is not None:
+            # pycocotools computes with an array; hotcoco takes a list.
+            evaluator.params.kpt_oks_sigmas = list(sigmas) if backend == "hotcoco" else np.array(sigmas)
+            # faster-coco-eval would leave out classes without objects.
+            evaluator.params.catIds = [category["id"] for category in datasets[0]["categories"]]
         evaluator.evaluate()
         evaluator.accumulate()
     params = evaluator.params

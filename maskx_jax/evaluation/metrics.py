@@ -18,6 +18,10 @@ Some things differ from handing the files to pycocotools as they are:
 - The area of a detection scored as `segm` is that of its mask, also where it comes with a box (pycocotools would take
   the box's).
 
+Keypoints are matched by OKS, the similarity of the labelled keypoints of an object to those of a detection: the mean of
+`exp(-distance**2 / (2 * area * (2 * sigma)**2))`. The best 20 detections of an image and class count. Objects of which
+no keypoint is labelled are ignored, as regions that their doubled box bounds; classes without keypoints have no number.
+
 LVIS (Gupta, Dollar and Girshick, 2019) says of each image which classes were looked for. What it asks for is brought
 into a form that any matcher of COCO's scores by the same rules, with lvis-api's numbers: the best 300 detections of an
 image are kept; those of classes that are neither in the image nor known to be absent (`neg_category_ids`), and those
@@ -25,20 +29,22 @@ without area, are left out; of a class that is not annotated exhaustively (`not_
 image is a region to ignore.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from maskx_jax.coco.garbage import no_garbage_collection
 from maskx_jax.evaluation.checks import KINDS, as_id, check_ground_truth, check_results
 from maskx_jax.evaluation.ground_truth import NumberedGroundTruth
 from maskx_jax.evaluation.matching import Metric, check_backend, detection_counts, match
+from maskx_jax.evaluation.skeletons import common_sigmas
 
-ALL_KINDS = (*KINDS, "boundary")
+ALL_KINDS = (*KINDS, "boundary", "keypoints")
 _FREQUENCIES = ("r", "c", "f")
+_MAX_POSES = 20
 
 
 def metric_definitions(max_detections: int = 100, has_frequencies: bool = False) -> dict[str, Metric]:
-    """Return what is reported of each kind and group, by name and in COCO's order.
+    """Return what is reported of boxes, masks and borders in each group, by name and in COCO's order.
 
     Args:
       max_detections: detections an image that count.
@@ -61,6 +67,28 @@ def metric_definitions(max_detections: int = 100, has_frequencies: bool = False)
         "ARm": Metric("recall", None, "medium", most),
         "ARl": Metric("recall", None, "large", most),
     }
+
+
+def keypoint_definitions() -> dict[str, Metric]:
+    """Return what is reported of keypoints, by name and in COCO's order."""
+    return {
+        f"{letters}{suffix}": Metric(array, threshold, area, _MAX_POSES)
+        for letters, array in (("AP", "precision"), ("AR", "recall"))
+        for suffix, threshold, area in (
+            *(("", None, "all"), ("50", 0.5, "all"), ("75", 0.75, "all")),
+            *(("m", None, "medium"), ("l", None, "large")),
+        )
+    }
+
+
+def definitions_of(kind: str, max_detections: int = 100, has_frequencies: bool = False) -> dict[str, Metric]:
+    """Return what is reported of one kind; see `metric_definitions`."""
+    return keypoint_definitions() if kind == "keypoints" else metric_definitions(max_detections, has_frequencies)
+
+
+def groups_of(kind: str, groups: Collection[str]) -> list[str]:
+    """Return the groups of classes that a kind is reported for. Others than "all" are about who had masks."""
+    return ["all"] if kind == "keypoints" else list(groups)
 
 
 def has_frequencies(ground_truth: Mapping) -> bool:
@@ -94,19 +122,22 @@ def score(
     Args:
       ground_truth: a COCO instances dict. It is not changed.
       results: COCO results entries. They are not changed.
-      kinds: of "bbox", "segm" and "boundary": masks by the smaller of their IoU and that of their borders, bands of 2 %
-        of the image's diagonal (Boundary IoU, Cheng et al. 2021), which only faster-coco-eval matches.
+      kinds: of "bbox", "segm", "keypoints" and "boundary": masks by the smaller of their IoU and that of their borders,
+        bands of 2 % of the image's diagonal (Boundary IoU, Cheng et al. 2021), which only faster-coco-eval matches.
       groups: category ids by the name of the group, such as `{"A": [...], "B": [...]}`.
       backend: who matches detections with ground truth.
       max_detections: that count: of an image and class (COCO), or of an image (LVIS). None takes the usual 100 or 300.
+        Of keypoints 20 count.
 
     Returns:
       A dict fit for JSON; numbers are fractions in 0..1, or None where there is no ground truth to take a mean over:
 
-      - for each kind, `{"all": {...}, "A": {...}, ...}` with the numbers that `metric_definitions` names;
+      - for each kind, `{"all": {...}, "A": {...}, ...}` with the numbers that `definitions_of` names; of keypoints
+        only "all";
       - `"per_class"`: by category name, `{"groups": [...], "bbox": AP, "segm": AP}`;
       - `"harmonic_mean"`: by kind, the harmonic mean of AP of A and AP of B; only if there are groups A and B;
       - `"num_ignored_without_mask"`: objects of the ground truth not scored as segm; only if segm is asked for;
+      - `"num_ignored_without_keypoints"`: objects of classes with keypoints not scored as keypoints, likewise;
       - `"num_areas_replaced"`: objects of the ground truth whose area cannot be right;
       - `"max_detections"`, and `"federated"`: whether LVIS' rules hold.
 
@@ -129,14 +160,20 @@ def score(
     metrics: dict = {"max_detections": most, "federated": federated, "num_areas_replaced": numbered.num_areas_replaced}
     if "segm" in checked_kinds:
         metrics["num_ignored_without_mask"] = numbered.num_without_mask
-    definitions = metric_definitions(most, has_frequencies(ground_truth))
+    sigmas = None
+    if "keypoints" in checked_kinds:
+        sigmas = common_sigmas(ground_truth["categories"])
+        metrics["num_ignored_without_keypoints"] = numbered.num_without_keypoints
     per_class: dict[str, dict] = {name: {"groups": classes.groups_of(i)} for i, name in enumerate(classes.names)}
     for kind in kinds:
         matcher = "faster_coco_eval" if kind == "boundary" else backend
-        accumulated = match(numbered.entries(chosen, kind, federated), kind, matcher, most)
+        definitions = definitions_of(kind, most, has_frequencies(ground_truth))
+        count = _MAX_POSES if kind == "keypoints" else most
+        of_kind = sigmas if kind == "keypoints" else None
+        accumulated = match(numbered.entries(chosen, kind, federated), kind, matcher, count, of_kind)
         metrics[kind] = {
             group: {name: accumulated.mean(classes.columns(group, m), m) for name, m in definitions.items()}
-            for group in classes.groups
+            for group in groups_of(kind, classes.groups)
         }
         for column, name in enumerate(classes.names):
             per_class[name][kind] = accumulated.mean([column], definitions["AP"])
@@ -185,9 +222,12 @@ class _Classes:
 
 def _harmonic_means(metrics: Mapping[str, Any], kinds: Sequence[str]) -> dict[str, dict]:
     """Return the harmonic means of AP of A and AP of B, where both are groups."""
-    if not {"A", "B"} <= metrics[kinds[0]].keys():
-        return {}
-    return {"harmonic_mean": {kind: _harmonic_mean(*(metrics[kind][group]["AP"] for group in "AB")) for kind in kinds}}
+    means = {
+        kind: _harmonic_mean(*(metrics[kind][group]["AP"] for group in "AB"))
+        for kind in kinds
+        if {"A", "B"} <= metrics[kind].keys()
+    }
+    return {"harmonic_mean": means} if means else {}
 
 
 def _harmonic_mean(first: float | None, second: float | None) -> float | None:

@@ -11,29 +11,27 @@ from maskx_jax import files
 from maskx_jax.coco import mask_classes
 from maskx_jax.coco.categories import Categories
 from maskx_jax.evaluation import metrics, results
-from maskx_jax.evaluation.checks import as_id, check_ground_truth
+from maskx_jax.evaluation.checks import FIELD_OF_KIND, as_id, check_ground_truth
 
 # Groups of classes that an evaluation may have; which of them it has, the data decide.
 GROUPS = ("all", "A", "B", "mixed")
-_TITLES = {"bbox": "box", "segm": "mask", "boundary": "edge"}
+_TITLES = {"bbox": "box", "segm": "mask", "boundary": "edge", "keypoints": "pose"}
 
 
 def kinds(produces: Collection[str], boundary: bool = False) -> tuple[str, ...]:
-    """Return what is scored of a detector: boxes, masks, and their borders.
+    """Return what is scored of a detector: boxes, masks and their borders, keypoints.
 
     Args:
-      produces: what the detector makes, of "boxes" and "masks".
+      produces: what the detector makes, of "boxes", "masks" and "keypoints".
       boundary: whether to score the borders of masks.
     """
-    if "masks" not in produces:
-        return ("bbox",)
-    return ("bbox", "segm", "boundary") if boundary else ("bbox", "segm")
+    masks = ("segm", "boundary") if boundary else ("segm",)
+    return ("bbox", *(masks if "masks" in produces else ()), *(("keypoints",) if "keypoints" in produces else ()))
 
 
 def kinds_of(found: Sequence[Any]) -> tuple[str, ...]:
-    """Return the kinds that results can be scored by: boxes and masks where any entry has them."""
-    fields = {"bbox": "bbox", "segm": "segmentation"}
-    present = [kind for kind, field in fields.items() if any(isinstance(r, dict) and field in r for r in found)]
+    """Return the kinds that results can be scored by: boxes, masks and keypoints where any entry has them."""
+    present = [kind for kind, field in FIELD_OF_KIND.items() if any(isinstance(r, dict) and field in r for r in found)]
     return tuple(present) or ("bbox",)
 
 
@@ -72,10 +70,13 @@ def metric_names(
       max_detections: detections an image that count.
       has_frequencies: whether the classes are rare, common or frequent (LVIS), which has numbers of its own.
     """
-    numbers = metrics.metric_definitions(max_detections, has_frequencies)
-    names = {f"{kind}/{group}/{number}" for kind in scored for group in ("all", *groups) for number in numbers}
-    if {"A", "B"} <= set(groups):
-        names |= {f"{kind}/harmonic_mean" for kind in scored}
+    names = set()
+    for kind in scored:
+        of_kind = metrics.groups_of(kind, ("all", *groups))
+        numbers = metrics.definitions_of(kind, max_detections, has_frequencies)
+        names |= {f"{kind}/{group}/{number}" for group in of_kind for number in numbers}
+        if {"A", "B"} <= set(of_kind):
+            names.add(f"{kind}/harmonic_mean")
     return names
 
 
@@ -103,7 +104,8 @@ def score_file(
     """Return the metrics of a COCO results file on a file of COCO annotations.
 
     Args:
-      results_path: boxes, masks or both; what one entry has, all need.
+      results_path: boxes, masks, keypoints or several of these; what one entry has, all need (of keypoints, all of
+        classes that have some).
       annotations_path: COCO instances, or LVIS'.
       with_masks: the classes of A; see `coco.mask_classes.mask_labels`.
       boundary: score the borders of masks too.
@@ -148,7 +150,7 @@ def titled_table(measured: Mapping) -> str:
 def format_table(measured: Mapping) -> str:
     """Return what `metrics.score` measured as plain text, in percent: a row per kind and group."""
     scored = [kind for kind in _TITLES if kind in measured]
-    names = list(measured[scored[0]]["all"])
+    names: list[str] = []
     group_width = max(5, *(len(group) for kind in scored for group in measured[kind]))
     lines = []
     usual = metrics.usual_max_detections(measured["federated"])
@@ -158,16 +160,19 @@ def format_table(measured: Mapping) -> str:
         lines.append(
             f"at most {measured['max_detections']} detections an image count, where the usual number is {usual}"
         )
-    lines.append(f"{'':5}{'':{group_width}}" + "".join(f"{name:>7}" for name in names))
     for kind in scored:
+        if names != (names := list(measured[kind]["all"])):
+            lines.append(f"{'':5}{'':{group_width}}" + "".join(f"{name:>7}" for name in names))
         for group, values in measured[kind].items():
             numbers = "".join(f"{_percent(values[name]):>7}" for name in names)
             lines.append(f"{_TITLES[kind]:5}{group:{group_width}}{numbers}")
     if "harmonic_mean" in measured:
-        means = ", ".join(f"{_TITLES[kind]} {_percent(measured['harmonic_mean'][kind])}" for kind in scored)
+        means = ", ".join(f"{_TITLES[kind]} {_percent(mean)}" for kind, mean in measured["harmonic_mean"].items())
         lines.append(f"harmonic mean of AP of A and B: {means}")
     if number := measured.get("num_ignored_without_mask"):
         lines.append(f"ground-truth objects without a mask, ignored for mask AP: {number}")
+    if number := measured.get("num_ignored_without_keypoints"):
+        lines.append(f"ground-truth objects without keypoints, ignored for pose AP: {number}")
     if measured["num_areas_replaced"]:
         lines.append(f"ground-truth areas that cannot be right, replaced: {measured['num_areas_replaced']}")
 

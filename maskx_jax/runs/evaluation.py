@@ -179,9 +179,13 @@ def measured_metrics(config: ConfigDict, groups: Groups, source: Source) -> set[
     boxes, masks = roles.count_labels(source, np.ones(len(source.categories) + 1, bool))
     label_of_id = source.categories.label_of_id()
     members = {"all": source.categories.ids, **groups}
+    ground_truth = source.coco_ground_truth()
+    any_keypoints = any(any((entry.get("keypoints") or ())[2::3]) for entry in ground_truth["annotations"])
 
     def has_objects(name: str) -> bool:
         kind, group, *_ = name.split("/")
+        if kind == "keypoints":
+            return any_keypoints
         counts = boxes if kind == "bbox" else masks
         parts = ("A", "B") if group == "harmonic_mean" else (group,)
         return all(any(counts[label_of_id[i]] for i in members[part]) for part in parts)
@@ -190,7 +194,7 @@ def measured_metrics(config: ConfigDict, groups: Groups, source: Source) -> set[
         kinds(config),
         groups,
         config.model.max_detections,
-        metrics.has_frequencies(source.coco_ground_truth()),
+        metrics.has_frequencies(ground_truth),
     )
     return set(filter(has_objects, names))
 

@@ -171,7 +171,7 @@ def _check_best_metric(config: ConfigDict, scored: Collection[str]) -> None:
     }
     for name in preferences:
         if name not in known:
-            numbers = metrics.metric_definitions(most, has_frequencies=True)
+            numbers = metrics.metric_definitions(most, has_frequencies=True) | metrics.keypoint_definitions()
             raise _error(
                 "train.best_metric",
                 name,

@@ -170,5 +170,5 @@ def test_right_entries_pass_and_are_not_changed():
 
 
 def test_unknown_kind():
-    with pytest.raises(ValueError, match=r"unknown kinds \['mask'\]; expected some of \['bbox', 'segm'\]"):
+    with pytest.raises(ValueError, match=r"unknown kinds \['mask'\]; expected some of \['bbox', 'segm', 'keypoints'\]"):
         coco_checks.check_results([], GROUND_TRUTH, kinds=["mask"])

@@ -16,9 +16,11 @@ CATEGORIES = Categories((3, 5, 8, 2**70), ("dog", "cat", "cow", "emu"))
         ({"boxes"}, True, ("bbox",)),
         ({"boxes", "masks"}, False, ("bbox", "segm")),
         ({"boxes", "masks"}, True, ("bbox", "segm", "boundary")),
+        ({"boxes", "keypoints"}, True, ("bbox", "keypoints")),
+        ({"boxes", "masks", "keypoints"}, False, ("bbox", "segm", "keypoints")),
     ],
 )
-def test_masks_are_scored_where_the_model_makes_them(produces, boundary, expected):
+def test_masks_and_keypoints_are_scored_where_the_model_makes_them(produces, boundary, expected):
     assert scores.kinds(produces, boundary) == expected
 
 
@@ -28,6 +30,7 @@ def test_masks_are_scored_where_the_model_makes_them(produces, boundary, expecte
         ([], ("bbox",)),
         ([{"bbox": []}, {"bbox": [], "segmentation": {}}], ("bbox", "segm")),
         ([{"segmentation": {}}], ("segm",)),
+        ([{"bbox": []}, {"bbox": [], "keypoints": []}], ("bbox", "keypoints")),
         ([None, {"image_id": 1}], ("bbox",)),
     ],
 )
