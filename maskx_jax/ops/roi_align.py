@@ -84,9 +84,7 @@ def roi_align(
     Raises:
       ValueError: the convention is unknown.
     """
-    read = taps(features, boxes, output_size, sampling_ratio, convention)
-    pooled = _weighted_gather(*flatten(features, read), chunk_size)
-    return pooled.reshape(-1, output_size, output_size, pooled.shape[-1])
+    return interpolate(features, taps(features, boxes, output_size, sampling_ratio, convention), chunk_size)
 
 
 def taps(
@@ -101,39 +99,86 @@ def taps(
     Raises:
       ValueError: the convention is unknown.
     """
+    level, corners = place_boxes(features, boxes, convention)
+    if convention == "detectron2":
+        corners -= 0.5
+    extent = corners[:, 2:] - corners[:, :2]
+    if convention != "detectron2":
+        extent = jnp.maximum(extent, 1.0)
+    return place_points(features, level, corners[:, :2], extent, output_size, sampling_ratio)
+
+
+def place_boxes(
+    features: dict[int, Float[Array, "_ _ c"]], boxes: Float[Array, "r 4"], convention: str
+) -> tuple[Int[Array, "r"], Float[Array, "r 4"]]:
+    """Return the position of each box's level among those of the features, and its corners over that level's stride.
+
+    Raises:
+      ValueError: the convention is unknown.
+    """
     if convention not in CONVENTIONS:
         raise ValueError(f"got RoIAlign convention {convention!r}; expected one of {CONVENTIONS}")
     levels = sorted(features)
     level = assign_levels(boxes, levels[0], levels[-1]) - levels[0]
-    scale = jnp.asarray(2.0 ** -np.array(levels), jnp.float32)[level][:, None]
     if convention == "detectron":
         boxes = boxes - jnp.array([0.0, 0.0, 1.0, 1.0], boxes.dtype)
-    corners = boxes * scale - (0.5 if convention == "detectron2" else 0.0)
-    extent = corners[:, 2:] - corners[:, :2]
-    if convention != "detectron2":
-        extent = jnp.maximum(extent, 1.0)
-    height, width = (jnp.array([features[k].shape[axis] for k in levels])[level] for axis in (0, 1))
+    return level, boxes * jnp.asarray(2.0 ** -np.array(levels), jnp.float32)[level][:, None]
+
+
+def map_sides(
+    features: dict[int, Float[Array, "_ _ c"]], level: Int[Array, "r"]
+) -> tuple[Int[Array, "r"], Int[Array, "r"]]:
+    """Return height and width of each box's level."""
+    height, width = (jnp.array([features[k].shape[axis] for k in sorted(features)])[level] for axis in (0, 1))
+    return height, width
+
+
+def place_points(
+    features: dict[int, Float[Array, "_ _ c"]],
+    level: Int[Array, "r"],
+    start: Float[Array, "r 2"],
+    extent: Float[Array, "r 2"],
+    output_size: int,
+    sampling_ratio: int,
+) -> Taps:
+    """Return the pixels read by points that are spread evenly over boxes, given in feature pixels as (x, y)."""
+    height, width = map_sides(features, level)
     return Taps(
         level,
-        *_taps(corners[:, 1], extent[:, 1], height, output_size, sampling_ratio),
-        *_taps(corners[:, 0], extent[:, 0], width, output_size, sampling_ratio),
+        *_taps(start[:, 1], extent[:, 1], height, output_size, sampling_ratio),
+        *_taps(start[:, 0], extent[:, 0], width, output_size, sampling_ratio),
     )
+
+
+def interpolate(
+    features: dict[int, Float[Array, "_ _ c"]], read: Taps, chunk_size: int | None = None
+) -> Float[Array, "r bins bins c"]:
+    """Return the weighted sum of the pixels that each bin reads; the chunk size is that of `roi_align`."""
+    pooled = _weighted_gather(*flatten(features, read), chunk_size)
+    bins = read.rows.shape[1]
+    return pooled.reshape(-1, bins, bins, pooled.shape[-1])
 
 
 def flatten(
     features: dict[int, Float[Array, "_ _ c"]], read: Taps
 ) -> tuple[Float[Array, "positions c"], Int[Array, "r bins taps"], Float[Array, "r bins taps"]]:
     """Return all levels' pixels in one list, and for each box and bin, row by row, places in it and their weights."""
-    maps = [features[k] for k in sorted(features)]
-    starts = np.cumsum([0, *(m.shape[0] * m.shape[1] for m in maps[:-1])])
-    pyramid = jnp.concatenate([m.reshape(-1, m.shape[-1]) for m in maps])
-    width = jnp.array([m.shape[1] for m in maps])[read.level][:, None, None, None, None]
-    index = jnp.asarray(starts)[read.level][:, None, None, None, None] + (
-        read.rows[:, :, None, :, None] * width + read.columns[:, None, :, None, :]
-    )
+    pyramid, start, width = flatten_levels(features, read.level)
+    start, width = (each[:, None, None, None, None] for each in (start, width))
+    index = start + (read.rows[:, :, None, :, None] * width + read.columns[:, None, :, None, :])
     weight = read.row_weights[:, :, None, :, None] * read.column_weights[:, None, :, None, :]
     shape = (len(read.level), read.rows.shape[1] ** 2, -1)
     return pyramid, index.reshape(shape), weight.reshape(shape)
+
+
+def flatten_levels(
+    features: dict[int, Float[Array, "_ _ c"]], level: Int[Array, "r"]
+) -> tuple[Float[Array, "positions c"], Int[Array, "r"], Int[Array, "r"]]:
+    """Return all levels' pixels in one list, and for each box where its level begins in it and how wide that is."""
+    maps = [features[k] for k in sorted(features)]
+    starts = np.cumsum([0, *(m.shape[0] * m.shape[1] for m in maps[:-1])])
+    pyramid = jnp.concatenate([m.reshape(-1, m.shape[-1]) for m in maps])
+    return pyramid, jnp.asarray(starts)[level], jnp.array([m.shape[1] for m in maps])[level]
 
 
 def _taps(
@@ -170,10 +215,10 @@ def _weighted_gather(
     chunk_size: int | None,
 ) -> Float[Array, "r bins c"]:
     """Return sum over taps of weight * source[index], a chunk of regions at a time."""
-    return _in_chunks(_pool, chunk_size, source, index, weight)
+    return in_chunks(_pool, chunk_size, source, index, weight)
 
 
-def _in_chunks(function: Callable[..., Any], chunk_size: int | None, *arrays: Array) -> Any:
+def in_chunks(function: Callable[..., Any], chunk_size: int | None, *arrays: Array) -> Any:
     """Call a function of a chunk size and arrays; None is the size for the platform that the program is compiled for.
 
     That need not be the platform of this process: a program may be exported for another one.
@@ -205,7 +250,7 @@ def _weighted_gather_forward(source, index, weight, chunk_size):
 
 def _weighted_gather_backward(chunk_size, residuals, gradient):
     # Written out because the transpose of the loop would add a gradient of the whole pyramid once a chunk.
-    return _in_chunks(_pull_back, chunk_size, *residuals, gradient), None, None
+    return in_chunks(_pull_back, chunk_size, *residuals, gradient), None, None
 
 
 def _pull_back(

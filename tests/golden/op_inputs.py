@@ -52,6 +52,11 @@ def pyramid() -> dict[int, Array]:
     }
 
 
+def coarse_pyramid() -> dict[int, Array]:
+    """Return `pyramid` in eighths: many pixels are equal, so that it matters which of them is the largest."""
+    return {level: np.floor(features * 8) / np.float32(8) for level, features in pyramid().items()}
+
+
 def roi_boxes() -> dict[str, Array]:
     """Return the boxes to pool, in pixels of the canvas, by what is special about them."""
     random = np.random.RandomState(1)
