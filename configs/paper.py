@@ -7,6 +7,9 @@
 A row is `table/name`; `ROWS` lists them with the paper's mask AP on B, recalled rather than verified, and no row has
 been run on the whole of COCO here. The paper trained on COCO 2014 trainval35k with 8 GPUs and 16 images a step.
 
+Rows of `mask_rcnn/...` are the ablations of "Mask R-CNN" (He et al., ICCV 2017), with masks of all classes and its mask
+AP on minival over all of them.
+
 Variants: row; masks (voc, nonvoc: which classes have masks); size (full, tiny: the small network, synthetic images).
 Stage-wise rows (tables 1a to 1c, fig3 and beyond) train the mask branch on a frozen detector: config.initialize.path is
 a run of the row `detector`. The row with GloVe vectors needs config.embedding.path.
@@ -35,10 +38,12 @@ class Row:
       stage_wise: whether only the mask branch is trained, on a frozen detector.
       mlp: whether the MLP branch is fused.
       transfer: fields of T.
-      mask_head: fields of the mask head.
+      gt_boxes: whether masks are trained on the objects' own boxes.
       deep: an 11-convolution residual mask head.
+      pooling: the operation that pools regions.
+      partial: whether some classes have no masks: A and B. Without, all have masks and are scored together.
       backbone: "r50" or "r101"; the tiny size has one of its own.
-      paper: the paper's mask AP on B by the choice of A.
+      paper: the paper's mask AP on B by the choice of A; of Mask R-CNN over "all" classes.
     """
 
     predictor: str = "transfer"
@@ -48,8 +53,19 @@ class Row:
     transfer: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     gt_boxes: bool = False
     deep: bool = False
+    pooling: str = "roi_align"
+    partial: bool = True
     backbone: str = "r50"
     paper: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+    @property
+    def is_oracle(self) -> bool:
+        """Whether it has the masks that the others are without."""
+        return self.partial and self.predictor == "class_specific"
+
+    def published(self, masks: str) -> float | None:
+        """Return the paper's number for a choice of A; "" is the row's own choice, which stands first."""
+        return self.paper.get(masks or next(iter(self.paper), ""))
 
 
 def _paper(voc: float, nonvoc: float) -> dict[str, float]:
@@ -63,6 +79,10 @@ def _end_to_end(predictor: str, voc: float, nonvoc: float, backbone: str = "r50"
 
 def _embedmask(form: str, predictor: str) -> Row:
     return Row(predictor, embedmask=form, stage_wise=False)
+
+
+def _mask_rcnn(ap: float, predictor: str = "class_specific", **fields: Any) -> Row:
+    return Row(predictor, stage_wise=False, partial=False, paper={"all": ap}, **fields)
 
 
 _AGNOSTIC = Row("class_agnostic", paper=_paper(14.2, 21.5))
@@ -126,6 +146,12 @@ ROWS: dict[str, Row] = {
     "one_stage/embedmask_arxiv": _embedmask("arxiv", "class_agnostic"),
     "one_stage/embedmask_ijcai_transfer": _embedmask("ijcai", "transfer"),
     "one_stage/embedmask_arxiv_transfer": _embedmask("arxiv", "transfer"),
+    # Mask R-CNN: how regions are pooled. The paper's numbers are of R-50-C4.
+    "mask_rcnn/2c/roi_pool": _mask_rcnn(26.9, pooling="roi_pool"),
+    "mask_rcnn/2c/roi_warp_max": _mask_rcnn(27.2, pooling="roi_warp_max"),
+    "mask_rcnn/2c/roi_warp": _mask_rcnn(27.1, pooling="roi_warp"),
+    "mask_rcnn/2c/roi_align_max": _mask_rcnn(30.2, pooling="roi_align_max"),
+    "mask_rcnn/2c/roi_align": _mask_rcnn(30.3),
 }
 
 
@@ -133,7 +159,7 @@ def tables() -> dict[str, list[str]]:
     """Return the names of the rows of each table."""
     result: dict[str, list[str]] = {}
     for name in ROWS:
-        result.setdefault(name.partition("/")[0], []).append(name)
+        result.setdefault(name.rpartition("/")[0], []).append(name)
     return result
 
 
@@ -203,8 +229,11 @@ def _change(row: Row) -> variants.Change:
             model.mask_head.train_on = "gt_boxes"
         if row.deep:
             model.mask_head.update(body="residual", num_convs=11)
-        if row.predictor == "class_specific":
+        model.roi_align.operation = row.pooling
+        if row.is_oracle:
             config.data.mask_classes = "all"
+        if not row.partial:
+            config.data.mask_classes, config.evaluation.mask_classes = "all", None
         if row.stage_wise:
             config.optimizer.untrained = ("(backbone|fpn|rpn|box_head)/.*",)
             config.initialize.new = ("(mask_head|mask_weights)/.*",)

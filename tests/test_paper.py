@@ -18,7 +18,7 @@ DISTINCT = list({str(row): name for name, row in reversed(paper.ROWS.items())}.v
 
 
 # The rows that trace the most of the code.
-USUAL = ("1a/random", "2/r101_maskx", "beyond/transfer_gt_boxes_deep")
+USUAL = ("1a/random", "2/r101_maskx", "beyond/transfer_gt_boxes_deep", "mask_rcnn/2c/roi_pool")
 
 
 @pytest.mark.slow
@@ -66,6 +66,22 @@ def test_rows_of_one_stage_differ_from_those_of_two_by_their_system():
     full = paper.get_config("row=one_stage/embedmask_ijcai_transfer")
     assert full.model.dense.embed_head.transfer and not one["model"]["dense"]["embed_head"]["transfer"]
     assert full.optimizer.learning_rate == embedmask.get_config().optimizer.learning_rate
+
+
+def test_rows_of_mask_rcnn_have_the_masks_of_all_classes_and_score_them_together():
+    for row, size in (("mask_rcnn/2c/roi_pool", "full"), ("mask_rcnn/2c/roi_align", "tiny")):
+        config = paper.get_config(f"row={row},size={size}")
+        assert (config.data.mask_classes, config.evaluation.mask_classes) == ("all", None)
+        assert config.model.rcnn.roi_align.operation == row.rpartition("/")[2]
+    assert paper.tables()["mask_rcnn/2c"][0] == "mask_rcnn/2c/roi_pool"
+
+
+def test_a_number_of_the_paper_is_that_of_the_masks_chosen():
+    row = paper.ROWS["1a/cls"]
+    assert (row.published(""), row.published("voc"), row.published("nonvoc")) == (18.1, 18.1, 25.2)
+    assert row.published("random(1,20)") is None
+    assert paper.ROWS["mask_rcnn/2c/roi_pool"].published("") == 26.9
+    assert paper.ROWS["one_stage/embedmask_ijcai"].published("") is None
 
 
 def test_the_oracle_learns_all_masks_and_is_scored_on_the_classes_without():

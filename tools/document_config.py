@@ -23,7 +23,7 @@ EXPLAINED_BY = {
     "model.pixels": "maskx_jax/models/pixels.py:Pixels",
     "model.rcnn.fpn": "maskx_jax/models/backbones/fpn.py:FPN",
     "model.rcnn.rpn": "maskx_jax/models/rcnn/rpn.py:RPN",
-    "model.rcnn.roi_align": "maskx_jax/models/rcnn/detector.py:RoIAlign",
+    "model.rcnn.roi_align": "maskx_jax/models/rcnn/pooling.py:RoIAlign",
     "model.rcnn.box_head": "maskx_jax/models/rcnn/box_head.py:BoxHead",
     "model.rcnn.mask_head": "maskx_jax/models/rcnn/mask_head.py:MaskHead",
     "model.rcnn.weight_transfer": "maskx_jax/models/rcnn/weight_transfer.py:WeightTransfer",

@@ -101,7 +101,7 @@ def mask_options(run: Run) -> list[str]:
     if not run.masks:
         return []
     scored = [f"--config.evaluation.mask_classes={run.masks}"]
-    if run.row != paper.DETECTOR and paper.ROWS[run.row].predictor == "class_specific":
+    if run.row != paper.DETECTOR and paper.ROWS[run.row].is_oracle:
         return scored
     return [*scored, f"--config.data.mask_classes={run.masks}"]
 
@@ -135,7 +135,7 @@ def write_tables(runs: Sequence[Run], output: pathlib.Path, size: str) -> None:
 
     titles = [title for title, _ in METRICS]
     lines = [
-        "| " + " | ".join(["row", "masks", "seeds", *titles, "B, of the oracle", "paper, on B"]) + " |",
+        "| " + " | ".join(["row", "masks", "seeds", *titles, "B, of the oracle", "paper"]) + " |",
         "|" + "---|" * (len(titles) + 5),
     ]
     for row, masks in dict.fromkeys((run.row, run.masks) for run in runs):
@@ -143,12 +143,12 @@ def write_tables(runs: Sequence[Run], output: pathlib.Path, size: str) -> None:
         oracle = [
             metrics["segm/B/AP"]
             for run, metrics in finished.items()
-            if run.masks == masks and paper.ROWS[run.row].predictor == "class_specific"
+            if run.masks == masks and paper.ROWS[run.row].is_oracle
         ]
         own = [metrics["segm/B/AP"] for metrics in of_row]
         fraction = f"{100 * statistics.mean(own) / statistics.mean(oracle):.0f} %" if own and any(oracle) else "-"
         # The paper's numbers are of COCO: the tiny size has none.
-        reference = paper.ROWS[row].paper.get(masks or "voc") if size == "full" else None
+        reference = paper.ROWS[row].published(masks) if size == "full" else None
         cells = [_mean(of_row, name) for _, name in METRICS]
         lines.append(
             f"| {' | '.join([row, masks or 'own', str(len(of_row)), *cells, fraction, str(reference or '-')])} |"

@@ -41,6 +41,7 @@ def get_config() -> ConfigDict:
             # Regions are pooled as the weights expect it: "detectron2" is aligned, half a feature pixel up and left of
             # "torchvision". A detector's file brings its own convention, anchors and number of points.
             "roi_align": {
+                "operation": "roi_align",
                 "convention": "detectron2",
                 # Points along each side of a bin. 0 is adaptive, as in detectron2: it takes about four times as long.
                 "sampling_ratio": 2,

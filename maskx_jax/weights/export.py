@@ -28,6 +28,7 @@ _REQUIRED_OF_BACKBONE = {
 _REQUIRED: dict[str, dict[str, Any]] = {
     "rcnn": {
         "rcnn.rpn.anchor_convention": "torchvision",
+        "rcnn.roi_align.operation": "roi_align",
         "rcnn.roi_align.convention": "torchvision",
         "rcnn.roi_align.sampling_ratio": 2,
         "rcnn.box_head.resolution": 7,

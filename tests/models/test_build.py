@@ -12,9 +12,9 @@ from maskx_jax.models.dense.embed_head import EmbedMaskHead
 from maskx_jax.models.dense.fcos_head import FCOSHead
 from maskx_jax.models.pixels import Pixels
 from maskx_jax.models.rcnn.box_head import BoxHead
-from maskx_jax.models.rcnn.detector import RoIAlign
 from maskx_jax.models.rcnn.keypoint_head import KeypointHead
 from maskx_jax.models.rcnn.mask_head import MaskHead
+from maskx_jax.models.rcnn.pooling import RoIAlign
 from maskx_jax.models.rcnn.rpn import RPN
 from maskx_jax.models.rcnn.weight_transfer import WeightTransfer
 from maskx_jax.weights.layouts import field_of

@@ -60,6 +60,7 @@ def changed(**fields):
         ("model__rcnn__mask_head__body", "deep", "one of plain, residual"),
         ("model__rcnn__mask_head__targets", "drawn", "one of sampled, averaged"),
         ("model__rcnn__roi_align__sampling_ratio", -1, "0 to 8"),
+        ("model__rcnn__roi_align__operation", "roi_crop", "one of roi_align, roi_align_max"),
         ("model__rcnn__weight_transfer__input", "seg", "one of cls"),
         ("model__rcnn__weight_transfer__activation", "gelu", "one of leaky_relu"),
         ("model__rcnn__weight_transfer__num_layers", 4, "one of 1, 2, 3"),

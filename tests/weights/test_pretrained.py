@@ -708,6 +708,7 @@ def test_the_export_of_mask_x_writes_out_what_t_predicts():
         ("rpn__anchor_convention", "detectron"),
         ("roi_align__convention", "detectron2"),
         ("roi_align__sampling_ratio", 0),
+        ("roi_align__operation", "roi_pool"),
         ("mask_head__mlp", "light"),
         ("box_head__resolution", 5),
         ("mask_head__resolution", 7),

@@ -1,6 +1,5 @@
 """Faster, Mask and Mask^X R-CNN: the parts wired together."""
 
-import dataclasses
 import functools
 import types
 from collections.abc import Callable, Mapping
@@ -11,15 +10,16 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
-from maskx_jax.limits import Check, number, one_of, within
+from maskx_jax.limits import Check, one_of, within
 from maskx_jax.models.backbones import fpn
 from maskx_jax.models.backbones.fpn import FPN, compute_pyramid
 from maskx_jax.models.pixels import Pixels
-from maskx_jax.models.rcnn import box_head, keypoint_head, mask_head, rpn, weight_transfer
+from maskx_jax.models.rcnn import box_head, keypoint_head, mask_head, pooling, rpn, weight_transfer
 from maskx_jax.models.rcnn.box_head import BoxHead, BoxPredictions, ClassWeights
 from maskx_jax.models.rcnn.keypoint_head import KeypointHead
 from maskx_jax.models.rcnn.mask_branch import MaskBranch
 from maskx_jax.models.rcnn.mask_head import MaskHead
+from maskx_jax.models.rcnn.pooling import RoIAlign
 from maskx_jax.models.rcnn.region_head import RegionHead
 from maskx_jax.models.rcnn.rpn import RPN
 from maskx_jax.models.rcnn.weight_transfer import (
@@ -27,7 +27,6 @@ from maskx_jax.models.rcnn.weight_transfer import (
     ClassSpecificWeights,
     WeightTransfer,
 )
-from maskx_jax.ops import roi_align
 from maskx_jax.ops.losses import Mean, total_loss
 from maskx_jax.structures import Batch, Detections
 
@@ -36,7 +35,7 @@ KEYPOINT_PREDICTORS = ("none", "heatmaps")
 _MODULES: Mapping[str, Mapping[str, Check]] = {
     "fpn": fpn.LIMITS,
     "rpn": rpn.LIMITS,
-    "roi_align": {"convention": one_of(*roi_align.CONVENTIONS), "sampling_ratio": number(0, 8)},
+    "roi_align": pooling.LIMITS,
     "box_head": box_head.LIMITS,
     "mask_head": mask_head.LIMITS,
     "weight_transfer": weight_transfer.LIMITS,
@@ -47,19 +46,6 @@ LIMITS: Mapping[str, Check] = {
     "keypoint_predictor": one_of(*KEYPOINT_PREDICTORS),
     **within(_MODULES),
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class RoIAlign:
-    """How regions are pooled, see `ops.roi_align.roi_align`.
-
-    Attributes:
-      convention: the code base whose rule it is.
-      sampling_ratio: points along each side of a bin; 0 is adaptive.
-    """
-
-    convention: str = "detectron2"
-    sampling_ratio: int = 2
 
 
 class RCNN(nn.Module):
@@ -191,11 +177,9 @@ class RCNN(nn.Module):
 
     def pool(self, pyramid: dict[int, Array], boxes: Float[Array, "b r 4"], size: int) -> Float[Array, "b r s s c"]:
         """Return the features of regions, each pooled from its level into `size` x `size` bins."""
-        # The last level is for the RPN only. Each image gathers from its own maps, so that a batch split over devices
-        # needs no communication.
+        # The last level is for the RPN only.
         maps = {level: features for level, features in pyramid.items() if level < max(pyramid)}
-        ratio, convention = self.roi_align.sampling_ratio, self.roi_align.convention
-        return jax.vmap(lambda maps, boxes: roi_align.roi_align(maps, boxes, size, ratio, convention))(maps, boxes)
+        return self.roi_align(maps, boxes, size)
 
 
 def build(
