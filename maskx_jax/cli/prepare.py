@@ -89,6 +89,9 @@ def main(arguments: list[str] | None = None) -> int:
         default="drop",
         help="what becomes of masks that `label` predicted; dropped by default, since they would be scored against too",
     )
+    parser.add_argument(
+        "--keypoints", choices=("use", "drop"), default="use", help="whether records have the keypoints of the JSON"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace the dataset that is at the output")
     options = parser.parse_args(arguments)
     splits = {}
@@ -116,6 +119,7 @@ def main(arguments: list[str] | None = None) -> int:
                 drop_unknown=options.drop_unknown,
                 allow_outside=options.allow_outside,
                 predicted_masks=options.predicted_masks,
+                keypoints=options.keypoints,
                 overwrite=options.overwrite,
                 before_image=signals.check,
             )

@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -57,37 +57,86 @@ class Skeleton:
             raise ValueError(f"an edge of the skeleton has keypoint {wrong[0]}; expected 0 to {count - 1}")
         if sorted(self.flip) != list(range(count)) or any(self.flip[self.flip[i]] != i for i in range(count)):
             raise ValueError(f"got flip {self.flip}; expected {count} indices that exchange keypoints in pairs")
-        if self.sigmas is not None and (len(self.sigmas) != count or min(self.sigmas) <= 0):
+        if self.sigmas is not None and (len(self.sigmas) != count or not all(sigma > 0 for sigma in self.sigmas)):
             raise ValueError(f"got sigmas {self.sigmas}; expected {count} positive numbers")
 
     @classmethod
     def from_coco(cls, category: Mapping) -> "Skeleton | None":
         """Take what a category of a COCO file says: `keypoints` (names) and `skeleton` (pairs of numbers from 1).
 
-        Left and right are paired by name (`left_x` and `right_x`); the sigmas are COCO's where the names are its
-        person's. `keypoint_sigmas` is our own, written by `to_coco`.
+        Left and right are paired by name (`left_x` and `right_x`), or where it is given by `keypoint_flip`, pairs of
+        numbers from 1; the sigmas are COCO's where the names are its person's, or `keypoint_sigmas`. These two are our
+        own, written by `to_coco`.
 
         Returns: None if the category has no keypoints.
 
-        Raises: ValueError as the class.
+        Raises: ValueError as the class, or a field is of another form.
         """
-        if not category.get("keypoints"):
+        names = category.get("keypoints")
+        if not names:
             return None
-        names = tuple(str(name) for name in category["keypoints"])
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError(f"'keypoints' is {names!r:.100}; expected a list of names")
+        pairs = _pairs(category, "keypoint_flip", len(names))
+        flip = list(flip_by_name(names) if pairs is None else range(len(names)))
+        for first, second in pairs or ():
+            flip[first], flip[second] = second, first
         sigmas = category.get("keypoint_sigmas")
         if sigmas is None and set(names) == set(_PERSON_SIGMAS):
             sigmas = [_PERSON_SIGMAS[name] for name in names]
-        return cls(
-            names,
-            tuple((int(first) - 1, int(second) - 1) for first, second in category.get("skeleton") or ()),
-            flip_by_name(names),
-            None if sigmas is None else tuple(float(sigma) for sigma in sigmas),
-        )
+        if sigmas is not None and not (
+            isinstance(sigmas, list) and all(type(value) in (int, float) for value in sigmas)
+        ):
+            raise ValueError(f"'keypoint_sigmas' is {sigmas!r:.100}; expected a list of numbers")
+        edges = _pairs(category, "skeleton", len(names)) or ()
+        return cls(tuple(names), tuple(edges), tuple(flip), None if sigmas is None else tuple(sigmas))
 
     def to_coco(self) -> dict:
         """Return what `from_coco` reads, for an entry of `categories`."""
-        made = {"keypoints": list(self.names), "skeleton": [[first + 1, second + 1] for first, second in self.edges]}
+        made: dict = {
+            "keypoints": list(self.names),
+            "skeleton": [[first + 1, second + 1] for first, second in self.edges],
+        }
+        if self.flip != flip_by_name(self.names):
+            made["keypoint_flip"] = [[place + 1, other + 1] for place, other in enumerate(self.flip) if place < other]
         return made if self.sigmas is None else made | {"keypoint_sigmas": list(self.sigmas)}
+
+
+def skeletons_of(categories: Iterable[Mapping]) -> dict[int, Skeleton]:
+    """Return the skeleton of each category of a COCO file that has keypoints, by its id; they are all the same.
+
+    Raises:
+      ValueError: one is malformed, or two differ; the message names the categories.
+    """
+    found: dict[int, Skeleton] = {}
+    first = None
+    for category in categories:
+        try:
+            skeleton = Skeleton.from_coco(category)
+        except ValueError as error:
+            raise ValueError(f"category {category['name']!r}: {error}") from None
+        if skeleton is None:
+            continue
+        first = first or (category["name"], skeleton)
+        if skeleton != first[1]:
+            raise ValueError(
+                f"the categories {first[0]!r} and {category['name']!r} have different keypoints or skeletons; expected "
+                "the same for all that have any"
+            )
+        found[category["id"]] = skeleton
+    return found
+
+
+def _pairs(category: Mapping, key: str, count: int) -> list[tuple[int, int]] | None:
+    """Return pairs of indices from 0 out of a field with pairs of numbers from 1; None where there is no such field."""
+    given = category.get(key)
+    if given is None:
+        return None
+    numbers = range(1, count + 1)
+    for pair in given if isinstance(given, list) else [given]:
+        if not (isinstance(pair, list) and len(pair) == 2 and all(type(n) is int and n in numbers for n in pair)):
+            raise ValueError(f"{key!r} has {pair!r:.100}; expected pairs of numbers from 1 to {count}")
+    return [(first - 1, second - 1) for first, second in given]
 
 
 def to_annotation(points: np.ndarray, labelled: np.ndarray, visible: np.ndarray) -> dict:

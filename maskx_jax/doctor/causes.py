@@ -2,8 +2,8 @@
 
 from maskx_jax.data.coco.report import REASONS
 
-# An error stops `prepare`, or costs it an image, an object or a mask. A warning is probably wrong, and is kept. A note
-# is worth knowing.
+# An error stops `prepare`, or costs it an image, an object, a mask or keypoints. A warning is probably wrong, and is
+# kept. A note is worth knowing.
 LEVELS = ("error", "warning", "note")
 
 # Of `prepare`'s reasons; those that are not named here are notes.
@@ -11,8 +11,9 @@ _LEVEL_OF_REASON = {
     **dict.fromkeys(("image_skipped", "image_other_size", "unknown_category", "unknown_image"), "error"),
     **dict.fromkeys(("box_invalid", "box_empty", "box_outside", "mask_malformed", "polygon_dropped"), "error"),
     **dict.fromkeys(("polygon_none_left", "rle_other_size", "rle_corrupt", "mask_empty"), "error"),
+    **dict.fromkeys(("keypoints_unnamed", "keypoints_number", "keypoints_invalid", "keypoints_outside"), "error"),
     **dict.fromkeys(("image_turn_ambiguous", "image_all_dropped", "box_clipped", "area_filled"), "warning"),
-    **dict.fromkeys(("area_repaired", "polygon_flat", "mask_box_differ"), "warning"),
+    **dict.fromkeys(("area_repaired", "polygon_flat", "mask_box_differ", "keypoints_count"), "warning"),
 }
 
 # What `prepare` stops at.
@@ -37,6 +38,8 @@ _STOPS = {
     "ignore_invalid": "annotations whose ignore is neither 0 nor 1",
     "boxes_fractions": "files whose boxes look like fractions of the image; COCO's are in pixels",
     "boxes_corners": "files whose boxes look like x1, y1, x2, y2; COCO's are x, y, width, height",
+    "keypoints_skeleton": "categories whose keypoints, skeleton, flip pairs or sigmas do not fit each other",
+    "keypoints_differ": "categories with another skeleton than the first that has one",
     "mask_classes_unknown": "data.mask_classes of the config does not fit the categories",
 }
 
@@ -62,12 +65,6 @@ _WARNINGS = {
     "mask_leaves_box": "annotations whose mask leaves their bbox by a tenth of a side and 4 pixels, or more",
     "mask_leaves_image": "annotations whose mask leaves the image by more than 2 pixels",
     "mask_crosses": "annotations with a polygon whose outline crosses itself: its corners are out of order",
-    "keypoints_number": "annotations whose keypoints are not 3 numbers for each that the category names",
-    "keypoints_invalid": "annotations with keypoints that are no finite numbers, or a visibility that is not 0, 1 or 2",
-    "keypoints_outside": "annotations with a labelled keypoint outside of the image",
-    "keypoints_count": "annotations whose num_keypoints is not the number of labelled keypoints",
-    "keypoints_unnamed": "categories that do not name the keypoints of their annotations",
-    "keypoints_skeleton": "categories whose skeleton names keypoints that they do not have",
     "keypoints_unpaired": "categories with a left keypoint that has no right one: flips would exchange wrong ones",
     "lvis_lists": "images without LVIS' neg_category_ids or not_exhaustive_category_ids, which others have",
 }

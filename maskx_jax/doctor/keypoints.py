@@ -1,8 +1,9 @@
-"""Looks at keypoints, where the annotations have any."""
+"""Looks at keypoints, where the annotations have any; the rules are those of `prepare`."""
 
 from typing import Any
 
-from maskx_jax.data.coco.annotations import is_number
+from maskx_jax.coco.keypoints import Skeleton
+from maskx_jax.data.coco.keypoints import is_count_right, read_keypoints, unnamed
 from maskx_jax.doctor.structure import Split
 
 
@@ -11,17 +12,13 @@ def examine(split: Split) -> None:
     entries = {entry["id"]: entry for entry in split.category_entries}
     numbers = {category_id: _number_of_keypoints(entry) for category_id, entry in entries.items()}
     sizes = {image["id"]: (image.get("height"), image.get("width")) for image in split.images}
-    unnamed: set[int] = set()
+    for category_id in unnamed(split.annotations, {key: number for key, number in numbers.items() if number}):
+        split.findings.add("keypoints_unnamed", category_id, category=entries[category_id]["name"])
     for annotation in split.annotations:
-        if not annotation.get("keypoints"):
-            continue
-        category_id = annotation["category_id"]
-        if numbers[category_id] is None and category_id not in unnamed:
-            unnamed.add(category_id)
-            split.findings.add("keypoints_unnamed", category_id, category=entries[category_id]["name"])
-        _examine_one(split, annotation, entries[category_id], numbers[category_id], sizes[annotation["image_id"]])
-    for entry in split.category_entries:
-        _examine_category(split, entry)
+        if annotation.get("keypoints"):
+            category_id = annotation["category_id"]
+            _examine_one(split, annotation, entries[category_id], numbers[category_id], sizes[annotation["image_id"]])
+    _examine_categories(split)
 
 
 def _number_of_keypoints(entry: dict) -> int | None:
@@ -33,37 +30,33 @@ def _examine_one(split: Split, annotation: dict, entry: dict, number: int | None
     def count(cause: str, found: str = "") -> None:
         split.findings.add(cause, annotation["id"], found, entry["name"])
 
-    points = annotation["keypoints"]
-    if not isinstance(points, list) or len(points) % 3 or (number is not None and len(points) != 3 * number):
-        got = len(points) if isinstance(points, list) else type(points).__name__
-        count("keypoints_number", f"{got} numbers; expected 3 times {number}")
-        return
-    if not all(map(is_number, points)) or not set(points[2::3]) <= {0, 1, 2}:
-        count("keypoints_invalid")
-        return
-    labelled = [(x, y) for x, y, v in zip(points[0::3], points[1::3], points[2::3], strict=True) if v]
-    height, width = size
-    if height and any(not (0 <= x <= width and 0 <= y <= height) for x, y in labelled):
-        count("keypoints_outside")
-    if annotation.get("num_keypoints") != len(labelled):
-        count("keypoints_count", f"{annotation.get('num_keypoints')}; {len(labelled)} have a visibility above 0")
-        split.change("annotations", annotation, "keypoints_count", num_keypoints=len(labelled))
+    given = annotation["keypoints"]
+    if number is None and isinstance(given, list):
+        number = len(given) // 3
+    _, reasons = read_keypoints(given, number or 0, (size[0], size[1]) if size[0] else None)
+    for reason in reasons:
+        got = len(given) if isinstance(given, list) else type(given).__name__
+        count(reason, f"{got} numbers; expected 3 times {number}" if reason == "keypoints_number" else "")
+    if not {"keypoints_number", "keypoints_invalid"} & set(reasons) and not is_count_right(annotation):
+        labelled = sum(visibility > 0 for visibility in given[2::3])
+        count("keypoints_count", f"{annotation.get('num_keypoints')}; {labelled} have a visibility above 0")
+        split.change("annotations", annotation, "keypoints_count", num_keypoints=labelled)
 
 
-def _examine_category(split: Split, entry: dict) -> None:
-    names = entry.get("keypoints")
-    if not isinstance(names, list):
-        return
-    known = {name for name in names if isinstance(name, str)}
-    for name in sorted(known):
-        other = name.replace("left", "right")
-        if other != name and other not in known:
-            split.findings.add("keypoints_unpaired", entry["id"], f"{name!r}, and no {other!r}", entry["name"])
-    edges = entry.get("skeleton") or []
-    edges = edges if isinstance(edges, list) else [edges]
-    ends = [end for edge in edges for end in (edge if isinstance(edge, list) else [edge])]
-    # COCO counts from 1.
-    if wrong := [end for end in ends if not (isinstance(end, int) and 1 <= end <= len(names))]:
-        split.findings.add(
-            "keypoints_skeleton", entry["id"], f"{wrong[0]!r}; expected 1 to {len(names)}", entry["name"]
-        )
+def _examine_categories(split: Split) -> None:
+    first = None
+    for entry in split.category_entries:
+        try:
+            skeleton = Skeleton.from_coco(entry)
+        except ValueError as error:
+            split.findings.add("keypoints_skeleton", entry["id"], str(error), entry["name"])
+            continue
+        if skeleton is None:
+            continue
+        first = first or (entry["name"], skeleton)
+        if skeleton != first[1]:
+            split.findings.add("keypoints_differ", entry["id"], f"others than those of {first[0]!r}", entry["name"])
+        for place, name in enumerate(skeleton.names):
+            if "left" in name and skeleton.flip[place] == place:
+                other = name.replace("left", "right")
+                split.findings.add("keypoints_unpaired", entry["id"], f"{name!r}, and no {other!r}", entry["name"])

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from maskx_jax.coco.keypoints import PERSON, Skeleton, flip_by_name, to_annotation
+from maskx_jax.coco.keypoints import PERSON, Skeleton, flip_by_name, skeletons_of, to_annotation
 
 
 def test_left_and_right_of_a_person_are_exchanged():
@@ -21,6 +21,51 @@ def test_sigmas_are_known_for_a_person_only():
     category = {"keypoints": list(PERSON.names[::-1])}
     assert Skeleton.from_coco(category).sigmas == PERSON.sigmas[::-1]
     assert Skeleton.from_coco({"keypoints": ["nose", "tail"]}).sigmas is None
+
+
+def test_flips_are_given_where_the_names_do_not_say_them():
+    named = {"keypoints": ["port", "starboard", "mast"], "skeleton": [[1, 3], [2, 3]]}
+    assert Skeleton.from_coco(named).flip == (0, 1, 2)
+    given = Skeleton.from_coco(named | {"keypoint_flip": [[1, 2]]})
+    assert given.flip == (1, 0, 2) and Skeleton.from_coco(given.to_coco()) == given
+    assert given.to_coco()["keypoint_flip"] == [[1, 2]] and "keypoint_flip" not in PERSON.to_coco()
+    # Also that there is nothing to exchange.
+    fixed = Skeleton.from_coco({"keypoints": ["left", "right"], "keypoint_flip": []})
+    assert fixed.flip == (0, 1) and Skeleton.from_coco(fixed.to_coco()) == fixed
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"keypoints": 3}, "'keypoints' is 3; expected a list of names"),
+        ({"keypoints": ["a", 3]}, "expected a list of names"),
+        ({"keypoints": ["a", "a"]}, "each once"),
+        ({"skeleton": [[1, 3]]}, r"'skeleton' has \[1, 3\]; expected pairs of numbers from 1 to 2"),
+        ({"skeleton": [1, 2]}, "'skeleton' has 1;"),
+        ({"skeleton": 1.5}, "'skeleton' has 1.5;"),
+        ({"keypoint_flip": [[1, True]]}, r"'keypoint_flip' has \[1, True\];"),
+        ({"keypoint_sigmas": [0.1]}, "expected 2 positive numbers"),
+        ({"keypoint_sigmas": [0.1, "x"]}, "'keypoint_sigmas' is .*expected a list of numbers"),
+        ({"keypoint_sigmas": [0.1, float("nan")]}, "expected 2 positive numbers"),
+    ],
+)
+def test_a_malformed_category_is_refused(fields, message):
+    category = {"id": 1, "name": "cat", "keypoints": ["a", "b"]} | fields
+    with pytest.raises(ValueError, match=message):
+        Skeleton.from_coco(category)
+    with pytest.raises(ValueError, match=f"category 'cat': .*{message}"):
+        skeletons_of([category])
+
+
+def test_the_categories_of_a_dataset_have_the_same_skeleton_or_none():
+    cat = {"id": 4, "name": "cat", "keypoints": ["nose", "tail"], "skeleton": [[1, 2]]}
+    skeleton = Skeleton.from_coco(cat)
+    categories = [{"id": 1, "name": "car"}, cat, cat | {"id": 9, "name": "dog"}]
+    assert skeletons_of(categories) == {4: skeleton, 9: skeleton}
+    assert skeletons_of(categories[:1]) == {}
+    for other in ({"keypoints": ["tail", "nose"]}, {"skeleton": []}, {"keypoint_sigmas": [0.1, 0.1]}):
+        with pytest.raises(ValueError, match="the categories 'cat' and 'dog' have different keypoints or skeletons"):
+            skeletons_of([*categories[:2], categories[2] | other])
 
 
 def test_a_name_without_a_partner_stays_where_it_is():

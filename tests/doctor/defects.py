@@ -568,6 +568,21 @@ def skeleton_of_unknown_keypoints(data):
     return data.objects()[0]["category_id"]
 
 
+@defect("keypoints_differ")
+def categories_with_different_skeletons(data):
+    _with_keypoints(data, [1, 1, 2, 3, 3, 2])
+    first, other = [c for c in data.train["categories"] if not c.get("keypoints")][:2]
+    first |= {"keypoints": ["left eye", "right eye"], "skeleton": [[1, 2]]}
+    other |= {"keypoints": ["tail"]}
+    return other["id"]
+
+
+@defect("keypoints_skeleton")
+def names_of_keypoints_that_repeat(data):
+    _with_keypoints(data, [1, 1, 2, 3, 3, 2], keypoints=["eye", "eye"])
+    return data.objects()[0]["category_id"]
+
+
 @defect("keypoints_unpaired")
 def left_without_right(data):
     _with_keypoints(data, [1, 1, 2, 3, 3, 2], keypoints=["left eye", "nose"])

@@ -2,13 +2,14 @@
 
 A prepared directory holds, beside the files of TFDS (ArrayRecord, readable with `tfds.builder_from_directory`):
 
-    categories.json             the `categories` of the COCO files
+    categories.json             the `categories` of the COCO files: ids, names, and keypoints where there are any
     index_<split>.npz           sizes, image ids, labels and has_mask of every image, to read without any record
     annotations_<split>.json    the annotations kept, in COCO's format: the ground truth of evaluation
     report_<split>.json         what was dropped or repaired, and why; see `report.REASONS`
 """
 
 import dataclasses
+import itertools
 import json
 import re
 import tempfile
@@ -22,6 +23,8 @@ from tqdm import tqdm
 
 from maskx_jax import errors
 from maskx_jax.coco.categories import same_classes
+from maskx_jax.coco.keypoints import Skeleton, skeletons_of
+from maskx_jax.data.coco import keypoints as keypoint_rules
 from maskx_jax.data.coco.annotations import Instances, read_instances
 from maskx_jax.data.coco.images import UnreadableImageError, check_header, missing_files, read_image
 from maskx_jax.data.coco.objects import check_objects
@@ -32,6 +35,7 @@ from maskx_jax.data.records import PACKED_SHAPE
 # TFDS orders examples by 128-bit keys.
 _NUM_KEYS = 1 << 128
 PREDICTED_MASKS = ("use", "drop")
+KEYPOINTS = ("use", "drop")
 
 
 @dataclasses.dataclass
@@ -45,6 +49,7 @@ class _Split:
     use_predicted_masks: bool
     fewest_images: int
     before_image: Callable[[], None]
+    skeletons: Mapping[int, Skeleton] = dataclasses.field(default_factory=dict)
     progress: tqdm | None = None
     image_ids: list[int] = dataclasses.field(default_factory=list)
     sizes: list[tuple[int, int]] = dataclasses.field(default_factory=list)
@@ -89,6 +94,12 @@ class _Split:
         objects, ground_truth = check_objects(
             annotations, actual_size, self.instances.categories, self.report, self.use_predicted_masks
         )
+        if self.skeletons:
+            objects["keypoints"], ground_truth = keypoint_rules.check_keypoints(
+                ground_truth, actual_size, self.skeletons, self.report
+            )
+            labelled = (objects["keypoints"][..., 2] > 0).any(axis=1)
+            self.report.num_with_keypoints = (self.report.num_with_keypoints or 0) + int(labelled.sum())
         objects_only = ~objects["is_crowd"]
         if not annotations:
             self.report.add("image_negative", image["id"])
@@ -179,6 +190,8 @@ class CocoRecords(tfds.core.GeneratorBasedBuilder):
             # As bytes: tf.train.Example would make an int64 of every byte of a mask.
             return tfds.features.Tensor(shape=(None, *shape), dtype=dtype, encoding="bytes")
 
+        skeletons = list(next(iter(self._splits.values())).skeletons.values())
+        keypoints = {"keypoints": per_object(len(skeletons[0].names), 3, dtype=np.float32)} if skeletons else {}
         return _NewInfo(
             builder=self,
             description="Images with boxes, and masks where there are any; made by `python -m maskx_jax prepare`.",
@@ -197,6 +210,7 @@ class CocoRecords(tfds.core.GeneratorBasedBuilder):
                         "has_mask": per_object(dtype=np.bool_),
                         "is_crowd": per_object(dtype=np.bool_),
                         "annotation_ids": per_object(dtype=np.int64),
+                        **keypoints,
                     },
                 }
             ),
@@ -220,6 +234,7 @@ def prepare(
     drop_unknown: bool = False,
     allow_outside: bool = False,
     predicted_masks: str = "drop",
+    keypoints: str = "use",
     overwrite: bool = False,
     before_image: Callable[[], None] = lambda: None,
 ) -> dict[str, Report]:
@@ -238,6 +253,7 @@ def prepare(
       allow_outside: take image files outside their folder, named by an absolute path or by `..`.
       predicted_masks: "use" masks that `label` predicted as any others, or "drop" them: their objects have boxes only.
         No mask that a model made is taken for the truth unasked: it would be scored against, too.
+      keypoints: "use" those that the categories name, or "drop" them: records have none.
       overwrite: replace the dataset that is at `output`.
       before_image: called before each image and before the output appears; what it raises ends the work.
 
@@ -256,8 +272,12 @@ def prepare(
     _check_output(output, overwrite)
     if num_shards is not None and num_shards < 1:
         raise ValueError(f"num_shards is {num_shards}; expected at least 1")
-    if predicted_masks not in PREDICTED_MASKS:
-        raise ValueError(f"predicted_masks is {predicted_masks!r}; expected one of {', '.join(PREDICTED_MASKS)}")
+    for name, value, choices in (
+        ("predicted_masks", predicted_masks, PREDICTED_MASKS),
+        ("keypoints", keypoints, KEYPOINTS),
+    ):
+        if value not in choices:
+            raise ValueError(f"{name} is {value!r}; expected one of {', '.join(choices)}")
     if not splits:
         raise ValueError("there is no split to prepare; expected at least one")
     todo = {}
@@ -276,6 +296,8 @@ def prepare(
             num_shards or 1,
             before_image,
         )
+        if keypoints == "use":
+            todo[name].skeletons = _skeletons(todo[name], Path(annotations))
     _check_same_categories(todo)
     smallest = min(len(split.instances.images) for split in todo.values())
     if num_shards is not None and num_shards > smallest:
@@ -304,8 +326,10 @@ def _write(todo: Mapping[str, _Split], output: Path, num_shards: int | None, bef
             download_config=tfds.download.DownloadConfig(num_shards=num_shards, try_download_gcs=False)
         )
         written = Path(builder.data_dir)
-        categories = next(iter(todo.values())).instances.categories
-        (written / CATEGORIES_FILE).write_text(json.dumps(categories.to_coco(), indent=2))
+        split = next(iter(todo.values()))
+        named = {category_id: skeleton.to_coco() for category_id, skeleton in split.skeletons.items()}
+        categories = [entry | named.get(entry["id"], {}) for entry in split.instances.categories.to_coco()]
+        (written / CATEGORIES_FILE).write_text(json.dumps(categories, indent=2))
         for split in todo.values():
             split.write_companions(written)
         before_image()
@@ -374,8 +398,32 @@ def _open_split(
     return _Split(instances, folder, report, skip_bad_images, use_predicted_masks, fewest_images, before_image)
 
 
+def _skeletons(split: _Split, path: Path) -> dict[int, Skeleton]:
+    """Return what the categories of a split say of keypoints, and count those that say nothing of theirs."""
+    try:
+        skeletons = skeletons_of(split.instances.header["categories"])
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}. Use keypoints=drop to leave keypoints out") from None
+    every = itertools.chain.from_iterable(split.instances.annotations.values())
+    for category_id in keypoint_rules.unnamed(every, skeletons):
+        split.report.add("keypoints_unnamed", category_id)
+    return skeletons
+
+
 def _check_same_categories(splits: Mapping[str, _Split]) -> None:
     (first, split), *others = splits.items()
     for name, other in others:
         what = f"splits {first!r} and {name!r}"
         same_classes(split.instances.categories, other.instances.categories, what, same_ids=True)
+        if split.skeletons != other.skeletons:
+            raise ValueError(
+                f"{what} differ in the keypoints of their categories: {_named(split.skeletons)} and "
+                f"{_named(other.skeletons)}. Use keypoints=drop to leave keypoints out"
+            )
+
+
+def _named(skeletons: Mapping[int, Skeleton]) -> str:
+    if not skeletons:
+        return "none"
+    (category_id, skeleton), *_ = skeletons.items()
+    return f"{errors.some(skeleton.names)} of category {category_id}"

@@ -45,6 +45,14 @@ REASONS = {
     "mask_rectangle": "annotations whose mask is just the rectangle of its bbox: kept, please check",
     "rle_compressed": "annotations with a compressed RLE",
     "rle_uncompressed": "annotations with an uncompressed RLE",
+    "keypoints_unnamed": "categories that do not name the keypoints of their annotations: these are not labelled",
+    "keypoints_missing": "annotations without a labelled keypoint: box and mask only",
+    "keypoints_number": "annotations whose keypoints are not 3 numbers for each that the category names: "
+    "none is labelled",
+    "keypoints_invalid": "annotations with keypoints that are no finite numbers, or a visibility that is not 0, 1 or "
+    "2: these are not labelled",
+    "keypoints_outside": "annotations with a labelled keypoint outside of the image: it is not labelled",
+    "keypoints_count": "annotations whose num_keypoints is not the number of labelled keypoints: counted",
 }
 
 
@@ -58,6 +66,7 @@ class Report:
       num_objects: objects kept that are no crowd; `num_masks` of them have a mask.
       num_masks: objects with a mask.
       num_crowds: crowd regions kept.
+      num_with_keypoints: objects with a labelled keypoint; None where no category has keypoints.
       counts: number of cases of each reason of `REASONS` that occurred.
       examples: up to `NUM_EXAMPLES` ids for each.
       class_masks: for each class with masks their number, and how many of them are just a rectangle.
@@ -68,6 +77,7 @@ class Report:
     num_objects: int = 0
     num_masks: int = 0
     num_crowds: int = 0
+    num_with_keypoints: int | None = None
     counts: dict[str, int] = dataclasses.field(default_factory=dict)
     examples: dict[str, list[int]] = dataclasses.field(default_factory=dict)
     class_masks: dict[str, list[int]] = dataclasses.field(default_factory=dict)
@@ -95,14 +105,17 @@ class Report:
             if reason in self.counts
         }
         kept = {name: getattr(self, name) for name in ("num_images", "num_objects", "num_masks", "num_crowds")}
+        if self.num_with_keypoints is not None:
+            kept["num_with_keypoints"] = self.num_with_keypoints
         masks = {name: {"masks": total, "rectangles": part} for name, (total, part) in self.class_masks.items()}
         return {"split": self.split, **kept, "reasons": reasons, "classes": masks}
 
     def table(self) -> str:
         """Return the report as text, one line for each reason that occurred."""
+        keypoints = "" if self.num_with_keypoints is None else f", {self.num_with_keypoints} with keypoints"
         lines = [
-            f"split {self.split}: {self.num_images} images, {self.num_objects} objects ({self.num_masks} with mask), "
-            f"{self.num_crowds} crowd regions"
+            f"split {self.split}: {self.num_images} images, {self.num_objects} objects "
+            f"({self.num_masks} with mask{keypoints}), {self.num_crowds} crowd regions"
         ]
         for reason, meaning in REASONS.items():
             if reason in self.counts:

@@ -11,8 +11,9 @@ from etils import epath
 
 from maskx_jax import errors
 from maskx_jax.coco.categories import Categories
-from maskx_jax.coco.keypoints import Skeleton
+from maskx_jax.coco.keypoints import Skeleton, skeletons_of
 from maskx_jax.data.records import BrokenRecordError, Record, identity_of
+from maskx_jax.structures import Keypoints
 
 CATEGORIES_FILE = "categories.json"
 _TFDS_FEATURES = "tensorflow_datasets.core.features."
@@ -45,12 +46,15 @@ class CocoSource:
             found = sorted(path.stem.removeprefix("index_") for path in self._directory.glob("index_*.npz"))
             raise FileNotFoundError(f"{self._directory}: found no split {split!r}; it has {found}")
         with _damage_named(categories):
-            self.categories = Categories.from_coco(json.loads(categories.read_bytes()))
-        self.skeleton: Skeleton | None = None
+            entries = json.loads(categories.read_bytes())
+            self.categories = Categories.from_coco(entries)
+            self.skeleton: Skeleton | None = next(iter(skeletons_of(entries).values()), None)
         with _damage_named(index):
             arrays = _read_index(index, len(self.categories))
         self.image_ids, self.sizes = arrays["image_ids"], arrays["sizes"]
-        self.identity = identity_of(self.categories, len(self.sizes), *(arrays[name] for name in _INDEX_ARRAYS))
+        index_arrays = [arrays[name] for name in _INDEX_ARRAYS]
+        named = [str(self.skeleton)] if self.skeleton else []
+        self.identity = identity_of(self.categories, len(self.sizes), *index_arrays, *named)
         ends = np.cumsum(arrays["num_objects"])[:-1]
         self.image_labels = np.split(arrays["labels"], ends)
         self.image_has_mask = np.split(arrays["has_mask"], ends)
@@ -87,6 +91,7 @@ class CocoSource:
             mask_frames=objects["mask_frames"],
             has_mask=objects["has_mask"],
             is_crowd=objects["is_crowd"],
+            keypoints=_keypoints(objects.get("keypoints")) if self.skeleton else None,
         )
 
     def coco_ground_truth(self) -> dict:
@@ -94,6 +99,12 @@ class CocoSource:
         path = self._directory / f"annotations_{self._split}.json"
         with _damage_named(path):
             return json.loads(path.read_bytes())
+
+
+def _keypoints(stored: np.ndarray | None) -> Keypoints | None:
+    if stored is None:
+        return None
+    return Keypoints(points=stored[..., :2], labelled=stored[..., 2] > 0, visible=stored[..., 2] == 2)
 
 
 @contextlib.contextmanager

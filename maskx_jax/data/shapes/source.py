@@ -117,15 +117,9 @@ class ShapesSource:
     @property
     def identity(self) -> dict[str, Any]:
         """What distinguishes this set from others; the sizes, the seed and the other options stand for its images."""
-        options: list[float | str] = [
-            self.seed,
-            self.max_objects,
-            self.pair_fraction,
-            self.crowd_fraction,
-            self.empty_fraction,
-        ]
-        options += ["keypoints"] if self.skeleton else []
-        return records.identity_of(self.categories, len(self), self.sizes, json.dumps(options))
+        options = [self.seed, self.max_objects, self.pair_fraction, self.crowd_fraction, self.empty_fraction]
+        marks = [str(self.skeleton)] if self.skeleton else []
+        return records.identity_of(self.categories, len(self), self.sizes, json.dumps(options), *marks)
 
     @functools.cached_property
     def image_labels(self) -> list[np.ndarray]:
