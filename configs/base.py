@@ -108,6 +108,8 @@ def get_config() -> ConfigDict:
             "eval_split": may_change("val"),
             # Which classes keep their masks in training: see `maskx_jax.coco.mask_classes.mask_labels`.
             "mask_classes": "all",
+            # Of the objects that have keypoints, the fraction that keeps them in training, drawn by the image's id.
+            "keypoint_fraction": 1.0,
             # Fields of `maskx_jax.data.transforms.Transform`. Evaluation uses the largest short side.
             "transform": {
                 "canvas": (800, 1344),

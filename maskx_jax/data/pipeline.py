@@ -12,7 +12,7 @@ from maskx_jax import errors
 from maskx_jax.data.loaders import MakeExample, load
 from maskx_jax.data.records import BrokenRecordError, Record, Source, check_record
 from maskx_jax.data.schedule import ORIENTATION_NAMES, Schedule, evaluation_order
-from maskx_jax.data.transforms import Counts, Transform, remove_masks
+from maskx_jax.data.transforms import Counts, Transform, remove_keypoints, remove_masks
 from maskx_jax.structures import Batch
 
 
@@ -85,6 +85,7 @@ def train_batches(
     prefetch: int = 2,
     max_broken_records: int = 0,
     statistics: Statistics | None = None,
+    keypoint_fraction: float = 1.0,
 ) -> Iterator[Batch]:
     """Yield this process's part of every global batch, from `start_step` on, without end.
 
@@ -104,6 +105,7 @@ def train_batches(
         box that is not finite, a label that is no class). Wherever the order has one of them, the next good one stands
         in; see `Schedule.candidates`.
       statistics: counts what becomes of records and objects.
+      keypoint_fraction: of the objects, how many keep their keypoints; see `transforms.remove_keypoints`.
 
     Raises:
       ValueError: an argument is out of range, or the batch cannot be cut into equal parts.
@@ -118,8 +120,10 @@ def train_batches(
     for name, value in (("start_step", start_step), ("max_broken_records", max_broken_records)):
         if value < 0:
             raise ValueError(f"{name} is {value}; expected 0 or more")
+    if not 0 <= keypoint_fraction <= 1:
+        raise ValueError(f"keypoint_fraction is {keypoint_fraction}; expected a value from 0 to 1")
     make_example = _TrainExamples(
-        source, schedule, transform, allowed_masks, max_broken_records, statistics or Statistics()
+        source, schedule, transform, allowed_masks, keypoint_fraction, max_broken_records, statistics or Statistics()
     )
     part = _Part(schedule.batch_size, process_index, process_count)
     return load(loader, part.numbered(make_example), part.size, start_step, None, num_workers, prefetch)
@@ -194,11 +198,13 @@ class _TrainExamples:
         schedule: Schedule,
         transform: Transform,
         allowed_masks: np.ndarray,
+        keypoint_fraction: float,
         max_broken_records: int,
         statistics: Statistics,
     ) -> None:
         self._source, self._schedule, self._transform = source, schedule, transform
         self._allowed_masks = allowed_masks
+        self._keypoint_fraction = keypoint_fraction
         self._max_broken_records = max_broken_records
         self._statistics = statistics
         self._step = functools.lru_cache(maxsize=64)(schedule.step)
@@ -210,7 +216,7 @@ class _TrainExamples:
         def augment(record: Record) -> tuple[Batch, Counts]:
             # Anew for each record: the choices for one that stands in do not depend on where the one before failed.
             rng = np.random.default_rng((self._schedule.seed, 1, step, slot))
-            allowed = remove_masks(record, self._allowed_masks)
+            allowed = remove_keypoints(remove_masks(record, self._allowed_masks), self._keypoint_fraction)
             return self._transform(allowed, canvas, rng, skeleton=self._source.skeleton)
 
         for index in self._schedule.candidates(orientation, int(indices[slot])):

@@ -281,3 +281,18 @@ def remove_masks(record: Record, allowed: np.ndarray) -> Record:
         masks=np.where(has_mask[:, None, None], record.masks, np.uint8(0)),
         mask_frames=np.where(has_mask[:, None], record.mask_frames, record.boxes),
     )
+
+
+def remove_keypoints(record: Record, fraction: float) -> Record:
+    """Take away the keypoints of objects, so that they never leave the host; about this fraction of them keep theirs.
+
+    Which these are is drawn by the image's id; of two fractions, those of the smaller one keep theirs in both.
+    """
+    if record.keypoints is None or fraction == 1:
+        return record
+    # A generator takes no negative number.
+    rng = np.random.default_rng((4, record.image_id % 2**64))
+    kept = (rng.random(len(record.labels)) < fraction)[:, None]
+    points, labelled, visible = record.keypoints.points, record.keypoints.labelled, record.keypoints.visible
+    left = Keypoints(np.where(kept[..., None], points, np.float32(0)), labelled & kept, visible & kept)
+    return dataclasses.replace(record, keypoints=left)

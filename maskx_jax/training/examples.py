@@ -61,6 +61,7 @@ class Examples:
             prefetch=config.data.prefetch,
             max_broken_records=config.data.max_broken_records,
             statistics=statistics,
+            keypoint_fraction=config.data.keypoint_fraction,
         )
 
 

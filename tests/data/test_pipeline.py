@@ -95,6 +95,25 @@ def test_keypoints_come_with_their_objects_by_every_loader(loader, source, sched
         assert batch.ground_truth.keypoints is None
 
 
+def test_hidden_keypoints_leave_all_else_as_it_was(schedule):
+    marked = ShapesSource(NUM_IMAGES, 0, image_size=(48, 80), num_hues=3, num_textures=2, keypoints=True)
+    made = {
+        fraction: take(
+            train_batches(marked, schedule, TRANSFORM, ALLOWED, loader="threads", keypoint_fraction=fraction), 6
+        )
+        for fraction in (0.5, 1.0)
+    }
+    hidden = 0
+    for part, whole in zip(made[0.5], made[1.0], strict=True):
+        has, had = (batch.ground_truth.keypoints.labelled.any(axis=2) for batch in (part, whole))
+        hidden += (had & ~has).sum()
+        assert not (has & ~had).any()
+        assert_same(
+            *(batch.replace(ground_truth=batch.ground_truth.replace(keypoints=None)) for batch in (part, whole))
+        )
+    assert 0.3 < hidden / sum(batch.ground_truth.keypoints.labelled.any(axis=2).sum() for batch in made[1.0]) < 0.7
+
+
 def test_batches_follow_the_schedule(source, schedule, reference):
     for step, batch in enumerate(reference):
         portrait, indices = schedule.step(step)
@@ -408,6 +427,7 @@ def test_overflow_is_counted_and_logged_once(loader, source, schedule, caplog):
         ({"loader": "torch"}, "loader is 'torch'"),
         ({"num_workers": 0}, "num_workers is 0"),
         ({"max_broken_records": -1}, "max_broken_records is -1"),
+        ({"keypoint_fraction": 1.5}, "keypoint_fraction is 1.5"),
     ],
 )
 def test_bad_arguments_are_refused_at_once(options, message, source, schedule):

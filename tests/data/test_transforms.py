@@ -386,6 +386,29 @@ def test_masks_of_other_classes_are_gone_with_their_frames():
     assert record.masks[0].any(), "the record itself is untouched"
 
 
+@pytest.mark.parametrize("image_id", [7, 0, -3])
+def test_keypoints_are_taken_away_from_the_same_objects_of_an_image_each_time(image_id):
+    record = with_keypoints(many([100.0] * 200, [False] * 200))
+    record = dataclasses.replace(record, image_id=image_id)
+    before = record.keypoints
+    shares, kept = {}, {}
+    for fraction in (0.0, 0.25, 0.5, 1.0):
+        left = transforms.remove_keypoints(record, fraction)
+        again = transforms.remove_keypoints(record, fraction)
+        kept[fraction] = (left.keypoints.labelled == before.labelled).all(axis=1) & before.labelled.any(axis=1)
+        shares[fraction] = kept[fraction].sum() / before.labelled.any(axis=1).sum()
+        for name, value in vars(left.keypoints).items():
+            np.testing.assert_array_equal(value, getattr(again.keypoints, name))
+            np.testing.assert_array_equal(value[kept[fraction]], getattr(before, name)[kept[fraction]])
+        assert not left.keypoints.labelled[~kept[fraction]].any() and not left.keypoints.visible[~kept[fraction]].any()
+        assert left.boxes is record.boxes and left.has_mask is record.has_mask
+    assert shares[0.0] == 0 and shares[1.0] == 1 and 0.15 < shares[0.25] < 0.35 and 0.4 < shares[0.5] < 0.6
+    assert not (kept[0.25] & ~kept[0.5]).any(), "what a smaller fraction keeps, a larger one keeps"
+    other = transforms.remove_keypoints(dataclasses.replace(record, image_id=image_id + 1), 0.5)
+    assert (other.keypoints.labelled != transforms.remove_keypoints(record, 0.5).keypoints.labelled).any()
+    assert transforms.remove_keypoints(scene(), 0.5).keypoints is None
+
+
 def jpeg(image, orientation=None):
     exif = PIL.Image.Exif()
     if orientation:
