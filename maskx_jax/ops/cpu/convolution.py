@@ -88,29 +88,33 @@ Padding = tuple[tuple[int, int], tuple[int, int]]
 
 def convolution(
     x: Float[Array, "b h w c"],
-    kernel: Float[Array, "kh kw c o"],
+    kernel: Float[Array, "kh kw c_of_group o"],
     strides: Sequence[int],
     padding: Sequence[tuple[int, int]],
     *,
     squares: int = 2,
+    feature_group_count: int = 1,
     **options: Any,
 ) -> Float[Array, "b h2 w2 o"]:
-    """Convolve as `jax.lax.conv_general_dilated` does, without dilation or groups.
+    """Convolve as `jax.lax.conv_general_dilated` does, without dilation.
 
     This is `matrix_convolution` in the place of `flax.linen.Conv`'s argument `conv_general_dilated`: its other options
     come along and must have their defaults.
 
     Args:
-      x, kernel, strides, padding: as there.
+      x, kernel, strides, padding, feature_group_count: as there.
       squares: see `matrix_convolution`.
       **options: of Flax.
 
     Raises:
-      ValueError: dilation, groups or another order of dimensions.
+      ValueError: dilation or another order of dimensions.
     """
     _expect_plain(options)
     (top, bottom), (left, right) = padding
-    return matrix_convolution(x, kernel, (strides[0], strides[1]), ((top, bottom), (left, right)), squares)
+    whole = ((top, bottom), (left, right))
+    if feature_group_count > 1:
+        return grouped_convolution(x, kernel, (strides[0], strides[1]), whole, feature_group_count, squares)
+    return matrix_convolution(x, kernel, (strides[0], strides[1]), whole, squares)
 
 
 def matrix_convolution(
@@ -135,6 +139,35 @@ def matrix_convolution(
     if kernel.shape[3] < _NARROW_OUTPUTS and strides == (1, 1):
         return _narrow(x, kernel, padding)
     return _convolve(x, kernel, strides, padding, squares)
+
+
+def grouped_convolution(
+    x: Float[Array, "b h w c"],
+    kernel: Float[Array, "kh kw c_of_group o"],
+    strides: tuple[int, int],
+    padding: Padding,
+    groups: int,
+    squares: int = 2,
+) -> Float[Array, "b h2 w2 o"]:
+    """Convolve groups of channels, each with a kernel of its own (ResNeXt, Xie et al. 2017), by matrix products.
+
+    Groups that are too narrow for Winograd's algorithm go together, in a kernel with zeros where an output does not see
+    an input: that is faster than many small products.
+
+    Args:
+      x, strides, padding, squares: see `matrix_convolution`.
+      kernel: of all groups; the outputs of the first come first.
+      groups: of equal size.
+    """
+    height, width, inputs, outputs = kernel.shape
+    together = largest_divisor(groups, _WINOGRAD_CHANNELS // inputs)
+    blocks = groups // together
+    kernels = kernel.reshape(height, width, inputs, blocks, together, -1)
+    kernels = jnp.einsum("hwibto,st->bhwsito", kernels, jnp.eye(together, dtype=kernel.dtype))
+    kernels = kernels.reshape(blocks, height, width, together * inputs, outputs // blocks)
+    maps = jnp.moveaxis(x.reshape(*x.shape[:3], blocks, -1), 3, 0)
+    y = jax.lax.map(lambda block: _convolve(*block, strides, padding, squares), (maps, kernels))
+    return jnp.moveaxis(y, 0, 3).reshape(*y.shape[1:4], outputs)
 
 
 def _narrow(x: Array, kernel: Array, padding: Padding) -> Array:
@@ -322,6 +355,6 @@ def _windows(x: Array, size: tuple[int, ...], strides: tuple[int, int], padding:
 
 def _expect_plain(options: dict[str, Any]) -> None:
     for name, value in options.items():
-        plain = {"lhs_dilation": (1, 1), "rhs_dilation": (1, 1), "feature_group_count": 1}.get(name, value)
+        plain = {"lhs_dilation": (1, 1), "rhs_dilation": (1, 1)}.get(name, value)
         if value is not None and (tuple(value) if isinstance(value, Sequence) else value) != plain:
             raise ValueError(f"got {name} {value!r} of a convolution; expected {plain!r}")

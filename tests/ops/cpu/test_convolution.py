@@ -19,9 +19,14 @@ CASES = [
 ]
 
 
-def plain(x, kernel, stride, padding):
+def plain(x, kernel, stride, padding, groups=1):
     return jax.lax.conv_general_dilated(
-        x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        x,
+        kernel,
+        (stride, stride),
+        padding,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
     )
 
 
@@ -43,6 +48,26 @@ def test_products_equal_the_plain_convolution_forward_and_backward(case, tile_by
 
     expected = both(lambda x, kernel: plain(x, kernel, stride, padding))
     actual = both(lambda x, kernel: ops.matrix_convolution(x, kernel, (stride, stride), padding, squares))
+    for one, other in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=3e-5 * float(jnp.abs(other).max()), rtol=0)
+
+
+# Groups, channels in and out of each, stride: some groups go together, all do, each is wide enough by itself.
+@pytest.mark.parametrize(("groups", "inputs", "outputs", "stride"), [(8, 8, 8, 1), (6, 4, 3, 2), (2, 32, 40, 1)])
+def test_grouped_products_equal_the_plain_convolution_forward_and_backward(groups, inputs, outputs, stride):
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.standard_normal((2, 9, 12, groups * inputs)), jnp.float32)
+    kernel = jnp.asarray(rng.standard_normal((3, 3, inputs, groups * outputs)), jnp.float32)
+
+    def both(convolve):
+        y, pull_back = jax.vjp(convolve, x, kernel)
+        return y, *pull_back(jnp.cos(jnp.arange(y.size, dtype=jnp.float32)).reshape(y.shape))
+
+    options = {"feature_group_count": groups}
+    actual = jax.jit(both, static_argnums=0)(
+        lambda x, kernel: ops.convolution(x, kernel, (stride, stride), [(1, 1), (1, 1)], **options)
+    )
+    expected = both(lambda x, kernel: plain(x, kernel, stride, [(1, 1), (1, 1)], groups))
     for one, other in zip(actual, expected, strict=True):
         np.testing.assert_allclose(one, other, atol=3e-5 * float(jnp.abs(other).max()), rtol=0)
 
