@@ -82,6 +82,8 @@ def get_config() -> ConfigDict:
                 "kind": "resnet",
                 "stage_sizes": (3, 4, 6, 3),
                 "width": 64,
+                "groups": 1,
+                "group_width": config_dict.placeholder(int),
                 "norm": "frozen_batch",
                 "stride_in_1x1": False,
                 "remat": may_change(False),

@@ -21,6 +21,21 @@ def resnet101(config: ConfigDict) -> None:
     config.optimizer.decay_steps = (120_000, 160_000)
 
 
+def resnext101(groups: int, group_width: int) -> Change:
+    """Return the change to ResNeXt-101 (Xie et al. 2017), trained as R-101."""
+
+    def change(config: ConfigDict) -> None:
+        resnet101(config)
+        config.model.backbone.update(groups=groups, group_width=group_width)
+
+    return change
+
+
+def resnet50_group_norm(config: ConfigDict) -> None:
+    """R-50-FPN with GroupNorm in the backbone (Wu and He 2018), for weights that have it: its scales are trained."""
+    config.model.backbone.norm = "group_32"
+
+
 def small(config: ConfigDict) -> None:
     """Train a small backbone from scratch on 128-pixel images on a CPU: what the small size of every family shares."""
     data, optimizer = config.data, config.optimizer
@@ -37,7 +52,8 @@ def small(config: ConfigDict) -> None:
 
 def scratch(config: ConfigDict) -> None:
     """Train all layers from random values: nothing is frozen, GroupNorm in place of BatchNorm (Wu and He 2018)."""
-    config.model.backbone.norm = "group"
+    if config.model.backbone.norm == "frozen_batch":
+        config.model.backbone.norm = "group"
     config.optimizer.untrained = ()
 
 
@@ -87,7 +103,13 @@ def batch(size: int) -> Change:
 
 # After the size and the backbone, whose batch size is scaled, and before the schedule, which looks at the batch size.
 BATCH = {str(size): batch(size) for size in (1, 2, 4, 8, 16, 32, 64, 128)}
-BACKBONE = {"r50": resnet50, "r101": resnet101}
+BACKBONE = {
+    "r50": resnet50,
+    "r101": resnet101,
+    "x101_32x8d": resnext101(32, 8),
+    "x101_64x4d": resnext101(64, 4),
+    "r50_gn": resnet50_group_norm,
+}
 SCHEDULE = {"1x": schedule(90_000, (60_000, 80_000)), "2x": schedule(180_000, (120_000, 160_000))}
 # With "weights", config.initialize.path names them.
 START = {"weights": lambda config: None, "scratch": scratch}

@@ -10,7 +10,7 @@ from torchvision.models.detection import {model}, anchor_utils, backbone_utils, 
 from torchvision.models.resnet import Bottleneck, ResNet
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
-body = ResNet(Bottleneck, {stage_sizes})  # [3, 4, 6, 3] is resnet50, [3, 4, 23, 3] is resnet101
+body = ResNet(Bottleneck, {stage_sizes}{groups})  # [3, 4, 6, 3] is resnet50, [3, 4, 23, 3] is resnet101
 model = {model}(
     backbone_utils._resnet_fpn_extractor(body, 0{pyramid}),
     num_classes={num_classes},  # label i + 1 is {first!r} for i = 0; all names are in the file's metadata
@@ -39,6 +39,7 @@ def recipe(run: Loaded, output: str) -> str:
         model=name,
         pyramid=", [2, 3, 4], LastLevelP6P7(256, 256)" if name == "FCOS" else "",
         stage_sizes=list(model.backbone.stage_sizes),
+        groups=_groups(model.backbone),
         num_classes=num_classes,
         first=run.categories.names[0],
         options=",\n".join(f"    {option}={value}" for option, value in options.items()),
@@ -48,6 +49,13 @@ def recipe(run: Loaded, output: str) -> str:
         max_size=transform.max_long_side,
         output=output,
     )
+
+
+def _groups(backbone: ConfigDict) -> str:
+    """Return the arguments that make torchvision's ResNet a ResNeXt."""
+    width = backbone.get("group_width") or backbone.width
+    # Runs of earlier versions lack both.
+    return f", groups={backbone.groups}, width_per_group={width}" if backbone.get("groups", 1) > 1 else ""
 
 
 def _rcnn(model: ConfigDict) -> tuple[str, dict[str, object]]:

@@ -1,4 +1,4 @@
-"""ResNet with bottleneck blocks (He et al. 2015), as detectors use it."""
+"""ResNet with bottleneck blocks (He et al. 2015), and ResNeXt (Xie et al. 2017), as detectors use them."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,19 +7,34 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from maskx_jax.limits import Check, number, numbers, one_of
+from maskx_jax.limits import Check, number, numbers, one_of, optional
 from maskx_jax.models.layers import FrozenBatchNorm, conv, group_norm
 
-NORMS = ("frozen_batch", "group")
-LIMITS: Mapping[str, Check] = {"stage_sizes": numbers(4, 1), "width": number(1), "norm": one_of(*NORMS)}
+NORMS = ("frozen_batch", "group", "group_32")
+LIMITS: Mapping[str, Check] = {
+    "stage_sizes": numbers(4, 1),
+    "width": number(1),
+    "groups": number(1),
+    "group_width": optional(number(1)),
+    "norm": one_of(*NORMS),
+}
 
 _he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3, 1x1 convolutions around a shortcut; the output has four times `width` channels."""
+    """1x1, 3x3, 1x1 convolutions around a shortcut.
+
+    Attributes:
+      width: channels of the convolutions inside.
+      outputs: channels of the output.
+      groups: of the 3x3 convolution's channels.
+      others: see `ResNet`.
+    """
 
     width: int
+    outputs: int
+    groups: int
     stride: int
     norm: str
     stride_in_1x1: bool
@@ -32,16 +47,18 @@ class Bottleneck(nn.Module):
         """Return relu(shortcut + residual)."""
         strides = (self.stride, 1) if self.stride_in_1x1 else (1, self.stride)
 
-        def block(x: Array, features: int, size: int, stride: int, name: str, scale: float = 1.0) -> Array:
+        def block(
+            x: Array, features: int, size: int, stride: int, name: str, scale: float = 1.0, groups: int = 1
+        ) -> Array:
             options = {"kernel_init": _he_normal, "dtype": self.dtype, "cpu": self.cpu, "name": name}
-            layer = conv(features, size, stride, use_bias=False, **options)
+            layer = conv(features, size, stride, use_bias=False, feature_group_count=groups, **options)
             return _normalize(layer(x), self.norm, scale, self.dtype, f"{name}_norm")
 
         y = nn.relu(block(x, self.width, 1, strides[0], "conv1"))
-        y = nn.relu(block(y, self.width, 3, strides[1], "conv2"))
-        y = block(y, 4 * self.width, 1, 1, "conv3", self.residual_scale)
+        y = nn.relu(block(y, self.width, 3, strides[1], "conv2", groups=self.groups))
+        y = block(y, self.outputs, 1, 1, "conv3", self.residual_scale)
         if x.shape != y.shape:
-            x = block(x, 4 * self.width, 1, self.stride, "shortcut")
+            x = block(x, self.outputs, 1, self.stride, "shortcut")
         return nn.relu(x + y)
 
 
@@ -51,7 +68,10 @@ class ResNet(nn.Module):
     Attributes:
       stage_sizes: blocks in each stage: (3, 4, 6, 3) is ResNet-50, (3, 4, 23, 3) is ResNet-101.
       width: channels of the stem; a stage's output has 4, 8, 16 and 32 times as many.
-      norm: "frozen_batch" (constants, for imported weights) or "group" (trained, for training from scratch).
+      groups: of the channels of the 3x3 convolutions, each of which sees its own: 1 is ResNet, 32 or 64 ResNeXt.
+      group_width: channels of a group in the first stage, twice as many in each later one; by default `width`.
+      norm: "frozen_batch" (constants, for imported weights), "group" (trained, for training from scratch: at least four
+        channels in a group) or "group_32" (32 groups always, as weights of ResNets with GroupNorm have it).
       stride_in_1x1: whether a stage's first block strides in its 1x1 convolution (Caffe's weights, Detectron) or in
         the 3x3 one (torchvision's).
       remat: whether the backward pass computes the inside of each block again instead of keeping it: less memory for
@@ -62,6 +82,8 @@ class ResNet(nn.Module):
 
     stage_sizes: Sequence[int] = (3, 4, 6, 3)
     width: int = 64
+    groups: int = 1
+    group_width: int | None = None
     norm: str = "frozen_batch"
     stride_in_1x1: bool = False
     remat: bool = False
@@ -83,7 +105,9 @@ class ResNet(nn.Module):
         for stage, num_blocks in enumerate(self.stage_sizes):
             for index in range(num_blocks):
                 x = bottleneck(
-                    width=self.width * 2**stage,
+                    width=self.groups * (self.group_width or self.width) * 2**stage,
+                    outputs=4 * self.width * 2**stage,
+                    groups=self.groups,
                     stride=2 if index == 0 and stage > 0 else 1,
                     norm=self.norm,
                     stride_in_1x1=self.stride_in_1x1,
@@ -103,4 +127,6 @@ def _normalize(x: Array, norm: str, scale: float, dtype: Any, name: str) -> Arra
         return FrozenBatchNorm(scale, dtype=dtype, name=name)(x)
     if norm == "group":
         return group_norm(x, dtype, name)
+    if norm == "group_32":
+        return nn.GroupNorm(32, epsilon=1e-5, dtype=dtype, name=name)(x)
     raise ValueError(f"got norm {norm!r}; expected one of {NORMS}")
