@@ -65,12 +65,7 @@ def _detect(loaded: Loaded, source: Source) -> evaluation.Entries:
 
 
 def _check_others(others: Mapping[str, evaluation.Entries], source: Source) -> None:
-    # No need for the annotations.
-    images = [
-        {"id": image_id, "height": height, "width": width}
-        for image_id, (height, width) in zip(source.image_ids.tolist(), source.sizes.tolist(), strict=True)
-    ]
-    ground_truth = {"images": images, "categories": source.categories.to_coco()}
+    ground_truth = source.coco_ground_truth() if others else {}
     for title, found in others.items():
         try:
             checks.check_results(found, ground_truth, scores.kinds_of(found))

@@ -9,6 +9,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from maskx_jax.coco import rle
+from maskx_jax.coco.keypoints import Skeleton
+from maskx_jax.evaluation.skeleton_drawing import draw_skeleton
 
 _MASK_OPACITY = 0.45
 # Images whose longer side lies outside this range are resized to it, so that the captions can be read.
@@ -26,11 +28,13 @@ def draw_comparison(
     groups: Mapping[int, str] | None = None,
     score_threshold: float = 0.5,
     pictures: Mapping[str, np.ndarray] | None = None,
+    skeletons: Mapping[int, Skeleton] | None = None,
 ) -> np.ndarray:
     """Draw the ground truth of an image on the left and what one or several models predict next to it.
 
     Masks are translucent, one color for each category; crowds and objects without a mask show as boxes, crowds with
-    "(crowd)" after their name. Characters that the font lacks show as "?", with the category's id after them.
+    "(crowd)" after their name. Characters that the font lacks show as "?", with the category's id after them. Keypoints
+    are joined as their skeleton says; see `skeleton_drawing`.
 
     Args:
       image: `h w 3` uint8 RGB.
@@ -40,6 +44,7 @@ def draw_comparison(
       groups: a mark such as "A" or "B" by category id, drawn after the name.
       score_threshold: predictions below are left out.
       pictures: other pictures of the same image, uint8 RGB of any size, by the title of their panel; on the right.
+      skeletons: of the classes that have keypoints, by category id.
 
     Returns:
       The picture, uint8 RGB, somewhat wider than the images side by side.
@@ -49,13 +54,13 @@ def draw_comparison(
     """
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise ValueError(f"got an image of shape {image.shape} and type {image.dtype}; expected (h, w, 3) uint8")
-    truth = draw_objects(image, annotations, names, groups)
+    truth = draw_objects(image, annotations, names, groups, skeletons)
     panels = [_add_title(truth, f"ground truth: {len(annotations)}")]
     gap = np.full((panels[0].shape[0], _GAP, 3), 255, np.uint8)
     for title, found in results.items():
         # The best goes last, on top of the others.
         shown = sorted((r for r in found if r["score"] >= score_threshold), key=lambda result: result["score"])
-        panel = draw_objects(image, shown, names, groups)
+        panel = draw_objects(image, shown, names, groups, skeletons)
         panels += [gap, _add_title(panel, f"{title} with score >= {score_threshold:g}: {len(shown)}")]
     for title, picture in (pictures or {}).items():
         # Each of its pixels shows as a square.
@@ -64,7 +69,11 @@ def draw_comparison(
 
 
 def draw_objects(
-    image: np.ndarray, objects: Sequence[Mapping], names: Mapping[int, str], groups: Mapping[int, str] | None = None
+    image: np.ndarray,
+    objects: Sequence[Mapping],
+    names: Mapping[int, str],
+    groups: Mapping[int, str] | None = None,
+    skeletons: Mapping[int, Skeleton] | None = None,
 ) -> np.ndarray:
     """Draw objects on an image, the later ones on top of the earlier; see `draw_comparison`.
 
@@ -73,6 +82,7 @@ def draw_objects(
       objects: COCO annotations or results entries of this image.
       names: category name by category id.
       groups: a mark by category id, drawn after the name.
+      skeletons: of the classes that have keypoints, by category id.
 
     Returns:
       The picture, uint8 RGB; its longer side has 640 to 1,600 pixels.
@@ -87,6 +97,9 @@ def draw_objects(
         encoded = _mask(entry, height, width)
         if encoded is not None:
             _tint(canvas, encoded, _color(entry["category_id"]))
+    for entry in objects:
+        if skeleton := (skeletons or {}).get(entry["category_id"]):
+            draw_skeleton(canvas, entry, skeleton, scale)
 
     picture = Image.fromarray(canvas)
     draw = ImageDraw.Draw(picture)
@@ -128,7 +141,13 @@ def _mask(entry: Mapping, height: int, width: int) -> dict | None:
 
 
 def _box(entry: Mapping, scale: float) -> tuple[int, int, int, int]:
-    box = entry["bbox"] if "bbox" in entry else rle.tight_box(entry["segmentation"])
+    if "bbox" in entry:
+        box = entry["bbox"]
+    elif "segmentation" in entry:
+        box = rle.tight_box(entry["segmentation"])
+    else:
+        points = np.array(entry["keypoints"], np.float64).reshape(-1, 3)[:, :2] + 0.5
+        box = [*points.min(axis=0), *np.ptp(points, axis=0)]
     x, y, w, h = (round(float(value) * scale) for value in box)
     return x, y, w, h
 

@@ -20,6 +20,7 @@ from maskx_jax.data.transforms import Transform, decode
 from maskx_jax.distributed.processes import gather_objects
 from maskx_jax.evaluation import keypoints, matching, metrics, paste_masks, results, scores
 from maskx_jax.evaluation.drawing import draw_comparison
+from maskx_jax.evaluation.skeletons import skeletons_of
 from maskx_jax.inference import DetectStep
 from maskx_jax.models.build import produces
 from maskx_jax.structures import PyTree
@@ -249,6 +250,7 @@ def draw(
     """
     names = {category["id"]: category["name"] for category in ground_truth["categories"]}
     group_of_id = {category_id: group for group, members in groups.items() for category_id in members}
+    skeletons = skeletons_of(ground_truth["categories"])
     for index in range(min(config.evaluation.num_pictures, len(source))):
         record = source[index]
         annotations = [a for a in ground_truth["annotations"] if a["image_id"] == record.image_id]
@@ -258,6 +260,6 @@ def draw(
         }
         threshold = config.evaluation.picture_score_threshold
         others = (pictures or {}).get(record.image_id)
-        picture = draw_comparison(decode(record), annotations, panels, names, group_of_id, threshold, others)
+        picture = draw_comparison(decode(record), annotations, panels, names, group_of_id, threshold, others, skeletons)
         _, encoded = cv2.imencode(".png", picture[..., ::-1])
         files.write_bytes(folder / f"{record.image_id}.png", encoded.tobytes())

@@ -5,6 +5,7 @@ import pytest
 from hotcoco import mask as mask_coder
 from PIL import Image
 
+from maskx_jax.coco.keypoints import Skeleton
 from maskx_jax.evaluation import drawing
 from maskx_jax.evaluation import results as coco_results
 from maskx_jax.structures import Detections
@@ -23,7 +24,7 @@ def result_of(box, score, image_size=(640, 640)):
     x, y, w, h = box
     boxes, one = np.array([[x, y, x + w, y + h]]), np.array([1])
     (result,) = coco_results.entries(
-        Detections(boxes, np.array([score]), one, np.ones((1, 28, 28)), None, one > 0),
+        Detections(boxes, np.array([score]), one, np.ones((1, 28, 28)), one > 0),
         image_id=1,
         image_size=image_size,
         scale=1,
@@ -147,3 +148,46 @@ def test_several_models_stand_side_by_side(gray):
     marked = [(panel[30:] != 128).any() for panel in panels]
     assert marked == [False, True, True, False]
     assert (panels[1] != panels[2]).any()
+
+
+CROSS = Skeleton(("left", "right", "top"), ((0, 1), (0, 2)), (1, 0, 2))
+
+
+@pytest.mark.parametrize("entry", [PERSON, {**PERSON, "score": 0.9}])
+def test_keypoints_are_points_with_lines(gray, entry):
+    # A line from (150, 340) to (250, 340); the third has no place, or no score.
+    entry = entry | {"keypoints": [149.5, 339.5, 2, 249.5, 339.5, 2, 200, 380, 0]}
+    bare = drawing.draw_objects(gray, [entry | {"keypoints": None}], NAMES, skeletons={1: CROSS})
+    assert (drawing.draw_objects(gray, [entry], NAMES) == bare).all()
+    changed = (drawing.draw_objects(gray, [entry], NAMES, skeletons={1: CROSS, 2: CROSS}) != bare).any(-1)
+    assert changed[339:341, 148:252].all()
+    rows, columns = np.nonzero(changed)
+    assert rows.min() >= 332 and rows.max() <= 348 and columns.min() >= 142 and columns.max() <= 258
+    # Symmetric: the centre of a point is where it should be.
+    assert abs(rows.mean() + 0.5 - 340) < 0.6 and abs(columns.mean() + 0.5 - 200) < 0.6
+
+
+def test_hidden_keypoints_are_rings(gray):
+    seen, hidden = ({**PERSON, "keypoints": [150, 340, flag, 250, 340, flag, 199.5, 379.5, flag]} for flag in (2, 1))
+    apart = {1: Skeleton(CROSS.names, (), CROSS.flip)}
+    bare = drawing.draw_objects(gray, [PERSON], NAMES)
+    full, rings = (
+        (drawing.draw_objects(gray, [entry], NAMES, skeletons=apart) != bare).any(-1) for entry in (seen, hidden)
+    )
+    assert full[380, 200] and not rings[380, 200] and rings[375:386, 195:206].any()
+    assert rings.sum() < full.sum()
+
+
+@pytest.mark.parametrize("keypoints", [[0, 0, 0] * 3, [], None])
+def test_objects_without_keypoints_are_drawn_all_the_same(gray, keypoints):
+    bare = drawing.draw_objects(gray, [PERSON], NAMES)
+    assert (drawing.draw_objects(gray, [PERSON | {"keypoints": keypoints}], NAMES, skeletons={1: CROSS}) == bare).all()
+
+
+def test_keypoints_in_an_enlarged_image_and_alone():
+    image = np.full((64, 64, 3), 128, np.uint8)
+    entry = {"category_id": 1, "score": 0.9, "keypoints": [9.5, 19.5, 1, 39.5, 19.5, 1, 20, 49.5, 1]}
+    picture = drawing.draw_objects(image, [entry], NAMES, skeletons={1: CROSS})
+    # Ten times as large. The box, where there is none, is that around the points.
+    assert (picture[195:206, 95:106] != 128).any(-1).all()
+    assert (picture[498:502, 100:400] != 128).any(-1).any(0).all()
