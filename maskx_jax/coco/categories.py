@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from maskx_jax.coco.keypoints import Skeleton
+
 # Category id by name of COCO's 80 classes, in label order; the ids reach 90.
 COCO_IDS = {
     name: category_id
@@ -38,12 +40,18 @@ VOC_NAMES = (
 class Categories:
     """Category ids and names in label order: label `i + 1` is `ids[i]`, called `names[i]`.
 
+    Attributes:
+      ids: the dataset's.
+      names: of the classes.
+      skeleton: of the keypoints that a model finds in objects of any class, where it finds some.
+
     Raises:
       ValueError: ids or names repeat, or their numbers differ.
     """
 
     ids: tuple[int, ...]
     names: tuple[str, ...]
+    skeleton: Skeleton | None = None
 
     def __post_init__(self) -> None:
         if len(self.ids) != len(self.names):
@@ -59,17 +67,20 @@ class Categories:
     @classmethod
     def from_coco(cls, categories: Iterable[dict]) -> "Categories":
         """Take the `categories` list of a COCO file, in order of ascending id (as pycocotools does)."""
-        return cls.in_label_order(sorted(categories, key=lambda category: category["id"]))
+        listed = sorted(categories, key=lambda category: category["id"])
+        return cls(tuple(int(c["id"]) for c in listed), tuple(str(c["name"]) for c in listed))
 
     @classmethod
     def in_label_order(cls, categories: Iterable[dict]) -> "Categories":
         """Take back what `to_coco` returned: such a list whose order is that of the labels."""
         listed = list(categories)
-        return cls(tuple(int(c["id"]) for c in listed), tuple(str(c["name"]) for c in listed))
+        skeleton = next(filter(None, map(Skeleton.from_coco, listed)), None)
+        return cls(tuple(int(c["id"]) for c in listed), tuple(str(c["name"]) for c in listed), skeleton)
 
     def to_coco(self) -> list[dict]:
         """Return the `categories` list of a COCO file, in label order."""
-        return [{"id": i, "name": name} for i, name in zip(self.ids, self.names, strict=True)]
+        said = self.skeleton.to_coco() if self.skeleton else {}
+        return [{"id": i, "name": name, **said} for i, name in zip(self.ids, self.names, strict=True)]
 
     def label_of_id(self) -> dict[int, int]:
         """Return the mapping from category id to label."""

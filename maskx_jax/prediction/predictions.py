@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from maskx_jax.coco.categories import Categories
-from maskx_jax.evaluation import drawing, results
+from maskx_jax.evaluation import drawing, keypoints, results
 from maskx_jax.evaluation.paste_masks import Grid, paste_and_encode, paste_mask
 
 if TYPE_CHECKING:
@@ -71,8 +71,10 @@ class Predictions:
       labels: int32 `n`, 1..C.
       scores: float32 `n`, probabilities.
       masks: see `Masks`; None where the model makes none.
-      categories: what the labels stand for.
+      categories: what the labels stand for, and the skeleton of the keypoints.
       read: returns the picture, uint8 `height width 3` RGB.
+      keypoints: float32 `n k 3` of (x, y, score), in continuous pixels and in the order of `categories.skeleton`; None
+        where the model finds none.
     """
 
     name: str
@@ -83,6 +85,7 @@ class Predictions:
     masks: Masks | None
     categories: Categories
     read: Callable[[], np.ndarray] = dataclasses.field(repr=False)
+    keypoints: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -100,14 +103,18 @@ class Predictions:
     def to_coco(self, image_id: int = 0) -> list[dict[str, Any]]:
         """Return COCO results entries."""
         ids = self.category_ids.tolist()
-        masks = [None] * len(self) if self.masks is None else map(self.masks.rle, range(len(self)))
+        none = [None] * len(self)
+        masks = none if self.masks is None else map(self.masks.rle, range(len(self)))
+        points = none if self.keypoints is None else self.keypoints
         return [
-            results.entry(image_id, category_id, box, score, mask)
-            for category_id, box, score, mask in zip(ids, self.boxes.tolist(), self.scores, masks, strict=True)
+            results.entry(image_id, *of_object)
+            for of_object in zip(ids, self.boxes.tolist(), self.scores, masks, points, strict=True)
         ]
 
     def to_supervision(self) -> Any:
         """Return `supervision.Detections`, with all masks in full; `class_id` holds the dataset's category ids.
+
+        Keypoints are the entry `keypoints` of its `data`, `n k 3` as here.
 
         Raises:
           ImportError: supervision is not installed.
@@ -119,11 +126,14 @@ class Predictions:
             mask=None if self.masks is None else np.array(list(self.masks), bool).reshape(-1, *self.size),
             confidence=self.scores,
             class_id=self.category_ids.astype(int),
-            data={"class_name": np.array(self.names)},
+            data={
+                "class_name": np.array(self.names),
+                **({} if self.keypoints is None else {"keypoints": self.keypoints}),
+            },
         )
 
     def to_fiftyone(self) -> Any:
-        """Return `fiftyone.Detections`: boxes relative to the picture, masks cut to their boxes.
+        """Return `fiftyone.Detections`: boxes relative to the picture, masks cut to their boxes; no keypoints.
 
         Raises:
           ImportError: FiftyOne is not installed.
@@ -150,9 +160,12 @@ class Predictions:
           pixels: of the picture, where they are at hand; else it is read again.
         """
         names = dict(zip(self.categories.ids, self.categories.names, strict=True))
+        skeleton = self.categories.skeleton
+        skeletons = dict.fromkeys(self.categories.ids, skeleton) if skeleton else {}
         # The best goes last, on top of the others.
         objects = self.to_coco()[::-1]
-        return Image.fromarray(drawing.draw_objects(self.read() if pixels is None else pixels, objects, names))
+        pixels = self.read() if pixels is None else pixels
+        return Image.fromarray(drawing.draw_objects(pixels, objects, names, skeletons=skeletons))
 
 
 def predictions_of(
@@ -166,8 +179,11 @@ def predictions_of(
     threshold: float,
     mask_threshold: float,
     grid: Grid,
+    keypoint_score: keypoints.Score = "probability",
 ) -> Predictions:
     """Return what a model detected on the canvas as predictions in the picture.
+
+    Keypoints are found to a pixel of the picture.
 
     Args:
       found: in pixels of the canvas, NumPy arrays without the axis of the batch.
@@ -179,9 +195,10 @@ def predictions_of(
       threshold: detections of a lower score are left out.
       mask_threshold: see `Masks`; so is `grid`.
       grid: as above.
+      keypoint_score: see `keypoints.decode`.
 
     Raises:
-      ValueError: a box or a score is not finite.
+      ValueError: a box, a score or the map of a keypoint is not finite.
     """
     inside = [
         (index, box, clipped)
@@ -193,6 +210,10 @@ def predictions_of(
     if found.masks is not None:
         boxes = np.array([box for _, box, _ in inside], np.float64).reshape(-1, 4)
         masks = Masks(np.asarray(found.masks[chosen], np.float32), boxes, size, mask_threshold, grid)
+    points = None
+    if found.keypoint_maps is not None:
+        made = [results.points_of(found.keypoint_maps[index], box, 1.0, keypoint_score) for index, box, _ in inside]
+        points = np.array(made, np.float32).reshape(-1, found.keypoint_maps.shape[1], 3)
     return Predictions(
         name=name,
         size=size,
@@ -202,6 +223,7 @@ def predictions_of(
         masks=masks,
         categories=categories,
         read=read,
+        keypoints=points,
     )
 
 

@@ -15,6 +15,7 @@ from maskx_jax.coco.categories import Categories
 from maskx_jax.data.records import PACKED_SHAPE, Record
 from maskx_jax.data.transforms import Transform
 from maskx_jax.distributed.mesh import make_mesh, replicated
+from maskx_jax.evaluation.keypoints import Score
 from maskx_jax.evaluation.paste_masks import Grid
 from maskx_jax.inference import DetectStep, make_detect_step, one_ahead
 from maskx_jax.prediction.pictures import Picture, read_ahead
@@ -87,6 +88,7 @@ class Predictor:
       transform: of its training; used without its randomness.
       mask_threshold: a pixel belongs to an object from this probability on.
       grid: how masks are pasted, see `evaluation.paste_masks.paste_mask`.
+      keypoint_score: what the score of a keypoint is, see `evaluation.keypoints.decode`.
     """
 
     model: nn.Module
@@ -95,6 +97,7 @@ class Predictor:
     transform: Transform
     mask_threshold: float = 0.5
     grid: Grid = "continuous"
+    keypoint_score: Score = "probability"
 
     def predict(self, pictures: Iterable[Picture], options: Options) -> Iterator[Predicted]:
         """Yield what is predicted for each picture, in their order.
@@ -192,6 +195,7 @@ class Predictor:
             threshold=threshold,
             mask_threshold=self.mask_threshold,
             grid=self.grid,
+            keypoint_score=self.keypoint_score,
         )
         return Predicted(opened.picture, opened.pixels, predictions)
 

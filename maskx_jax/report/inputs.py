@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from absl import logging
 from ml_collections import ConfigDict
 
 from maskx_jax import files
@@ -229,8 +230,11 @@ def _shared_kinds(models: Sequence[Model]) -> tuple[str, ...]:
     """Return the kinds that all models can be scored by: masks only where each has some."""
     kinds = [scores.kinds_of(model.results) for model in models if model.results]
     shared = tuple(kind for kind in ("bbox", "segm") if all(kind in of_model for of_model in kinds))
-    if not shared:
-        raise ValueError("some of the results have only boxes and others only masks; expected one kind that all have")
+    if any("keypoints" in of_model for of_model in kinds):
+        logging.warning("keypoints are not in a report; their scores are those of evaluate, and of score")
+    if not shared and kinds:
+        only = ", ".join(sorted({" and ".join(of_model) for of_model in kinds}))
+        raise ValueError(f"got results with {only}; expected boxes (bbox) in all of them, or masks (segm) in all")
     return shared if kinds else ("bbox",)
 
 

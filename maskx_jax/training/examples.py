@@ -44,7 +44,8 @@ class Examples:
 
     @property
     def categories(self) -> Categories:
-        return self.train_source.categories
+        """What the labels of the model stand for, with the skeleton of its keypoints."""
+        return dataclasses.replace(self.train_source.categories, skeleton=self.train_source.skeleton)
 
     def batches(self, config: ConfigDict, start_step: int, statistics: pipeline.Statistics) -> Iterator[Batch]:
         """Return this process' share of each batch after `start_step` steps; see `pipeline.train_batches`."""

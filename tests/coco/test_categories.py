@@ -1,9 +1,11 @@
+import json
 import pathlib
 
 import numpy as np
 import pytest
 
 from maskx_jax.coco.categories import COCO_IDS, VOC_NAMES, Categories, same_classes
+from maskx_jax.coco.keypoints import PERSON
 
 COCO = [
     {"id": 90, "name": "toothbrush", "supercategory": "indoor"},
@@ -41,6 +43,14 @@ def test_from_coco_undoes_to_coco():
 def test_labels_keep_their_order_whatever_their_ids():
     categories = Categories((7, 3, 9), ("tv", "zebra", "person"))
     assert Categories.in_label_order(categories.to_coco()) == categories
+
+
+def test_a_skeleton_goes_where_the_classes_go():
+    with_skeleton = Categories((7, 3), ("person", "dog"), PERSON)
+    listed = with_skeleton.to_coco()
+    assert listed[1] == {"id": 3, "name": "dog", **PERSON.to_coco()}
+    assert Categories.in_label_order(json.loads(json.dumps(listed))) == with_skeleton
+    assert Categories.from_coco(listed).skeleton is None
 
 
 def test_names_become_labels_in_the_order_asked_for():

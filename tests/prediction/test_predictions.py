@@ -1,5 +1,6 @@
 """What is predicted for one picture, and the forms that others take it in."""
 
+import dataclasses
 import sys
 import types
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 from maskx_jax.coco import rle
+from maskx_jax.coco.keypoints import Skeleton
 from maskx_jax.evaluation import results
 from maskx_jax.prediction.predictions import Masks, predictions_of
 from maskx_jax.structures import Detections
@@ -52,12 +54,38 @@ def test_arrays_agree_and_lie_in_the_picture(found):
     assert len(made.masks) == 2 and made.masks[0].shape == SIZE and made.masks[0].dtype == bool
 
 
-def test_the_entries_are_those_of_an_evaluation(found):
+@pytest.fixture
+def with_keypoints(found):
+    maps = np.random.default_rng(1).normal(0, 3, (4, 3, 9, 9)).astype(np.float32)
+    return dataclasses.replace(found, masks=None, keypoint_maps=maps)
+
+
+@pytest.mark.parametrize("kind", ["found", "with_keypoints"])
+def test_the_entries_are_those_of_an_evaluation(kind, request):
+    found = request.getfixturevalue(kind)
     expected = results.entries(
         found, image_id=7, image_size=SIZE, scale=2.0, id_of_label=CATEGORIES.id_of_label(), mask_threshold=0.5
     )
     assert predictions(found).to_coco(7) == expected
     assert predictions(found, threshold=0.6).to_coco(7) == expected[:1]
+    assert ("keypoints" in expected[0]) == (kind == "with_keypoints")
+
+
+def test_keypoints_lie_in_their_boxes_and_are_drawn(with_keypoints):
+    skeleton = Skeleton(("left", "right", "top"), ((0, 1), (0, 2)), (1, 0, 2))
+    categories = dataclasses.replace(CATEGORIES, skeleton=skeleton)
+    made = dataclasses.replace(predictions(with_keypoints), categories=categories)
+    assert made.keypoints.shape == (2, 3, 3) and made.keypoints.dtype == np.float32
+    # The second box reaches over the border, and its keypoints may, too.
+    for points, box in zip(made.keypoints, np.array(BOXES) / 2, strict=False):
+        assert (points[:, :2] > box[:2]).all() and (points[:, :2] < box[2:]).all()
+    assert predictions(with_keypoints, threshold=0.95).keypoints.shape == (0, 3, 3)
+    bare = dataclasses.replace(made, categories=CATEGORIES)
+    assert (np.asarray(made.draw()) != np.asarray(bare.draw())).any()
+
+
+def test_without_maps_there_are_no_keypoints(found):
+    assert predictions(found).keypoints is None
     without = found.replace(masks=None)
     assert predictions(without).masks is None and "segmentation" not in predictions(without).to_coco()[0]
 
