@@ -78,7 +78,7 @@ def get_config() -> ConfigDict:
                 "channel_order": "rgb",
             },
             "backbone": {
-                # A name in `maskx_jax.models.build.BACKBONES`; the other fields are that module's.
+                # "resnet", or "resnet_c4": its last stage works on regions, without a pyramid (backbone=r50_c4).
                 "kind": "resnet",
                 "stage_sizes": (3, 4, 6, 3),
                 "width": 64,

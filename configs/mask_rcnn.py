@@ -2,10 +2,11 @@
 
     python train.py --config=configs/mask_rcnn.py:backbone=r50,schedule=1x --config.data.directory=DIR --workdir=RUN
 
-Variants: predictor (class_specific, class_agnostic, none), size (full, tiny),
-backbone (r50, r101, x101_32x8d, x101_64x4d, r50_gn), batch (1, 2, 4, ... 128), data (prepared, shapes),
-schedule (1x, 2x), jitter (none, short_sides), masks (all, voc, nonvoc, annotated), start (weights, scratch),
-dtype (float32, bfloat16). size=tiny is a small experiment, from its 128-pixel images to its schedule.
+Variants: predictor (class_specific, class_agnostic, none), size (full, tiny, tiny_c4),
+backbone (r50, r101, x101_32x8d, x101_64x4d, r50_gn, and on one map, C4: r50_c4, r101_c4), batch (1, 2, 4, ... 128),
+data (prepared, shapes), schedule (1x, 2x), jitter (none, short_sides), masks (all, voc, nonvoc, annotated),
+start (weights, scratch), dtype (float32, bfloat16). size=tiny is a small experiment, from its 128-pixel images to its
+schedule.
 """
 
 from ml_collections import ConfigDict
@@ -27,9 +28,10 @@ def get_config(argument: str | None = None) -> ConfigDict:
         rcnn.get_config(),
         argument,
         {
-            "size": rcnn.SIZE,
+            "size": rcnn.SIZE_C4,
             "predictor": {name: predictor(name) for name in ("class_specific", "class_agnostic", "none")},
             **variants.COMMON,
+            "backbone": rcnn.BACKBONE_C4,
         },
-        variants.EXCLUDED,
+        rcnn.EXCLUDED_C4,
     )

@@ -108,6 +108,7 @@ class RoiTargets:
       gt_index: `b r` int32, slot of the matched ground truth (meaningless for background).
       foreground: `b r` bool. Foreground regions come first.
       valid: `b r` bool.
+      features: `b r s s c`, what the heads see of them, where it is computed once for all heads (C4), or None.
     """
 
     boxes: Array
@@ -115,6 +116,7 @@ class RoiTargets:
     gt_index: Array
     foreground: Array
     valid: Array
+    features: Array | None = None
 
 
 @struct.dataclass

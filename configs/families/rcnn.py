@@ -1,4 +1,4 @@
-"""Two-stage detectors: Faster, Mask and Mask^X R-CNN on a feature pyramid, with the values of Mask R-CNN on COCO."""
+"""Two-stage detectors: Faster, Mask and Mask^X R-CNN on FPN or C4, with the values of Mask R-CNN on COCO."""
 
 from ml_collections import ConfigDict
 
@@ -47,6 +47,7 @@ def get_config() -> ConfigDict:
                 "sampling_ratio": 2,
             },
             "box_head": {
+                "body": "mlp",
                 "hidden": 1024,
                 "resolution": 7,
                 "num_samples": 512,
@@ -111,5 +112,40 @@ def tiny(config: ConfigDict) -> None:
     model.keypoint_head.update(channels=64, num_convs=4, num_samples=16)
 
 
+def c4(config: ConfigDict) -> None:
+    """Change from FPN to C4: one map at stride 16, and res5 on the regions in place of hidden layers of the heads."""
+    config.model.backbone.kind = "resnet_c4"
+    model = config.model.rcnn
+    # As many as res4 has.
+    model.rpn.channels = 16 * config.model.backbone.width
+    model.box_head.update(body="mean", resolution=14)
+    model.mask_head.num_convs = 0
+
+
+def full_c4(backbone: variants.Change) -> variants.Change:
+    """Return the change to a backbone in the form of C4, with as many proposals as Detectron has for it."""
+
+    def change(config: ConfigDict) -> None:
+        backbone(config)
+        c4(config)
+        config.model.rcnn.rpn.update(pre_nms_top_k=(12000, 6000), post_nms_top_k=(2000, 1000))
+
+    return change
+
+
+def tiny_c4(config: ConfigDict) -> None:
+    """Change to the small network in the form of C4."""
+    tiny(config)
+    c4(config)
+
+
 # The variant `size`.
 SIZE = {"full": lambda config: None, "tiny": tiny}
+# The variants `size` and `backbone` with the form C4 too, and what excludes each other.
+SIZE_C4 = {**SIZE, "tiny_c4": tiny_c4}
+BACKBONE_C4 = {
+    **variants.BACKBONE,
+    "r50_c4": full_c4(variants.resnet50),
+    "r101_c4": full_c4(variants.resnet101),
+}
+EXCLUDED_C4 = {**variants.EXCLUDED, "size=tiny_c4": variants.EXCLUDED["size=tiny"]}

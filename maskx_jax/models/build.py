@@ -9,7 +9,7 @@ from flax import linen as nn
 
 from maskx_jax.limits import Check, number, one_of, within
 from maskx_jax.models import pixels
-from maskx_jax.models.backbones import resnet
+from maskx_jax.models.backbones import resnet, resnet_c4
 from maskx_jax.models.dense import detector as dense
 from maskx_jax.models.rcnn import detector as rcnn
 from maskx_jax.ops.cpu.platform import on_one_cpu
@@ -35,8 +35,12 @@ FAMILIES: dict[str, Part] = {
     "dense": Part(dense.build, dense.LIMITS),
 }
 # A backbone turns normalised images into {level: map}, level k of stride 2^k. Its `levels` says which it has, its
-# `multiple` what the sides of a canvas must be multiples of.
-BACKBONES: dict[str, Part] = {"resnet": Part(resnet.ResNet, resnet.LIMITS)}
+# `multiple` what the sides of a canvas must be multiples of. Where it has `region_features`, its maps are used without
+# a pyramid, and that is what heads see of the regions that are pooled from them.
+BACKBONES: dict[str, Part] = {
+    "resnet": Part(resnet.ResNet, resnet.LIMITS),
+    "resnet_c4": Part(resnet_c4.ResNetC4, resnet.LIMITS),
+}
 
 
 def build(model: Any, num_classes: int, cpu: bool | None = None) -> Any:

@@ -1,5 +1,6 @@
 """Anchor boxes of a feature pyramid."""
 
+import itertools
 from collections.abc import Sequence
 
 import jax.numpy as jnp
@@ -9,10 +10,11 @@ from jaxtyping import Array, Float
 CONVENTIONS = ("torchvision", "detectron", "detectron2")
 
 
-def cell_anchors(size: float, aspect_ratios: Sequence[float], stride: int, convention: str) -> np.ndarray:
-    """Return the anchors of the top-left cell, float32 `len(aspect_ratios) 4`.
+def cell_anchors(sizes: Sequence[float], aspect_ratios: Sequence[float], stride: int, convention: str) -> np.ndarray:
+    """Return the anchors of the top-left cell, float32 `len(sizes)*len(aspect_ratios) 4`.
 
-    The parents disagree by fractions of a pixel:
+    The parents disagree on their order: with `detectron2` those of one size follow each other, else those of one aspect
+    ratio. And they disagree by fractions of a pixel:
 
     - `torchvision`: centred on (0, 0), corners rounded to integers.
     - `detectron2`: centred on (0, 0), not rounded.
@@ -20,7 +22,7 @@ def cell_anchors(size: float, aspect_ratios: Sequence[float], stride: int, conve
       aspect ratio with rounded sides, then scaled. Detectron's inclusive corners become continuous: x2 + 1, y2 + 1.
 
     Args:
-      size: square root of the area, in pixels.
+      sizes: square roots of the areas, in pixels.
       aspect_ratios: height over width.
       stride: of the level, in pixels.
       convention: one of `CONVENTIONS`.
@@ -28,16 +30,18 @@ def cell_anchors(size: float, aspect_ratios: Sequence[float], stride: int, conve
     Raises:
       ValueError: the convention is unknown.
     """
-    ratios = np.asarray(aspect_ratios, np.float64)
+    outer, inner = (sizes, aspect_ratios) if convention == "detectron2" else (aspect_ratios, sizes)
+    pairs = np.array(list(itertools.product(outer, inner)), np.float64)
+    size, ratios = pairs.T if convention == "detectron2" else pairs.T[::-1]
     if convention == "detectron":
         width = np.round(np.sqrt(stride * stride / ratios))
         height = np.round(width * ratios)
-        half = 0.5 * np.stack([width, height], axis=-1) * (size / stride)
+        half = 0.5 * np.stack([width, height], axis=-1) * (size / stride)[:, None]
         # (stride - 1) / 2 is the middle of inclusive corners 0..stride-1, the half pixel more is the change of
         # convention: the two together are the middle of the window.
         anchors = np.concatenate([stride / 2 - half, stride / 2 + half], axis=-1)
     elif convention in ("torchvision", "detectron2"):
-        half = 0.5 * size * np.stack([1 / np.sqrt(ratios), np.sqrt(ratios)], axis=-1)
+        half = 0.5 * size[:, None] * np.stack([1 / np.sqrt(ratios), np.sqrt(ratios)], axis=-1)
         anchors = np.concatenate([-half, half], axis=-1)
         if convention == "torchvision":
             anchors = np.round(anchors)

@@ -35,7 +35,7 @@ SECTIONS = {
 }
 # What `build` gives to modules: of the data, of the whole model, or of another module.
 GIVEN = {"num_classes", "dtype", "cpu", "max_detections", "parent", "name"}
-OF_THE_FAMILY = {WeightTransfer: {"channels"}, FPN: {"levels", "top"}}
+OF_THE_FAMILY = {WeightTransfer: {"channels"}, FPN: {"levels", "top"}, RPN: {"sizes_per_level"}}
 
 
 @pytest.mark.parametrize("section", SECTIONS)
@@ -64,7 +64,7 @@ def test_every_limit_is_of_a_field(family):
     ("field", "value", "message"),
     [
         ("family", "yolo", "^family is 'yolo'; expected one of rcnn, dense$"),
-        ("backbone.kind", "vit", "^backbone.kind is 'vit'; expected one of resnet$"),
+        ("backbone.kind", "vit", "^backbone.kind is 'vit'; expected one of resnet, resnet_c4$"),
         ("rcnn.mask_predictor", "any", "^rcnn.mask_predictor is 'any'; expected one of none, class_specific"),
         ("rcnn.keypoint_predictor", "any", "^rcnn.keypoint_predictor is 'any'; expected one of none, heatmaps$"),
     ],

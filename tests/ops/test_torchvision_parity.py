@@ -110,7 +110,7 @@ def anchors_of_levels(canvas):
     anchors = []
     for level, size in zip(op_inputs.ANCHOR_LEVELS, op_inputs.ANCHOR_SIZES, strict=True):
         cells = op_inputs.map_size(canvas, level)
-        cell = cell_anchors(float(size), op_inputs.ASPECT_RATIOS, 2**level, "torchvision")
+        cell = cell_anchors((float(size),), op_inputs.ASPECT_RATIOS, 2**level, "torchvision")
         anchors.append(grid_anchors(cell, *cells, grid_strides(canvas, cells, 2**level, "torchvision")))
     return anchors
 

@@ -163,14 +163,15 @@ def shipped_configs():
         if variant != "batch"
         for choice in choices
     ]
+    c4 = ["size=tiny_c4", "backbone=r50_c4", "backbone=r101_c4"]
     keypoints = [*(text for text in common if not text.startswith("masks=")), "masks=no", "masks=yes"]
     training = [f"training={name}" for name in ("end_to_end", "stage_wise")]
     forms = [f"form={name}" for name in ("ijcai", "arxiv")]
     return {
         "rcnn": lambda: rcnn.get_config(),
         "demo": lambda: demo.get_config(),
-        **{f"mask_rcnn:{text}": lambda text=text: mask_rcnn.get_config(text) for text in common + predictors},
-        **{f"maskx_rcnn:{text}": lambda text=text: maskx_rcnn.get_config(text) for text in common + training},
+        **{f"mask_rcnn:{text}": lambda text=text: mask_rcnn.get_config(text) for text in common + c4 + predictors},
+        **{f"maskx_rcnn:{text}": lambda text=text: maskx_rcnn.get_config(text) for text in common + c4 + training},
         **{f"keypoint_rcnn:{text}": lambda text=text: keypoint_rcnn.get_config(text) for text in keypoints},
         **{f"fcos:{text}": lambda text=text: fcos.get_config(text) for text in common},
         **{f"embedmask:{text}": lambda text=text: embedmask.get_config(text) for text in common + forms},

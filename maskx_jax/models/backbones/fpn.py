@@ -65,14 +65,14 @@ class FPN(nn.Module):
 
 
 def compute_pyramid(
-    pixels: Pixels, backbone: Any, fpn: FPN, images: UInt8[Array, "b h w 3"], image_sizes: Float[Array, "b 2"]
+    pixels: Pixels, backbone: Any, fpn: FPN | None, images: UInt8[Array, "b h w 3"], image_sizes: Float[Array, "b 2"]
 ) -> dict[int, Float[Array, "b _ _ channels"]]:
     """Return the levels of a pyramid from images: normalised, through the backbone, through the pyramid.
 
     Args:
       pixels: as the backbone expects them.
       backbone: images to maps.
-      fpn: maps to the pyramid.
+      fpn: maps to the pyramid; None where the backbone's maps are used as they are.
       images: RGB, padded at the bottom and the right.
       image_sizes: height and width without the padding.
 
@@ -83,4 +83,5 @@ def compute_pyramid(
         raise ValueError(
             f"got a canvas of {images.shape[1]} x {images.shape[2]}; expected multiples of {backbone.multiple}"
         )
-    return fpn(backbone(pixels(images, image_sizes).astype(fpn.dtype)))
+    features = backbone(pixels(images, image_sizes).astype(backbone.dtype))
+    return features if fpn is None else fpn(features)

@@ -1,7 +1,7 @@
 """ResNet with bottleneck blocks (He et al. 2015), and ResNeXt (Xie et al. 2017), as detectors use them."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -90,36 +90,45 @@ class ResNet(nn.Module):
     dtype: Any = jnp.float32
     cpu: bool = False
 
-    levels = (2, 3, 4, 5)
+    levels: ClassVar[tuple[int, ...]] = (2, 3, 4, 5)
     multiple = 32
 
     @nn.compact
     def __call__(self, images: Float[Array, "b h w 3"]) -> dict[int, Float[Array, "b _ _ _"]]:
         """Return {2: res2, 3: res3, 4: res4, 5: res5}."""
+        x = self.stem(images)
+        features = {}
+        for level in range(2, 2 + len(self.stage_sizes)):
+            x = features[level] = self.stage(x, level)
+        return features
+
+    def stem(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b _ _ width"]:
+        """Return the maps that res2 sees, of a quarter of the sides."""
         options = {"kernel_init": _he_normal, "dtype": self.dtype, "cpu": self.cpu, "name": "stem"}
         x = conv(self.width, 7, 2, use_bias=False, **options)(images)
         x = nn.relu(_normalize(x, self.norm, 1.0, self.dtype, "stem_norm"))
-        x = nn.max_pool(x, (3, 3), (2, 2), [(1, 1), (1, 1)])
-        features = {}
+        return nn.max_pool(x, (3, 3), (2, 2), [(1, 1), (1, 1)])
+
+    def stage(self, x: Float[Array, "b _ _ _"], level: int) -> Float[Array, "b _ _ _"]:
+        """Return what a stage, res2 to res5, makes of what the one before returned."""
         bottleneck = nn.remat(Bottleneck) if self.remat else Bottleneck
-        for stage, num_blocks in enumerate(self.stage_sizes):
-            for index in range(num_blocks):
-                x = bottleneck(
-                    width=self.groups * (self.group_width or self.width) * 2**stage,
-                    outputs=4 * self.width * 2**stage,
-                    groups=self.groups,
-                    stride=2 if index == 0 and stage > 0 else 1,
-                    norm=self.norm,
-                    stride_in_1x1=self.stride_in_1x1,
-                    # Until weights are imported frozen constants normalise nothing; with this scale the variance
-                    # grows by at most e a stage instead of 2^blocks.
-                    residual_scale=num_blocks**-0.5,
-                    dtype=self.dtype,
-                    cpu=self.cpu,
-                    name=f"res{stage + 2}_block{index}",
-                )(x)
-            features[stage + 2] = x
-        return features
+        num_blocks, factor = self.stage_sizes[level - 2], 2 ** (level - 2)
+        for index in range(num_blocks):
+            x = bottleneck(
+                width=self.groups * (self.group_width or self.width) * factor,
+                outputs=4 * self.width * factor,
+                groups=self.groups,
+                stride=2 if index == 0 and level > 2 else 1,
+                norm=self.norm,
+                stride_in_1x1=self.stride_in_1x1,
+                # Until weights are imported frozen constants normalise nothing; with this scale the variance grows by
+                # at most e a stage instead of 2^blocks.
+                residual_scale=num_blocks**-0.5,
+                dtype=self.dtype,
+                cpu=self.cpu,
+                name=f"res{level}_block{index}",
+            )(x)
+        return x
 
 
 def _normalize(x: Array, norm: str, scale: float, dtype: Any, name: str) -> Array:

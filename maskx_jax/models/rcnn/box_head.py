@@ -1,4 +1,4 @@
-"""The second stage's box branch: class and box of each region (Fast R-CNN on FPN)."""
+"""The second stage's box branch: class and box of each region (Fast R-CNN on FPN, Faster R-CNN on C4)."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -9,7 +9,7 @@ import optax
 from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key
 
-from maskx_jax.limits import Check, number, numbers
+from maskx_jax.limits import Check, number, numbers, one_of
 from maskx_jax.models.layers import Linear32, xavier_fill
 from maskx_jax.ops import boxes as box_ops
 from maskx_jax.ops.detections import select
@@ -19,7 +19,9 @@ from maskx_jax.ops.per_image import per_image
 from maskx_jax.ops.sampling import draw
 from maskx_jax.structures import Detections, GroundTruth, Proposals, RoiTargets
 
+BODIES = ("mlp", "mean")
 LIMITS: Mapping[str, Check] = {
+    "body": one_of(*BODIES),
     "hidden": number(1),
     "resolution": number(1),
     "num_samples": number(1),
@@ -50,11 +52,12 @@ class BoxPredictions(NamedTuple):
 
 
 class BoxHead(nn.Module):
-    """Two hidden layers, then the class and box predictor.
+    """A body, then the class and box predictor.
 
     Attributes:
       num_classes: C, without background.
-      hidden: width of fc6 and fc7.
+      body: "mlp": two hidden layers (FPN). "mean": the mean over the bins, since res5 came before (C4).
+      hidden: width of the two layers, fc6 and fc7.
       resolution: of the pooled features.
       num_samples: regions an image that are trained on.
       foreground_fraction: at most this part of them is foreground.
@@ -69,6 +72,7 @@ class BoxHead(nn.Module):
     """
 
     num_classes: int
+    body: str = "mlp"
     hidden: int = 1024
     resolution: int = 7
     num_samples: int = 512
@@ -85,10 +89,14 @@ class BoxHead(nn.Module):
 
     @nn.compact
     def __call__(self, pooled: Float[Array, "b r s s c"]) -> BoxPredictions:
-        """Predict from pooled features; they are flattened in the order row, column, channel."""
-        x = pooled.reshape(*pooled.shape[:2], -1)
-        x = nn.relu(nn.Dense(self.hidden, kernel_init=xavier_fill, dtype=self.dtype, name="fc6")(x))
-        x = nn.relu(nn.Dense(self.hidden, kernel_init=xavier_fill, dtype=self.dtype, name="fc7")(x))
+        """Predict from the features of regions.
+
+        Raises:
+          ValueError: `body` is unknown.
+        """
+        if self.body not in BODIES:
+            raise ValueError(f"got body {self.body!r} of the box head; expected one of {BODIES}")
+        x = pooled.mean((2, 3)) if self.body == "mean" else self._mlp(pooled)
         classes = self.num_classes + 1
         normal = nn.initializers.normal
         logits, class_columns = Linear32(classes, normal(0.01), self.dtype, name="classification")(x)
@@ -99,6 +107,13 @@ class BoxHead(nn.Module):
             # Row 4 c + k of the box weights belongs to class c: the four rows of a class become one.
             class_weights=ClassWeights(class_columns.T, box_columns.T.reshape(classes, -1)),
         )
+
+    def _mlp(self, pooled: Float[Array, "b r s s c"]) -> Float[Array, "b r hidden"]:
+        # Flattened in the order row, column, channel.
+        x = pooled.reshape(*pooled.shape[:2], -1)
+        for name in ("fc6", "fc7"):
+            x = nn.relu(nn.Dense(self.hidden, kernel_init=xavier_fill, dtype=self.dtype, name=name)(x))
+        return x
 
     def choose_regions(
         self, proposals: Proposals, ground_truth: GroundTruth, keys: Key[Array, "b"] | Int[Array, "b 2"]

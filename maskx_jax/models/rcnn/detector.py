@@ -1,5 +1,6 @@
 """Faster, Mask and Mask^X R-CNN: the parts wired together."""
 
+import dataclasses
 import functools
 import types
 from collections.abc import Callable, Mapping
@@ -52,14 +53,15 @@ class RCNN(nn.Module):
     """A two-stage detector.
 
     Attributes:
-      pixels, backbone, fpn, rpn, roi_align, box_head: Faster R-CNN with FPN.
+      pixels, backbone, fpn, rpn, roi_align, box_head: Faster R-CNN with FPN. Without one (None) it has the form C4: the
+        last stage of the backbone works on regions, and all heads see what it makes of them.
       heads: what works on regions after the box head: the mask branch, the keypoint head, both, or nothing for
         boxes only.
     """
 
     pixels: Pixels
     backbone: nn.Module
-    fpn: FPN
+    fpn: FPN | None
     rpn: RPN
     roi_align: RoIAlign
     box_head: BoxHead
@@ -106,12 +108,17 @@ class RCNN(nn.Module):
         proposals = self.rpn.proposals(logits, deltas, anchors, batch.image_sizes, training=True)
 
         rois = self.box_head.choose_regions(proposals, gt, roi_keys)
-        predictions = self.box_predictions(pyramid, rois.boxes)
+        features = self.region_features(pyramid, rois.boxes, rois.valid, self.box_head.resolution)
+        predictions = self.box_head(features)
         losses |= self.box_head.losses(predictions, rois, gt)
 
+        if self.fpn is None:
+            rois = dataclasses.replace(rois, features=features)
         for head in self.heads:
             own, used = head.regions(rois, gt)
-            predicted = self.region_predictions(head, pyramid, own.boxes, own.labels, used, predictions.class_weights)
+            predicted = self.region_predictions(
+                head, pyramid, own.boxes, own.labels, used, predictions.class_weights, own.features
+            )
             losses |= head.losses(predicted, own, used, gt)
         return losses
 
@@ -120,7 +127,7 @@ class RCNN(nn.Module):
         pyramid = self.pyramid(images, image_sizes)
         logits, deltas = self.rpn(pyramid)
         proposals = self.rpn.proposals(logits, deltas, self.rpn.anchors(pyramid), image_sizes, training=False)
-        predictions = self.box_predictions(pyramid, proposals.boxes)
+        predictions = self.box_predictions(pyramid, proposals.boxes, proposals.valid)
         found = self.box_head.detect(predictions, proposals, image_sizes)
         # For the detections, not for the proposals: fewer and better placed (Mask R-CNN, section 3.1).
         for head in self.heads:
@@ -148,20 +155,22 @@ class RCNN(nn.Module):
             raise ValueError("a detector without a mask branch predicts no masks")
         pyramid = self.pyramid(images, image_sizes)
         # Its rows of weights are parameters: jitted, nothing that the box head says of regions is computed.
-        class_weights = self.box_predictions(pyramid, boxes[:, :1]).class_weights
+        class_weights = self.box_predictions(pyramid, boxes[:, :1], valid[:, :1]).class_weights
         return jax.nn.sigmoid(self.region_predictions(branch, pyramid, boxes, labels, valid, class_weights))
 
     def pyramid(self, images: UInt8[Array, "b h w 3"], image_sizes: Float[Array, "b 2"]) -> dict[int, Array]:
-        """Normalise the pixels and compute P2..P6.
+        """Normalise the pixels and compute P2..P6, or C4.
 
         Raises:
           ValueError: a side of the canvas is no multiple of the backbone's.
         """
         return compute_pyramid(self.pixels, self.backbone, self.fpn, images, image_sizes)
 
-    def box_predictions(self, pyramid: dict[int, Array], boxes: Float[Array, "b r 4"]) -> BoxPredictions:
-        """Return the box head's predictions for regions."""
-        return self.box_head(self.pool(pyramid, boxes, self.box_head.resolution))
+    def box_predictions(
+        self, pyramid: dict[int, Array], boxes: Float[Array, "b r 4"], used: Bool[Array, "b r"]
+    ) -> BoxPredictions:
+        """Return the box head's predictions for regions; those of regions that are not used mean nothing."""
+        return self.box_head(self.region_features(pyramid, boxes, used, self.box_head.resolution))
 
     def region_predictions(
         self,
@@ -171,14 +180,27 @@ class RCNN(nn.Module):
         labels: Int[Array, "b r"],
         used: Bool[Array, "b r"],
         class_weights: ClassWeights,
+        features: Float[Array, "b r s s c"] | None = None,
     ) -> Any:
-        """Return what one of the heads predicts for regions, such as the mask branch's logits `b r m m`."""
-        return head(self.pool(pyramid, boxes, head.resolution), labels, used, class_weights)
+        """Return what one of the heads predicts for regions, such as the mask branch's logits `b r m m`.
+
+        Features that are computed already are given.
+        """
+        if features is None:
+            features = self.region_features(pyramid, boxes, used, head.resolution)
+        return head(features, labels, used, class_weights)
+
+    def region_features(
+        self, pyramid: dict[int, Array], boxes: Float[Array, "b r 4"], used: Bool[Array, "b r"], size: int
+    ) -> Float[Array, "b r s s c"]:
+        """Return what a head sees of regions: what is pooled of them, on C4 behind the last stage of the backbone."""
+        pooled = self.pool(pyramid, boxes, size)
+        return pooled if self.fpn is not None else self.backbone.region_features(pooled, used)
 
     def pool(self, pyramid: dict[int, Array], boxes: Float[Array, "b r 4"], size: int) -> Float[Array, "b r s s c"]:
         """Return the features of regions, each pooled from its level into `size` x `size` bins."""
-        # The last level is for the RPN only.
-        maps = {level: features for level, features in pyramid.items() if level < max(pyramid)}
+        # What FPN adds above the backbone's levels is for the RPN only.
+        maps = {level: pyramid[level] for level in self.backbone.levels}
         return self.roi_align(maps, boxes, size)
 
 
@@ -215,18 +237,13 @@ def build(
 
     Raises:
       ValueError: `mask_predictor` or `keypoint_predictor` is unknown, the number of convolutions does not fit the mask
-        head's body, or that of anchor sizes the levels.
+        head's body, that of anchor sizes the levels, or one head's resolution another's on C4.
       TypeError: a mapping has a key that its module does not know.
     """
     head = MaskHead(**mask_head, dtype=dtype, cpu=cpu, name="mask_head")
     if head.body == "residual" and head.num_convs % 2 == 0:
         raise ValueError(
             f"rcnn.mask_head.num_convs is {head.num_convs}; expected an odd number: one convolution and then pairs"
-        )
-    proposals = RPN(**rpn, dtype=dtype, cpu=cpu)
-    if len(proposals.anchor_sizes) != (levels := len(backbone.levels) + 1):
-        raise ValueError(
-            f"rcnn.rpn.anchor_sizes is {proposals.anchor_sizes!r}; expected {levels} values: one for each level"
         )
     heads: list[RegionHead] = []
     if (weights := _mask_weights(mask_predictor, num_classes, head.channels, weight_transfer)) is not None:
@@ -237,15 +254,33 @@ def build(
         )
     if keypoint_predictor == "heatmaps":
         heads.append(KeypointHead(**keypoint_head, dtype=dtype, cpu=cpu, name="keypoint_head"))
+    boxes = BoxHead(num_classes, **box_head, max_detections=max_detections, dtype=dtype)
+    is_c4 = hasattr(backbone, "region_features")
+    if is_c4 and any(head.resolution != boxes.resolution for head in heads):
+        raise ValueError(
+            f"rcnn.box_head.resolution is {boxes.resolution}; expected {heads[0].resolution}, as of the other heads: "
+            "all see what the backbone makes of a region"
+        )
     return RCNN(
         pixels=pixels,
         backbone=backbone,
-        fpn=FPN(**fpn, levels=backbone.levels, dtype=dtype, cpu=cpu),
-        rpn=proposals,
+        fpn=None if is_c4 else FPN(**fpn, levels=backbone.levels, dtype=dtype, cpu=cpu),
+        rpn=_rpn(RPN(**rpn, dtype=dtype, cpu=cpu), len(backbone.levels) + (not is_c4)),
         roi_align=RoIAlign(**roi_align),
-        box_head=BoxHead(num_classes, **box_head, max_detections=max_detections, dtype=dtype),
+        box_head=boxes,
         heads=tuple(heads),
     )
+
+
+def _rpn(rpn: RPN, num_levels: int) -> RPN:
+    """Divide the RPN's anchor sizes among the levels."""
+    sizes_per_level, left = divmod(len(rpn.anchor_sizes), num_levels)
+    if left or not sizes_per_level:
+        raise ValueError(
+            f"rcnn.rpn.anchor_sizes is {rpn.anchor_sizes!r}; expected {num_levels} values, or a multiple: as many "
+            "for each level"
+        )
+    return rpn.clone(sizes_per_level=sizes_per_level)
 
 
 def _mask_weights(predictor: str, num_classes: int, channels: int, weight_transfer: Mapping[str, Any]) -> Any:

@@ -26,7 +26,7 @@ TARGETS = {"sampled": sample_mask, "averaged": average_mask}
 
 LIMITS: Mapping[str, Check] = {
     "channels": number(1),
-    "num_convs": number(1),
+    "num_convs": number(0),
     "body": one_of(*BODIES),
     "resolution": number(1),
     "mlp": one_of(*MLP_BRANCHES),
@@ -38,11 +38,11 @@ LIMITS: Mapping[str, Check] = {
 
 
 class MaskHead(nn.Module):
-    """Predict a mask of twice `resolution` for each region.
+    """Predict a mask for each region, of twice the side of its features.
 
     Attributes:
       channels: of the convolutions.
-      num_convs: before the upsampling.
+      num_convs: before the upsampling; none on C4, where res5 comes before.
       body: "plain" convolutions (Mask R-CNN), or "residual": a convolution, then pairs of them with GroupNorm around a
         shortcut, which stay trainable when there are many. Deeper heads segment unseen classes better (DeepMAC,
         Birodkar et al. 2021).

@@ -46,7 +46,8 @@ class RPN(nn.Module):
 
     Attributes:
       channels: of the hidden convolution.
-      anchor_sizes: square root of the anchors' area on each level, from P2 on.
+      anchor_sizes: square roots of the anchors' areas, from the lowest level on, as many on each: one of five on P2 to
+        P6, or all on C4.
       aspect_ratios: height over width.
       anchor_convention: see `ops.anchors.cell_anchors`.
       boundary_threshold: anchors that reach further than this over the image's border (pixels) are ignored in
@@ -59,6 +60,7 @@ class RPN(nn.Module):
       smooth_l1_beta: of the box loss: 1/9 in Detectron and torchvision, 0 in detectron2.
       nms_threshold: IoU above which the worse of two proposals of one level is dropped.
       min_size: proposals with a side shorter than this, in pixels, are dropped.
+      sizes_per_level: how many of `anchor_sizes` are a level's.
       dtype: of the computation.
       cpu: whether convolutions are computed as one CPU does best, see `layers.conv`.
     """
@@ -78,12 +80,13 @@ class RPN(nn.Module):
     smooth_l1_beta: float = 1 / 9
     nms_threshold: float = 0.7
     min_size: float = 1e-3
+    sizes_per_level: int = 1
     dtype: Any = jnp.float32
     cpu: bool = False
 
     def setup(self) -> None:
         """Name the layers, shared by all levels."""
-        num_anchors = len(self.aspect_ratios)
+        num_anchors = self.sizes_per_level * len(self.aspect_ratios)
         self.conv = conv(self.channels, 3, kernel_init=_normal, dtype=self.dtype, cpu=self.cpu)
         self.objectness = Linear32(num_anchors, _normal, self.dtype, (1, 1))
         self.deltas = Linear32(4 * num_anchors, _normal, self.dtype, (1, 1))
@@ -106,15 +109,17 @@ class RPN(nn.Module):
         Raises:
           ValueError: the numbers of levels and of anchor sizes differ.
         """
-        if len(pyramid) != len(self.anchor_sizes):
-            raise ValueError(f"got {len(self.anchor_sizes)} anchor sizes for {len(pyramid)} levels; expected one each")
+        sizes, count = self.anchor_sizes, self.sizes_per_level
+        if len(sizes) != len(pyramid) * count:
+            raise ValueError(f"got {len(sizes)} anchor sizes for {len(pyramid)} levels; expected {count} each")
         lowest = min(pyramid)
         _, height, width, _ = pyramid[lowest].shape
         canvas = (height * 2**lowest, width * 2**lowest)
         anchors = {}
-        for level, size in zip(sorted(pyramid), self.anchor_sizes, strict=True):
+        for index, level in enumerate(sorted(pyramid)):
             _, height, width, _ = pyramid[level].shape
-            cell = cell_anchors(size, self.aspect_ratios, 2**level, self.anchor_convention)
+            own = sizes[index * count : (index + 1) * count]
+            cell = cell_anchors(own, self.aspect_ratios, 2**level, self.anchor_convention)
             strides = grid_strides(canvas, (height, width), 2**level, self.anchor_convention)
             anchors[level] = grid_anchors(cell, height, width, strides)
         return anchors

@@ -64,8 +64,15 @@ def batch() -> Batch:
         (maskx_rcnn.get_config("mlp=none"), 45_703_524),
         (maskx_rcnn.get_config("mlp=paper"), 203_056_244),
         (maskx_rcnn.get_config("mlp=paper,backbone=r101"), 221_996_148),
+        # Detectron's; detectron2 has no row for background in the box and mask predictors, 4 * 2,049 + 257 less.
+        (mask_rcnn.get_config("backbone=r50_c4"), 35_909_612 + 8_453),
+        (mask_rcnn.get_config("backbone=r101_c4"), 35_918_065 + 18_939_904),
+        (maskx_rcnn.get_config("mlp=paper,backbone=r50_c4"), 35_918_065 - 81 * 257 + 2_687_488 + 9_834_692),
     ],
-    ids=["mask_rcnn", "class_agnostic", "transfer", "transfer_mlp", "transfer_mlp_r101"],
+    ids=[
+        *("mask_rcnn", "class_agnostic", "transfer", "transfer_mlp", "transfer_mlp_r101"),
+        *("c4", "c4_r101", "c4_transfer_mlp"),
+    ],
 )
 def test_number_of_parameters_is_the_published_one(config, expected):
     model = build(config.model, 80)
