@@ -22,6 +22,34 @@ def parameter_shapes(
     hidden: int = 1024,
 ) -> Shapes:
     """Return the shapes of torchvision's `maskrcnn_resnet50_fpn`, with background in row 0 of the predictors."""
+    shapes = _boxes(num_classes, stage_sizes, width, channels, hidden)
+    for i in range(4):
+        shapes |= _layer(f"roi_heads.mask_head.{i}.0", channels, channels, 3, 3)
+    shapes |= _layer("roi_heads.mask_predictor.conv5_mask", channels, channels, 2, 2)
+    shapes |= _layer("roi_heads.mask_predictor.mask_fcn_logits", num_classes + 1, channels, 1, 1)
+    return shapes
+
+
+def keypoint_shapes(
+    stage_sizes: tuple[int, ...] = STAGE_SIZES,
+    width: int = 64,
+    channels: int = 256,
+    hidden: int = 1024,
+    head_channels: int = 512,
+    num_convs: int = 8,
+) -> Shapes:
+    """Return the shapes of torchvision's `keypointrcnn_resnet50_fpn`: one class, and 17 keypoints."""
+    shapes = _boxes(1, stage_sizes, width, channels, hidden)
+    for i in range(num_convs):
+        inputs = channels if i == 0 else head_channels
+        shapes |= _layer(f"roi_heads.keypoint_head.{2 * i}", head_channels, inputs, 3, 3)
+    predictor = "roi_heads.keypoint_predictor.kps_score_lowres"
+    # Of a transposed convolution the inputs come first.
+    return shapes | {f"{predictor}.weight": (head_channels, 17, 4, 4), f"{predictor}.bias": (17,)}
+
+
+def _boxes(num_classes: int, stage_sizes: tuple[int, ...], width: int, channels: int, hidden: int) -> Shapes:
+    """Return the shapes of torchvision's `fasterrcnn_resnet50_fpn`."""
     shapes = _resnet(stage_sizes, width) | _pyramid((4 * width, 8 * width, 16 * width, 32 * width), channels)
     shapes |= _layer("rpn.head.conv.0.0", channels, channels, 3, 3)
     shapes |= _layer("rpn.head.cls_logits", 3, channels, 1, 1)
@@ -29,12 +57,7 @@ def parameter_shapes(
     shapes |= _layer("roi_heads.box_head.fc6", hidden, channels * 7 * 7)
     shapes |= _layer("roi_heads.box_head.fc7", hidden, hidden)
     shapes |= _layer("roi_heads.box_predictor.cls_score", num_classes + 1, hidden)
-    shapes |= _layer("roi_heads.box_predictor.bbox_pred", 4 * (num_classes + 1), hidden)
-    for i in range(4):
-        shapes |= _layer(f"roi_heads.mask_head.{i}.0", channels, channels, 3, 3)
-    shapes |= _layer("roi_heads.mask_predictor.conv5_mask", channels, channels, 2, 2)
-    shapes |= _layer("roi_heads.mask_predictor.mask_fcn_logits", num_classes + 1, channels, 1, 1)
-    return shapes
+    return shapes | _layer("roi_heads.box_predictor.bbox_pred", 4 * (num_classes + 1), hidden)
 
 
 def fcos_shapes(
@@ -102,6 +125,7 @@ _SCALES = {
     "cls_score": 5.0,
     "box_predictor.bbox_pred": 3.0,
     "mask_fcn_logits": 5.0,
+    "kps_score_lowres": 5.0,
     "fpn.inner_blocks": 1.0,
     "fpn.layer_blocks": 0.1,
 }
@@ -136,7 +160,7 @@ def _values(name: str, shape: tuple[int, ...]) -> np.ndarray:
         low, high = (0.2, 0.5) if ".bn3." in name else (0.8, 1.2)
         return rng.uniform(low, high, shape)
     scale = next((scale for part, scale in _SCALES.items() if part in name), 2**0.5)
-    fan_in = shape[0] if "conv5_mask" in name else int(np.prod(shape[1:]))
+    fan_in = shape[0] if "conv5_mask" in name or "kps_score" in name else int(np.prod(shape[1:]))
     return rng.standard_normal(shape) * scale * fan_in**-0.5
 
 

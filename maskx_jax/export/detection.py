@@ -17,6 +17,8 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 # Beside the exported program.
 FACTS_FILE = "model.json"
 
+_KEYPOINT_MAPS = "float32 [batch, n, k, m, m]: logits of the place of each keypoint over m x m cells of each box"
+
 # Of variables, images and image_sizes.
 Detect = Callable[[Any, jax.Array, jax.Array], dict[str, jax.Array]]
 
@@ -104,6 +106,7 @@ def facts(run: Loaded, batch_size: int | None) -> dict[str, Any]:
             "labels": "int32 [batch, n]: label k is the k-th of the categories, the first being 1",
             "scores": "float32 [batch, n], from 0 to 1, best first",
             **({"masks": "float32 [batch, n, m, m]: probabilities at m x m points of each box"} if has_masks else {}),
+            **({"keypoint_maps": _KEYPOINT_MAPS} if "keypoints" in run.model.produces else {}),
             "valid": "bool [batch, n]: whether the slot holds a detection",
         },
         **({"paste": _paste_facts(run)} if has_masks else {}),

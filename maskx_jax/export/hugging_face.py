@@ -87,7 +87,7 @@ def card(run: Loaded, table: str | None) -> str:
     """
     return _CARD.format(
         system=_system(run.config.model),
-        finds="Boxes and masks" if "masks" in run.model.produces else "Boxes",
+        finds=" and ".join(sorted(run.model.produces)).capitalize(),
         num_classes=len(run.categories),
         step=run.step,
         classes=some(run.categories.names, _NAMED),
@@ -98,6 +98,8 @@ def card(run: Loaded, table: str | None) -> str:
 def _system(model: Any) -> str:
     """Return what a model is called."""
     if model.family == "rcnn":
+        if model.rcnn.get("keypoint_predictor", "none") != "none":
+            return "Keypoint R-CNN" if model.rcnn.mask_predictor == "none" else "Mask R-CNN with keypoints"
         return {"none": "Faster R-CNN", "transfer": "Mask^X R-CNN"}.get(model.rcnn.mask_predictor, "Mask R-CNN")
     if model.family == "dense":
         return "FCOS" if model.dense.masks == "none" else "EmbedMask"

@@ -112,6 +112,8 @@ def check(model: Mapping[str, Any]) -> None:
             f"got a model of the family {model['family']!r}; expected 'rcnn' for ONNX: torchvision writes only R-CNNs. "
             "Take --format=stablehlo or saved_model"
         )
+    if model["rcnn"].get("keypoint_predictor", "none") != "none":
+        raise ValueError("got a model with keypoints; ONNX is written without. Take --format=stablehlo or saved_model")
     widths = {name: width for name, width in _WIDTHS.items() if _is_part(model, name)}
     others = [
         f"{name} = {field_of(model, name)!r} (expected {width})"

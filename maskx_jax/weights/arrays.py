@@ -42,7 +42,7 @@ def to_ours(path: str, array: np.ndarray, shapes: Shapes) -> np.ndarray:
     if array.ndim == 4 and len(shapes[path]) == 2:
         # A 1x1 convolution that is a layer of ours; a larger kernel is another network and fails.
         return np.squeeze(array, axis=(2, 3)).T
-    if module == "mask_head/deconvolution":
+    if module in rcnn.TRANSPOSED:
         return array.transpose(2, 3, 0, 1)
     return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
 
@@ -58,7 +58,7 @@ def to_theirs(path: str, array: np.ndarray, shapes: Shapes) -> np.ndarray:
         return array.reshape(side, side, -1, outputs).transpose(3, 2, 0, 1).reshape(outputs, -1)
     if module == "mask_weights":
         return array.T[:, :, None, None]
-    if module == "mask_head/deconvolution":
+    if module in rcnn.TRANSPOSED:
         return array.transpose(2, 3, 0, 1)
     return array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
 

@@ -1,4 +1,4 @@
-"""Parameters of ours as a state dict of torchvision's Mask R-CNN or FCOS: what is trained here runs there."""
+"""Parameters of ours as a state dict of torchvision's R-CNNs or FCOS: what is trained here runs there."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -32,6 +32,7 @@ _REQUIRED: dict[str, dict[str, Any]] = {
         "rcnn.roi_align.convention": "torchvision",
         "rcnn.roi_align.sampling_ratio": 2,
         "rcnn.box_head.resolution": 7,
+        "rcnn.keypoint_head.resolution": 14,
         "rcnn.mask_head.resolution": 14,
         "rcnn.mask_head.body": "plain",
         "rcnn.mask_head.mlp": "none",
@@ -52,7 +53,7 @@ _NEVER = -100.0
 
 
 def to_torchvision(variables: PyTree, model: Any, fields: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Return the state dict of a `torchvision.models.detection` MaskRCNN, FasterRCNN or FCOS with the same function.
+    """Return the state dict of a `torchvision.models.detection` R-CNN (Mask, Keypoint or Faster) or FCOS.
 
     What is no parameter (anchors, thresholds, box weights, pixel statistics) is given to its constructor; the recipe of
     the verb export-weights does so.
@@ -104,9 +105,12 @@ def _check_expressible(fields: Mapping[str, Any]) -> None:
     family = fields["family"]
     if family not in _REQUIRED:
         raise ValueError(f"torchvision has nothing for model.family = {family!r} (expected {' or '.join(_REQUIRED)})")
+    parts = [part for part in ("mask", "keypoint") if fields[family].get(f"{part}_predictor", "none") != "none"]
+    if len(parts) == 2:
+        raise ValueError("torchvision's R-CNNs have masks or keypoints; got a model with both")
     lacking = []
     for field, required in (_REQUIRED_OF_BACKBONE | _REQUIRED[family]).items():
-        if family == "rcnn" and fields["rcnn"]["mask_predictor"] == "none" and "mask_head." in field:
+        if family == "rcnn" and any(f"{part}_head." in field for part in ("mask", "keypoint") if part not in parts):
             continue
         try:
             value = field_of(fields, field)
@@ -116,7 +120,8 @@ def _check_expressible(fields: Mapping[str, Any]) -> None:
         if value != required:
             lacking.append(f"{field} = {value!r} (expected {required!r})")
     if lacking:
-        raise ValueError(f"torchvision's {_PEERS[family]} cannot express model.{', model.'.join(lacking)}")
+        peer = "Keypoint R-CNN" if "keypoint" in parts else _PEERS[family]
+        raise ValueError(f"torchvision's {peer} cannot express model.{', model.'.join(lacking)}")
 
 
 def describe(config: Any, categories: Categories) -> Metadata:

@@ -32,7 +32,7 @@ from maskx_jax.weights.arrays import (
     to_ours,
 )
 from maskx_jax.weights.files import WeightFile, read_weight_file
-from maskx_jax.weights.layouts import LAYOUTS, Layout, check_evidence, field_of, recognize
+from maskx_jax.weights.layouts import LAYOUTS, Layout, check_evidence, field_of, published_size, recognize
 
 if TYPE_CHECKING:
     from maskx_jax.runs.loading import Loaded
@@ -239,7 +239,7 @@ def open_weights(path: str | pathlib.Path, preset: str = "auto", classes: Sequen
         _check_conventions(file.metadata.conventions, path)
     assumed = ""
     if preset == "auto" and layout is LAYOUTS["torchvision_coco"]:
-        assumed = "assumed because of its 91 rows: name another in initialize.preset"
+        assumed = f"assumed because of its {published_size(file)}: name another in initialize.preset"
     return FileWeights(file, layout, tuple(classes), assumed)
 
 

@@ -63,7 +63,11 @@ def _rcnn(model: ConfigDict) -> tuple[str, dict[str, object]]:
     rcnn = model.rcnn
     sizes = tuple((size,) for size in rcnn.rpn.anchor_sizes)
     ratios = (tuple(rcnn.rpn.aspect_ratios),) * len(rcnn.rpn.anchor_sizes)
-    return "FasterRCNN" if rcnn.mask_predictor == "none" else "MaskRCNN", {
+    keypoints = {}
+    name = "FasterRCNN" if rcnn.mask_predictor == "none" else "MaskRCNN"
+    if rcnn.get("keypoint_predictor", "none") != "none":
+        name, keypoints = "KeypointRCNN", {"num_keypoints": rcnn.keypoint_head.num_keypoints}
+    return name, keypoints | {
         "rpn_anchor_generator": f"anchor_utils.AnchorGenerator({sizes}, {ratios})",
         "rpn_pre_nms_top_n_test": rcnn.rpn.pre_nms_top_k[1],
         "rpn_post_nms_top_n_test": rcnn.rpn.post_nms_top_k[1],

@@ -13,8 +13,15 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 from safetensors.numpy import save_file
 
-from benchmarks.parameters import NUM_CLASSES, Shapes, fcos_shapes, make_parameters, parameter_shapes
-from configs import fcos, mask_rcnn
+from benchmarks.parameters import (
+    NUM_CLASSES,
+    Shapes,
+    fcos_shapes,
+    keypoint_shapes,
+    make_parameters,
+    parameter_shapes,
+)
+from configs import fcos, keypoint_rcnn, mask_rcnn
 from maskx_jax.models.build import build, initialize
 from maskx_jax.structures import Batch, PyTree
 from maskx_jax.weights.pretrained import apply_conventions, open_weights, take_over
@@ -45,6 +52,16 @@ def imported_model(**changes: Any) -> Imported:
 
 
 @functools.cache
+def imported_keypoint_rcnn(**changes: Any) -> Imported:
+    """Return Keypoint R-CNN of one class, its variables and the fields of its config, see `imported_model`."""
+    config = keypoint_rcnn.get_config("backbone=r50")
+    config.model.rcnn.rpn.boundary_threshold = -1.0
+    config.model.rcnn.box_head.update(smooth_l1_beta=1 / 9, pre_nms_top_k=4000)
+    set_fields(config, **changes)
+    return _imported(config, keypoint_shapes(), num_classes=1)
+
+
+@functools.cache
 def imported_fcos(cpu: bool | None = None, **changes: Any) -> Imported:
     """Return FCOS, its variables and the fields of its config, see `imported_model` and `models.build.build`."""
     config = fcos.get_config("backbone=r50")
@@ -52,8 +69,10 @@ def imported_fcos(cpu: bool | None = None, **changes: Any) -> Imported:
     return _imported(config, fcos_shapes(), cpu)
 
 
-def _imported(config: ConfigDict, shapes_of_file: Shapes, cpu: bool | None = None) -> Imported:
-    names = [f"class {i + 1}" for i in range(NUM_CLASSES)]
+def _imported(
+    config: ConfigDict, shapes_of_file: Shapes, cpu: bool | None = None, num_classes: int = NUM_CLASSES
+) -> Imported:
+    names = [f"class {i + 1}" for i in range(num_classes)]
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "model.safetensors"
         save_file(make_parameters(shapes_of_file), path)

@@ -663,13 +663,19 @@ def test_the_blobs_of_the_mask_x_release_fill_the_mlp_branch():
 TORCHVISION = {"rpn__anchor_convention": "torchvision", "roi_align__convention": "torchvision"}
 
 
-@pytest.mark.parametrize("predictor", ["class_specific", "class_agnostic", "none"])
+@pytest.mark.parametrize("predictor", ["class_specific", "class_agnostic", "none", "keypoints"])
 def test_what_is_exported_to_torchvision_comes_back_unchanged(tmp_path, predictor):
-    config = small_config(mask_predictor=predictor, **TORCHVISION)
+    config = small_config(mask_predictor=predictor if predictor != "keypoints" else "none", **TORCHVISION)
+    if predictor == "keypoints":
+        config.model.rcnn.keypoint_predictor = "heatmaps"
+        config.model.rcnn.keypoint_head.update(channels=64, num_convs=4)
     model = build(config.model, len(CLASSES))
     variables = numpy_variables(model)
     state = to_torchvision(variables, model, config.model)
-    assert ("roi_heads.mask_predictor.mask_fcn_logits.weight" in state) == (predictor != "none")
+    assert ("roi_heads.mask_predictor.mask_fcn_logits.weight" in state) == predictor.startswith("class")
+    if predictor == "keypoints":
+        assert state["roi_heads.keypoint_predictor.kps_score_lowres.weight"].shape == (64, 17, 4, 4)
+        assert state["roi_heads.keypoint_head.6.weight"].shape == (64, 64, 3, 3)
     if predictor == "class_agnostic":
         # torchvision has a row for each class; here they are all the same.
         for field in ("weight", "bias"):
@@ -722,6 +728,12 @@ def test_what_torchvision_cannot_express_is_not_exported(field, value):
     model = build(config.model, len(CLASSES))
     with pytest.raises(ValueError, match=rf"cannot express model\.\S*{field.replace('__', '.')} = {value!r}"):
         to_torchvision({}, model, config.model)
+
+
+def test_torchvision_has_no_model_with_masks_and_keypoints():
+    config = small_config(keypoint_predictor="heatmaps", mask_predictor="class_specific", **TORCHVISION)
+    with pytest.raises(ValueError, match=r"^torchvision's R-CNNs have masks or keypoints; got a model with both$"):
+        to_torchvision({}, build(config.model, len(CLASSES)), config.model)
 
 
 @pytest.fixture

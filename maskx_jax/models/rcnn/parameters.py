@@ -12,3 +12,5 @@ FLATTENED: Mapping[str, tuple[str, ...]] = {
     "box_head/fc6": ("fpn/output2",),
     "mask_head/mlp": ("mask_head/mlp_reduction", "mask_head/deconvolution"),
 }
+# Transposed convolutions, whose kernels other code bases arrange with inputs before outputs.
+TRANSPOSED = ("mask_head/deconvolution", "keypoint_head/deconvolution")

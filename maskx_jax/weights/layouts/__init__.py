@@ -9,7 +9,7 @@ from maskx_jax.weights.files import WeightFile
 from maskx_jax.weights.layouts import detectron, detectron2, fcos_core, torchvision
 from maskx_jax.weights.layouts.layout import Layout, field_of
 
-__all__ = ["LAYOUTS", "Layout", "check_evidence", "field_of", "recognize"]
+__all__ = ["LAYOUTS", "Layout", "check_evidence", "field_of", "published_size", "recognize"]
 
 LAYOUTS = {
     layout.name: layout
@@ -61,9 +61,7 @@ def recognize(file: WeightFile) -> Layout:
     """
     for layout in LAYOUTS.values():
         if any(re.fullmatch(layout.signature, name) for name in file.arrays):
-            # Of 91 rows are torchvision's published detectors; only our own export says when it is something else.
-            predictor = file.arrays.get("roi_heads.box_predictor.cls_score.bias", np.zeros(0))
-            if layout is torchvision.DETECTOR and predictor.shape == (91,) and file.metadata is None:
+            if layout is torchvision.DETECTOR and published_size(file) is not None:
                 return LAYOUTS["torchvision_coco"]
             # Only the ResNet made from torchvision's has pixels divided by their deviation.
             deviation = file.arrays.get("pixel_std", np.ones(3))
@@ -74,3 +72,15 @@ def recognize(file: WeightFile) -> Layout:
         f"{file.path}: of no known network: holds names such as {sorted(file.arrays)[:4]}; known are the files of "
         "torchvision, timm (ResNet), detectron2, AdelaiDet (FCOS), Detectron, and FCOS' and EmbedMask's authors"
     )
+
+
+def published_size(file: WeightFile) -> str | None:
+    """Return by what size a file of torchvision's names is taken for a detector that torchvision publishes, or None."""
+    rows, keypoints = (
+        np.size(file.arrays.get(f"roi_heads.{name}.bias", ()))
+        for name in ("box_predictor.cls_score", "keypoint_predictor.kps_score_lowres")
+    )
+    # Only our own export says when it is something else.
+    if file.metadata is not None:
+        return None
+    return "91 rows" if rows == 91 else "17 keypoints of one class" if (rows, keypoints) == (2, 17) else None

@@ -2,7 +2,16 @@
 
 from collections.abc import Collection
 
-from maskx_jax.weights.layouts.layout import BGR, STRIDE_IN_1X1, Layout, blocks, mask_convs, numbers, rules_of_detectors
+from maskx_jax.weights.layouts.layout import (
+    BGR,
+    STRIDE_IN_1X1,
+    Layout,
+    blocks,
+    keypoint_convs,
+    mask_convs,
+    numbers,
+    rules_of_detectors,
+)
 
 
 def _modules(ours: Collection[str], names: Collection[str]) -> dict[str, str]:
@@ -21,6 +30,7 @@ def _modules(ours: Collection[str], names: Collection[str]) -> dict[str, str]:
         modules[f"fpn/output{stage}"] = f"fpn_res{stage}_{block}_sum"
     for i in mask_convs(ours):
         modules[f"mask_head/conv{i}"] = f"_[mask]_fcn{i}"
+    modules |= {f"keypoint_head/conv{i}": f"conv_fcn{i}" for i in keypoint_convs(ours)}
     *hidden, last = [0, *(number for (number,) in numbers(r"mask_weights/fc(\d+)", ours))]
     for i in hidden:
         modules[f"mask_weights/fc{i}"] = f"bbox2mask_mlp_l{i}"
@@ -34,6 +44,7 @@ def _modules(ours: Collection[str], names: Collection[str]) -> dict[str, str]:
         "box_head/boxes": "bbox_pred",
         "mask_head/deconvolution": "conv5_mask",
         "mask_head/mlp": "mask_mlp_logits_raw",
+        "keypoint_head/deconvolution": "kps_score_lowres",
         "mask_weights": "mask_fcn_logits",
         f"mask_weights/fc{last}": "mask_fcn_logits_w_flat",
     }
@@ -47,6 +58,6 @@ DETECTRON = Layout(
     norm_suffixes=("_bn_s", "_bn_b"),
     backbone_conventions=BGR | STRIDE_IN_1X1 | {"pixels.mean": (102.9801, 115.9465, 122.7717)},
     rcnn_conventions=rules_of_detectors("detectron"),
-    # Detectron's stem has no bias, though ImageNet files carry one.
-    ignored=(r".*_momentum", r"(fc1000|pred)_[wb]", r"conv1_b"),
+    # Detectron's stem has no bias, though ImageNet files carry one. Keypoint maps are interpolated by fixed weights.
+    ignored=(r".*_momentum", r"(fc1000|pred)_[wb]", r"conv1_b", r"kps_score_[wb]"),
 )

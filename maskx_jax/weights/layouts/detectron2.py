@@ -11,6 +11,7 @@ from maskx_jax.weights.layouts.layout import (
     TORCH,
     Layout,
     blocks,
+    keypoint_convs,
     level_scales,
     mask_convs,
     pyramid_levels,
@@ -38,6 +39,7 @@ def _modules(ours: Collection[str], names: Collection[str]) -> dict[str, str]:
     modules |= level_scales(ours, {"head/scale": f"{head}.scales"})
     for i in mask_convs(ours):
         modules[f"mask_head/conv{i}"] = f"roi_heads.mask_head.mask_fcn{i}"
+    modules |= {f"keypoint_head/conv{i}": f"roi_heads.keypoint_head.conv_fcn{i}" for i in keypoint_convs(ours)}
     return modules | {
         "rpn/conv": "proposal_generator.rpn_head.conv",
         "rpn/objectness": "proposal_generator.rpn_head.objectness_logits",
@@ -48,6 +50,7 @@ def _modules(ours: Collection[str], names: Collection[str]) -> dict[str, str]:
         "box_head/boxes": "roi_heads.box_predictor.bbox_pred",
         "mask_head/deconvolution": "roi_heads.mask_head.deconv",
         "mask_weights": "roi_heads.mask_head.predictor",
+        "keypoint_head/deconvolution": "roi_heads.keypoint_head.score_lowres",
         "head/classification": f"{head}.cls_logits",
         "head/boxes": f"{head}.bbox_pred",
         "head/centerness": f"{head}.ctrness",

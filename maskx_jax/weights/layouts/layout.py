@@ -131,6 +131,11 @@ def mask_convs(ours: Collection[str]) -> list[int]:
     return [number for (number,) in numbers(r"mask_head/conv(\d+)", ours)]
 
 
+def keypoint_convs(ours: Collection[str]) -> list[int]:
+    """Return the numbers of the keypoint head's convolutions, from 1 on."""
+    return [number for (number,) in numbers(r"keypoint_head/conv(\d+)", ours)]
+
+
 def pyramid_levels(ours: Collection[str]) -> tuple[list[int], list[int]]:
     """Return the levels of the pyramid that a map of the backbone goes into, and those above that have weights."""
     below = [level for (level,) in numbers(r"fpn/lateral(\d+)", ours)]

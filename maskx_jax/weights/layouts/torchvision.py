@@ -8,6 +8,7 @@ from maskx_jax.weights.layouts.layout import (
     STRIDE_IN_3X3,
     TORCH,
     Layout,
+    keypoint_convs,
     mask_convs,
     pyramid_levels,
     rules_of_detectors,
@@ -30,6 +31,8 @@ def _torchvision_detector(ours: Collection[str], names: Collection[str]) -> dict
     modules |= towers(ours, {f"head/{name}_tower": f"{theirs}.conv" for name, theirs in one_stage.items()})
     for i in mask_convs(ours):
         modules[f"mask_head/conv{i}"] = f"roi_heads.mask_head.{f'mask_fcn{i}' if is_old else f'{i - 1}.0'}"
+    # Each convolution is followed by a ReLU, which has a number too.
+    modules |= {f"keypoint_head/conv{i}": f"roi_heads.keypoint_head.{2 * (i - 1)}" for i in keypoint_convs(ours)}
     return modules | {
         "rpn/conv": "rpn.head.conv" + ("" if is_old else ".0.0"),
         "rpn/objectness": "rpn.head.cls_logits",
@@ -40,6 +43,7 @@ def _torchvision_detector(ours: Collection[str], names: Collection[str]) -> dict
         "box_head/boxes": "roi_heads.box_predictor.bbox_pred",
         "mask_head/deconvolution": "roi_heads.mask_predictor.conv5_mask",
         "mask_weights": "roi_heads.mask_predictor.mask_fcn_logits",
+        "keypoint_head/deconvolution": "roi_heads.keypoint_predictor.kps_score_lowres",
         "head/classification": "head.classification_head.cls_logits",
         "head/boxes": "head.regression_head.bbox_reg",
         "head/centerness": "head.regression_head.bbox_ctrness",
