@@ -30,6 +30,11 @@ def get_config(argument: str | None = None) -> ConfigDict:
     def one_short_side(config: ConfigDict) -> None:
         config.data.transform.short_sides = (800,)
 
+    def shapes(config: ConfigDict) -> None:
+        variants.shapes(config)
+        config.data.shapes.keypoints = True
+        config.model.rcnn.keypoint_head.num_keypoints = 5
+
     def masks(config: ConfigDict) -> None:
         config.model.rcnn.mask_predictor = "class_specific"
 
@@ -40,6 +45,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
             "size": rcnn.SIZE,
             **variants.COMMON,
             "jitter": {"short_sides": variants.short_sides, "none": one_short_side},
+            "data": {"prepared": lambda config: None, "shapes": shapes},
             "masks": {"no": lambda config: None, "yes": masks},
         },
         variants.EXCLUDED,

@@ -89,6 +89,12 @@ def produces(model: Any) -> frozenset[str]:
     return build(model, 1).produces
 
 
+def num_keypoints(model: Any) -> int | None:
+    """Return how many keypoints an object has for the model that a config describes; None where it finds none."""
+    count: int | None = getattr(build(model, 1), "num_keypoints", None)
+    return count
+
+
 def initialize(model: Any, key: jax.Array) -> PyTree:
     """Return fresh variables; their shapes do not depend on the size of the images."""
     size = 2 * model.multiple

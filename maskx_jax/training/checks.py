@@ -9,12 +9,13 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from maskx_jax.coco import mask_classes
+from maskx_jax.coco.keypoints import Skeleton
 from maskx_jax.data import loaders, sources
 from maskx_jax.data.transforms import Transform
 from maskx_jax.distributed import mesh as sharding
 from maskx_jax.evaluation import matching, metrics, scores
 from maskx_jax.limits import Check, number, one_of, optional
-from maskx_jax.models.build import build, limits
+from maskx_jax.models.build import build, limits, num_keypoints
 from maskx_jax.weights.layouts import LAYOUTS, field_of
 
 # What fields may be besides those of the model, which knows its own (`models.build.limits`).
@@ -113,6 +114,26 @@ def choose_best_metric(preferences: Sequence[str], measured: Collection[str]) ->
             "train.best_metric", tuple(preferences), f"one that this data measures: {', '.join(sorted(measured))}"
         )
     return None
+
+
+def check_keypoints(model: Any, skeleton: Skeleton | None) -> None:
+    """Check that the training data have the keypoints that a model is to find.
+
+    Args:
+      model: `config.model`.
+      skeleton: of the data, or None where they have no keypoints.
+
+    Raises:
+      ValueError: they have none, or others in number.
+    """
+    count = num_keypoints(model)
+    if count is not None and skeleton is None:
+        raise ValueError(f"config.model finds {count} keypoints an object; the training data have none")
+    if count is not None and skeleton is not None and count != len(skeleton.names):
+        raise ValueError(
+            f"config.model finds {count} keypoints an object; the training data have {len(skeleton.names)} "
+            f"({', '.join(skeleton.names)}): set config.model.rcnn.keypoint_head.num_keypoints"
+        )
 
 
 def _check_fields(config: ConfigDict) -> None:

@@ -17,7 +17,7 @@ from maskx_jax.data.transforms import Transform
 from maskx_jax.runs import evaluation
 from maskx_jax.runs.logs import info
 from maskx_jax.structures import Batch
-from maskx_jax.training.checks import choose_best_metric
+from maskx_jax.training.checks import check_keypoints, choose_best_metric
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +77,7 @@ def open_examples(config: ConfigDict, open_source: Callable[..., Source] = sourc
         open_source(config.data, training=training, seed=config.seed) for training in (True, False)
     )
     categories = train_source.categories
+    check_keypoints(config.model, train_source.skeleton)
     same_classes(eval_source.categories, categories, "the evaluation and the training data")
     allowed_masks = mask_classes.mask_labels(config.data.mask_classes, categories)
     info(f"{len(train_source)} training images\n{class_table(train_source, allowed_masks)}")

@@ -8,7 +8,9 @@ import pytest
 
 from configs import demo, embedmask, fcos, keypoint_rcnn, mask_rcnn, maskx_rcnn, paper, variants
 from configs.families import rcnn
-from maskx_jax.training.checks import check_config, choose_best_metric
+from maskx_jax.coco.keypoints import PERSON
+from maskx_jax.data.shapes import marks
+from maskx_jax.training.checks import check_config, check_keypoints, choose_best_metric
 from tests.models.build import tiny_config
 from tests.processes import ROOT
 
@@ -152,6 +154,16 @@ def test_a_backend_that_is_not_installed_is_named(monkeypatch):
 def test_devices_are_spread_evenly():
     with pytest.raises(ValueError, match="got 8 devices on 3 processes"):
         check_config(changed(), num_devices=8, num_processes=3)
+
+
+def test_the_data_must_have_the_keypoints_that_the_model_finds():
+    model = keypoint_rcnn.get_config("size=tiny,data=shapes").model
+    check_keypoints(model, marks.SKELETON)
+    check_keypoints(mask_rcnn.get_config().model, None)
+    with pytest.raises(ValueError, match=r"^config.model finds 5 keypoints an object; the training data have none$"):
+        check_keypoints(model, None)
+    with pytest.raises(ValueError, match=r"finds 5 .* have 17 \(nose, .*: set config.model.rcnn.keypoint_head.num_key"):
+        check_keypoints(model, PERSON)
 
 
 def shipped_configs():

@@ -85,6 +85,11 @@ class RCNN(nn.Module):
         """The head that makes masks, if there is one."""
         return next((head for head in self.heads if isinstance(head, MaskBranch)), None)
 
+    @property
+    def num_keypoints(self) -> int | None:
+        """Keypoints of an object; None where there is no keypoint head."""
+        return next((head.num_keypoints for head in self.heads if isinstance(head, KeypointHead)), None)
+
     def losses(
         self, batch: Batch, key: Key[Array, ""] | Int[Array, "2"]
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
