@@ -18,7 +18,7 @@ from safetensors.numpy import save_file
 
 import maskx_jax
 from benchmarks.parameters import make_parameter, parameter_shapes
-from configs import embedmask, fcos, maskx_rcnn
+from configs import embedmask, fcos, keypoint_rcnn, maskx_rcnn
 from configs.families import rcnn
 from maskx_jax.data.shapes.source import ShapesSource
 from maskx_jax.data.sources import open_source
@@ -155,7 +155,9 @@ def test_each_image_is_detected_once_whatever_the_batch_size(run):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "system", [None, fcos, pytest.param(embedmask, marks=pytest.mark.long)], ids=["maskx_rcnn", "fcos", "embedmask"]
+    "system",
+    [None, fcos, *(pytest.param(config, marks=pytest.mark.long) for config in (embedmask, keypoint_rcnn))],
+    ids=["maskx_rcnn", "fcos", "embedmask", "keypoint_rcnn"],
 )
 def test_resumed_run_ends_bit_equal_to_an_uninterrupted_one(system, tmp_path):
     config = small_config(system)

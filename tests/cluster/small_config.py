@@ -2,10 +2,11 @@
 
 from ml_collections import ConfigDict
 
-from configs import embedmask, fcos, maskx_rcnn
+from configs import embedmask, fcos, keypoint_rcnn, maskx_rcnn
 
 SYSTEMS = {
     "maskx_rcnn": (maskx_rcnn, "size=tiny,data=shapes,mlp=light"),
+    "keypoint_rcnn": (keypoint_rcnn, "size=tiny,data=shapes,masks=yes"),
     "fcos": (fcos, "size=tiny,data=shapes"),
     "embedmask": (embedmask, "size=tiny,data=shapes"),
 }
@@ -34,6 +35,7 @@ def _small_rcnn(model: ConfigDict) -> None:
     model.rpn.update(num_samples=32, pre_nms_top_k=(50, 50), post_nms_top_k=(20, 20))
     model.box_head.update(hidden=32, num_samples=16)
     model.mask_head.update(channels=16, num_convs=1, num_samples=4)
+    model.keypoint_head.update(channels=16, num_convs=1, num_samples=4)
 
 
 def _small_dense(model: ConfigDict) -> None:

@@ -4,8 +4,8 @@
 
 FAULT="kind process phase step [seconds]" in the environment makes that process fail as it enters a phase, or so long
 after: "term" (SIGTERM), "int" (SIGINT twice), "kill" (SIGKILL), "hang", "fail" (an error), or "nan" (its images' sizes
-are not a number; phase "data"). Phase "open" is before the data is opened. SYSTEM=maskx_rcnn (fcos, embedmask) trains
-this detector of `small_config` in place of a model that compiles quickly.
+are not a number; phase "data"). Phase "open" is before the data is opened. SYSTEM=maskx_rcnn (keypoint_rcnn, fcos,
+embedmask) trains this detector of `small_config` in place of a model that compiles quickly.
 """
 
 import dataclasses

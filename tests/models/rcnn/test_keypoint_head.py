@@ -16,7 +16,6 @@ from maskx_jax.models.rcnn.region_head import RegionHead
 from maskx_jax.ops.losses import Mean
 from maskx_jax.structures import GroundTruth, Keypoints, RoiTargets
 from maskx_jax.training.optimizer import num_parameters
-from tests.models.build import numpy_variables, set_fields, shapes_batch
 
 K = 3
 # Of no class that is looked at.
@@ -182,37 +181,3 @@ def test_the_number_of_parameters_is_torchvisions():
     variables = jax.eval_shape(lambda: initialize(model, jax.random.key(0)))
     assert num_parameters(variables["params"]) == 59_137_258
     assert model.produces == {"boxes", "keypoints"}
-
-
-def keypoint_batch(num_keypoints):
-    """Return images with made-up keypoints: fixed places in the boxes of the objects."""
-    batch = shapes_batch()
-    boxes = batch.ground_truth.boxes
-    places = jnp.linspace(0.2, 0.8, num_keypoints)[:, None] * jnp.array([1.0, 0.9])
-    points = boxes[:, :, None, :2] + places * (boxes[:, :, None, 2:] - boxes[:, :, None, :2])
-    labelled = jnp.broadcast_to(batch.ground_truth.valid[..., None], points.shape[:-1])
-    keypoints = Keypoints(points, labelled, labelled)
-    return dataclasses.replace(batch, ground_truth=dataclasses.replace(batch.ground_truth, keypoints=keypoints))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("masks", ["no", "yes"])
-def test_the_small_model_learns_keypoints_beside_boxes(masks):
-    config = keypoint_rcnn.get_config(f"size=tiny,data=shapes,masks={masks}")
-    set_fields(config, keypoint_head__num_keypoints=5)
-    model = build(config.model, 6)
-    variables, batch = numpy_variables(model), keypoint_batch(5)
-
-    def loss(params):
-        return model.apply({**variables, "params": params}, batch, jax.random.key(0), method="losses")
-
-    if masks == "yes":
-        losses = jax.eval_shape(loss, variables["params"])[1]
-        found = jax.eval_shape(lambda v: model.apply(v, batch.images, batch.image_sizes, method="detect"), variables)
-        assert {"mask", "keypoint"} < set(losses) and found.masks.shape == (2, 20, 28, 28)
-        assert found.keypoint_maps.shape == (2, 20, 5, 56, 56)
-        return
-    (_, losses), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(variables["params"])
-    assert "mask" not in losses and 0 < losses["keypoint"] < 20
-    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
-    assert all(jnp.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradient["keypoint_head"]))
