@@ -111,7 +111,7 @@ def time_large_image(num_masks: int = 100, size: tuple[int, int] = (3000, 4000),
     ones = np.ones(num_masks, int)
     begin = time.process_time()
     entries = coco_results.entries(
-        Detections(boxes, np.linspace(0.6, 0.9, num_masks), ones, np.stack(masks), None, ones > 0),
+        Detections(boxes, np.linspace(0.6, 0.9, num_masks), ones, np.stack(masks), ones > 0),
         image_id=1,
         image_size=size,
         scale=1.0,

@@ -38,7 +38,7 @@ class Known:
         one = jnp.ones((1, 1))
         if method == "detect":
             boxes = jnp.array([[[0.0, 0.0, 32.0, 32.0]]])
-            return Detections(boxes, one, one.astype(int), one[..., None, None], None, one > 0)
+            return Detections(boxes, one, one.astype(int), one[..., None, None], one > 0)
         left = jnp.arange(16) < 8
         pixels = jnp.where(left[None, None, :, None], jnp.arange(5.0), -jnp.arange(5.0))
         return Embeddings(jnp.broadcast_to(pixels, (1, 16, 16, 5)), one, one)

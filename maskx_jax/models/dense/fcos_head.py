@@ -315,7 +315,7 @@ class FCOSHead(nn.Module):
             best, point, label = scores.ravel()[pairs], pairs // self.num_classes, pairs % self.num_classes + 1
             clipped = box_ops.clip(boxes[point], size)
             found = suppress(clipped, best, label, point, self.nms_threshold, self.max_detections)
-            detections = Detections(found.boxes, found.scores, found.labels, None, None, found.valid)
+            detections = Detections(found.boxes, found.scores, found.labels, masks=None, valid=found.valid)
             return PointDetections(detections, found.candidates)
 
         return per_image(image)(predictions.logits, predictions.centerness, predictions.boxes(points), image_sizes)
