@@ -26,7 +26,7 @@ def tiny_embedmask(form="ijcai", dtype="float32", **options):
     head = {"channels": 32, "num_convs": 1, "pre_nms_top_k": 50, "max_detections": 10, "learned_scales": True}
     return DenseDetector(
         Pixels(),
-        ResNet((1, 1, 1, 1), 8, "group", dtype=dtype),
+        ResNet((1, 1, 1, 1), 8, norm="group", dtype=dtype),
         pyramid(channels=32, dtype=dtype),
         FCOSHead(NUM_CLASSES, **head, dtype=dtype),
         EmbedMaskHead(form, 8, channels=32, num_convs=1, resolution=14, dtype=dtype, **options),
