@@ -2,7 +2,7 @@
 
     python -m maskx_jax evaluate --workdir=RUN
 
-The latest checkpoint of a run and its config are restored; results.json (COCO format, boxes and masks), metrics.json,
+The latest checkpoint of a run and its config are restored; results.json (COCO format), metrics.json,
 table.txt and pictures are written into RUN/evaluation/<step>.
 """
 

@@ -29,7 +29,7 @@ def define_evaluate(values: flags.FlagValues) -> None:
 
 def define_score(values: flags.FlagValues) -> None:
     """Define the flags of `score`."""
-    flags.DEFINE_string("results", None, "COCO results: boxes, masks or both.", required=True, flag_values=values)
+    flags.DEFINE_string("results", None, "COCO results: boxes, masks, keypoints.", required=True, flag_values=values)
     flags.DEFINE_string(
         "annotations", None, "COCO or LVIS annotations to score them against.", required=True, flag_values=values
     )

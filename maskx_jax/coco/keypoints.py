@@ -75,7 +75,7 @@ class Skeleton:
         names = category.get("keypoints")
         if not names:
             return None
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
             raise ValueError(f"'keypoints' is {names!r:.100}; expected a list of names")
         pairs = _pairs(category, "keypoint_flip", len(names))
         flip = list(flip_by_name(names) if pairs is None else range(len(names)))
@@ -85,7 +85,7 @@ class Skeleton:
         if sigmas is None and set(names) == set(_PERSON_SIGMAS):
             sigmas = [_PERSON_SIGMAS[name] for name in names]
         if sigmas is not None and not (
-            isinstance(sigmas, list) and all(type(value) in (int, float) for value in sigmas)
+            isinstance(sigmas, list | tuple) and all(type(value) in (int, float) for value in sigmas)
         ):
             raise ValueError(f"'keypoint_sigmas' is {sigmas!r:.100}; expected a list of numbers")
         edges = _pairs(category, "skeleton", len(names)) or ()
@@ -133,8 +133,10 @@ def _pairs(category: Mapping, key: str, count: int) -> list[tuple[int, int]] | N
     if given is None:
         return None
     numbers = range(1, count + 1)
-    for pair in given if isinstance(given, list) else [given]:
-        if not (isinstance(pair, list) and len(pair) == 2 and all(type(n) is int and n in numbers for n in pair)):
+    for pair in given if isinstance(given, list | tuple) else [given]:
+        if not (
+            isinstance(pair, list | tuple) and len(pair) == 2 and all(type(n) is int and n in numbers for n in pair)
+        ):
             raise ValueError(f"{key!r} has {pair!r:.100}; expected pairs of numbers from 1 to {count}")
     return [(first - 1, second - 1) for first, second in given]
 

@@ -11,8 +11,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from maskx_jax.coco import areas, rle
-from maskx_jax.coco.keypoints import Skeleton
-from maskx_jax.evaluation.skeletons import common_sigmas, skeletons_of
+from maskx_jax.coco.keypoints import Skeleton, skeletons_of
 
 KINDS = ("bbox", "segm")
 # What a results entry has for each kind.
@@ -77,7 +76,7 @@ def check_ground_truth(ground_truth: Mapping, kinds: Sequence[str] = KINDS) -> N
     category_ids = {as_id(category["id"]) for category in ground_truth["categories"]}
     skeletons = {}
     if "keypoints" in kinds:
-        common_sigmas(ground_truth["categories"])
+        keypoint_sigmas(ground_truth)
         skeletons = _skeletons(ground_truth)
     for index, annotation in enumerate(ground_truth["annotations"]):
         where = f"ground truth, annotations[{index}]"
@@ -117,6 +116,24 @@ def check_results(results: Sequence[dict], ground_truth: Mapping, kinds: Sequenc
                 _check_keypoints(result.get("keypoints"), skeleton)
         except ValueError as error:
             raise ValueError(f"results[{index}]: {error}") from None
+
+
+def keypoint_sigmas(ground_truth: Mapping) -> tuple[float, ...]:
+    """Return the constants of OKS of the keypoints of a COCO instances dict.
+
+    Raises:
+      ValueError: no class has keypoints, what one says of them is wrong, two differ, or they have no sigmas.
+    """
+    skeletons = _skeletons(ground_truth)
+    if not skeletons:
+        raise ValueError("ground truth: no category has keypoints; expected the names of one's under 'keypoints'")
+    skeleton = next(iter(skeletons.values()))
+    if skeleton.sigmas is None:
+        raise ValueError(
+            f"ground truth: the keypoints {skeleton.names[0]!r}, ... have no sigmas, without which OKS is not defined; "
+            f"expected {len(skeleton.names)} numbers as 'keypoint_sigmas' of their categories"
+        )
+    return skeleton.sigmas
 
 
 def believed_area(annotation: Mapping, num_pixels: int) -> tuple[float, bool]:
@@ -217,7 +234,11 @@ def check_segmentation(segmentation: Any, size: list) -> None:
 
 
 def _skeletons(ground_truth: Mapping) -> dict[Any, Skeleton]:
-    return {as_id(category_id): skeleton for category_id, skeleton in skeletons_of(ground_truth["categories"]).items()}
+    try:
+        skeletons = skeletons_of(ground_truth["categories"])
+    except ValueError as error:
+        raise ValueError(f"ground truth: {error}") from None
+    return {as_id(category_id): skeleton for category_id, skeleton in skeletons.items()}
 
 
 def _check_keypoints(keypoints: Any, skeleton: Skeleton) -> None:

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from maskx_jax.coco import rle
+from maskx_jax.coco.keypoints import skeletons_of
 from maskx_jax.evaluation.checks import FIELD_OF_KIND, as_id, believed_area, image_sizes
-from maskx_jax.evaluation.skeletons import skeletons_of
 
 # Beyond any image: a region to ignore that holds every box.
 _EVERYWHERE = [-1e6, -1e6, 2e6, 2e6]

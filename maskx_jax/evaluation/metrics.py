@@ -33,10 +33,9 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from maskx_jax.coco.garbage import no_garbage_collection
-from maskx_jax.evaluation.checks import KINDS, as_id, check_ground_truth, check_results
+from maskx_jax.evaluation.checks import KINDS, as_id, check_ground_truth, check_results, keypoint_sigmas
 from maskx_jax.evaluation.ground_truth import NumberedGroundTruth
 from maskx_jax.evaluation.matching import Metric, check_backend, detection_counts, match
-from maskx_jax.evaluation.skeletons import common_sigmas
 
 ALL_KINDS = (*KINDS, "boundary", "keypoints")
 _FREQUENCIES = ("r", "c", "f")
@@ -162,7 +161,7 @@ def score(
         metrics["num_ignored_without_mask"] = numbered.num_without_mask
     sigmas = None
     if "keypoints" in checked_kinds:
-        sigmas = common_sigmas(ground_truth["categories"])
+        sigmas = keypoint_sigmas(ground_truth)
         metrics["num_ignored_without_keypoints"] = numbered.num_without_keypoints
     per_class: dict[str, dict] = {name: {"groups": classes.groups_of(i)} for i, name in enumerate(classes.names)}
     for kind in kinds:

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from maskx_jax import files, inference
 from maskx_jax.coco import mask_classes
 from maskx_jax.coco.categories import Categories
+from maskx_jax.coco.keypoints import skeletons_of
 from maskx_jax.data import roles
 from maskx_jax.data.records import Source
 from maskx_jax.data.sources import open_source
@@ -20,7 +21,6 @@ from maskx_jax.data.transforms import Transform, decode
 from maskx_jax.distributed.processes import gather_objects
 from maskx_jax.evaluation import keypoints, matching, metrics, paste_masks, results, scores
 from maskx_jax.evaluation.drawing import draw_comparison
-from maskx_jax.evaluation.skeletons import skeletons_of
 from maskx_jax.inference import DetectStep
 from maskx_jax.models.build import produces
 from maskx_jax.structures import PyTree

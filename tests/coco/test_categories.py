@@ -50,6 +50,9 @@ def test_a_skeleton_goes_where_the_classes_go():
     listed = with_skeleton.to_coco()
     assert listed[1] == {"id": 3, "name": "dog", **PERSON.to_coco()}
     assert Categories.in_label_order(json.loads(json.dumps(listed))) == with_skeleton
+    # A config has tuples where JSON has lists.
+    tuples = [{key: tuple(value) if isinstance(value, list) else value for key, value in c.items()} for c in listed]
+    assert Categories.in_label_order(tuples) == with_skeleton
     assert Categories.from_coco(listed).skeleton is None
 
 

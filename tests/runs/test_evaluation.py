@@ -94,14 +94,18 @@ def test_results_are_the_same_on_any_number_of_processes(tmp_path, system):
 
 
 def one_box_step(mesh, probability=1.0):
-    """Return a step that finds the image itself, with its mean brightness for a score and a constant mask."""
+    """Return a step that finds the image itself, with its mean brightness for a score, a constant mask and a keypoint.
+
+    The keypoint lies in the second cell of the first row, of 4 x 4 cells.
+    """
 
     def detect(variables, images, image_sizes):
         ones = jnp.ones((images.shape[0], 1))
         box = jnp.concatenate([jnp.zeros_like(image_sizes), image_sizes[:, ::-1]], axis=1)[:, None]
         scores = images.mean(axis=(1, 2, 3))[:, None] / 255
         masks = jnp.full((len(images), 1, 4, 4), probability)
-        return Detections(box, scores, ones.astype(int), masks, None, ones > 0)
+        maps = jnp.zeros((len(images), 1, 1, 4, 4)).at[..., 0, 1].set(9.0)
+        return Detections(box, scores, ones.astype(int), masks, ones > 0, maps)
 
     return jax.jit(detect, out_shardings=split_batch(mesh))
 
@@ -209,6 +213,16 @@ def test_masks_are_pasted_by_the_configs_convention(grid, is_inside):
     config.evaluation.paste_grid = grid
     results = evaluation.detect(one_box_step(mesh, 0.5), {}, Source(), config, mesh)
     assert all((mask_coder.area(entry["segmentation"]) > 0) == is_inside for entry in results)
+
+
+@pytest.mark.parametrize("score", ["logit", "probability"])
+def test_keypoints_are_found_by_the_configs_convention(score):
+    mesh, config = make_mesh(), small_config(8)
+    config.evaluation.keypoint_score = score
+    for entry in evaluation.detect(one_box_step(mesh), {}, Source(), config, mesh):
+        x, y, value = entry["keypoints"]
+        # The image has 64 x 64 pixels, a cell 16.
+        assert 16 <= x < 32 and 0 <= y < 16 and (value > 8) == (score == "logit")
 
 
 if __name__ == "__main__":
