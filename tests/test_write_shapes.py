@@ -10,12 +10,13 @@ from maskx_jax.data.shapes.source import ShapesSource
 from tools import write_shapes
 
 
-def test_pictures_and_annotations_are_those_of_the_source_and_masks_are_hidden(tmp_path, capsys):
+@pytest.mark.parametrize("flags", [[], ["--keypoints"]])
+def test_pictures_and_annotations_are_those_of_the_source_and_masks_are_hidden(flags, tmp_path, capsys):
     names = tmp_path / "names.txt"
     names.write_text("red solid\ngreen solid\nblue solid\n")
     options = ["--num_images=40", "--num_hues=3", "--num_textures=2", "--image_size=48", "--seed=4", "--hide=0.5"]
-    assert write_shapes.main([f"--output={tmp_path}", f"--keep={names}", *options]) == 0
-    source = ShapesSource(40, 4, 48, 3, 2)
+    assert write_shapes.main([f"--output={tmp_path}", f"--keep={names}", *options, *flags]) == 0
+    source = ShapesSource(40, 4, 48, 3, 2, keypoints=bool(flags))
     whole, partial = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("all", "partial"))
     assert whole == source.coco_ground_truth()
     picture = cv2.imread(str(tmp_path / "images" / whole["images"][7]["file_name"]))[..., ::-1]

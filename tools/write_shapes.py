@@ -46,6 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--num_hues", type=int, default=10)
     parser.add_argument("--num_textures", type=int, default=6)
     parser.add_argument("--image_size", type=int, default=128)
+    parser.add_argument("--keypoints", action="store_true", help="mark keypoints, and annotate them")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--hide", type=float, default=0.5, help="share of the masks of each class, 0 to 1")
     parser.add_argument("--keep", default="all", help="classes that keep the others: all, random(1,50), a file...")
@@ -53,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
     if not 0 <= options.hide <= 1:
         parser.error(f"--hide: got {options.hide}; expected a share from 0 to 1")
     sizes = options.image_size, options.num_hues, options.num_textures
-    source = ShapesSource(options.num_images, options.seed, *sizes)
+    source = ShapesSource(options.num_images, options.seed, *sizes, keypoints=options.keypoints)
     allowed = mask_classes.mask_labels(options.keep, source.categories)
     kept_ids = {i for i, label in source.categories.label_of_id().items() if allowed[label]}
     content = source.coco_ground_truth()
