@@ -127,6 +127,26 @@ def skeletons_of(categories: Iterable[Mapping]) -> dict[int, Skeleton]:
     return found
 
 
+def same_skeletons(found: Mapping[int, Skeleton], expected: Mapping[int, Skeleton], what: str) -> None:
+    """Check that two files name the same keypoints of the same categories.
+
+    Args:
+      found: of one file, by category id; see `skeletons_of`.
+      expected: of the other.
+      what: both files in this order.
+
+    Raises:
+      ValueError: they differ; the message says of both what they name first.
+    """
+    if found == expected:
+        return
+    sides = []
+    for skeletons in (found, expected):
+        named = (f"{len(one.names)} of category {i} ({', '.join(one.names[:3])}...)" for i, one in skeletons.items())
+        sides.append(next(named, "none"))
+    raise ValueError(f"{what} differ in the keypoints or skeletons of their categories: {sides[0]} and {sides[1]}")
+
+
 def _pairs(category: Mapping, key: str, count: int) -> list[tuple[int, int]] | None:
     """Return pairs of indices from 0 out of a field with pairs of numbers from 1; None where there is no such field."""
     given = category.get(key)

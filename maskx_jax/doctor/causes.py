@@ -40,6 +40,7 @@ _STOPS = {
     "boxes_corners": "files whose boxes look like x1, y1, x2, y2; COCO's are x, y, width, height",
     "keypoints_skeleton": "categories whose keypoints, skeleton, flip pairs or sigmas do not fit each other",
     "keypoints_differ": "categories with another skeleton than the first that has one",
+    "keypoints_differ_in_split": "splits whose categories name other keypoints than those of the first split",
     "mask_classes_unknown": "data.mask_classes of the config does not fit the categories",
 }
 

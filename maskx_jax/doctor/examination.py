@@ -108,5 +108,6 @@ def examine(
     in_order = list(read.values())
     advice, canvas = ([], {}) if config is None else advise(in_order[0], found[in_order[0].name], config)
     sets.compare(in_order, found)
+    keypoints.compare(in_order)
     pictures.compare(in_order, seen)
     return Examination(read, measured, advice, canvas)

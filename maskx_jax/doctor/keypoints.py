@@ -1,8 +1,9 @@
 """Looks at keypoints, where the annotations have any; the rules are those of `prepare`."""
 
+from collections.abc import Sequence
 from typing import Any
 
-from maskx_jax.coco.keypoints import Skeleton
+from maskx_jax.coco.keypoints import Skeleton, same_skeletons, skeletons_of
 from maskx_jax.data.coco.keypoints import is_count_right, read_keypoints, unnamed
 from maskx_jax.doctor.structure import Split
 
@@ -41,6 +42,21 @@ def _examine_one(split: Split, annotation: dict, entry: dict, number: int | None
         labelled = sum(visibility > 0 for visibility in given[2::3])
         count("keypoints_count", f"{annotation.get('num_keypoints')}; {labelled} have a visibility above 0")
         split.change("annotations", annotation, "keypoints_count", num_keypoints=labelled)
+
+
+def compare(splits: Sequence[Split]) -> None:
+    """Compare the keypoints of the first split with those of the others, where their categories are sound."""
+    first, *others = splits
+    for other in others:
+        try:
+            known, found = skeletons_of(first.category_entries), skeletons_of(other.category_entries)
+        except ValueError:
+            # Counted already, by category.
+            continue
+        try:
+            same_skeletons(known, found, f"splits {first.name!r} and {other.name!r}")
+        except ValueError as error:
+            other.findings.add("keypoints_differ_in_split", other.name, str(error))
 
 
 def _examine_categories(split: Split) -> None:

@@ -530,9 +530,14 @@ def runs_without_a_pixel(data):
 # Keypoints.
 
 
+def _name_keypoints(data: Dataset, category_id: int, **category: Any) -> None:
+    for content in data.contents.values():
+        entry = next(entry for entry in content["categories"] if entry["id"] == category_id)
+        entry |= {"keypoints": ["left eye", "right eye"], "skeleton": [[1, 2]]} | category
+
+
 def _with_keypoints(data: Dataset, points: Any, number: Any = 2, **category: Any) -> int:
-    entry = next(c for c in data.train["categories"] if c["id"] == data.objects()[0]["category_id"])
-    entry |= {"keypoints": ["left eye", "right eye"], "skeleton": [[1, 2]]} | category
+    _name_keypoints(data, data.objects()[0]["category_id"], **category)
     return set_object(data, keypoints=points, num_keypoints=number)
 
 
@@ -570,11 +575,17 @@ def skeleton_of_unknown_keypoints(data):
 
 @defect("keypoints_differ")
 def categories_with_different_skeletons(data):
-    _with_keypoints(data, [1, 1, 2, 3, 3, 2])
-    first, other = [c for c in data.train["categories"] if not c.get("keypoints")][:2]
-    first |= {"keypoints": ["left eye", "right eye"], "skeleton": [[1, 2]]}
-    other |= {"keypoints": ["tail"]}
+    first, other = data.train["categories"][:2]
+    _name_keypoints(data, first["id"])
+    _name_keypoints(data, other["id"], keypoints=["left eye", "right eye", "nose"])
     return other["id"]
+
+
+@defect("keypoints_differ_in_split", split="val")
+def keypoints_of_one_split_only(data):
+    _name_keypoints(data, data.train["categories"][0]["id"])
+    data.contents["val"]["categories"][0]["skeleton"] = []
+    return "val"
 
 
 @defect("keypoints_skeleton")

@@ -34,7 +34,7 @@ LEFT = {
     ),
     *("box_two_classes", "mask_box_differ", "mask_leaves_box", "mask_leaves_image", "mask_crosses", "object_unchecked"),
     *("keypoints_number", "keypoints_invalid", "keypoints_outside", "keypoints_unnamed", "keypoints_skeleton"),
-    *("keypoints_differ", "keypoints_unpaired"),
+    *("keypoints_differ", "keypoints_differ_in_split", "keypoints_unpaired"),
 }
 
 

@@ -8,6 +8,7 @@ A prepared directory holds, beside the files of TFDS (ArrayRecord, readable with
     report_<split>.json         what was dropped or repaired, and why; see `report.REASONS`
 """
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -23,7 +24,7 @@ from tqdm import tqdm
 
 from maskx_jax import errors
 from maskx_jax.coco.categories import same_classes
-from maskx_jax.coco.keypoints import Skeleton, skeletons_of
+from maskx_jax.coco.keypoints import Skeleton, same_skeletons, skeletons_of
 from maskx_jax.data.coco import keypoints as keypoint_rules
 from maskx_jax.data.coco.annotations import Instances, read_instances
 from maskx_jax.data.coco.images import UnreadableImageError, check_header, missing_files, read_image
@@ -400,14 +401,20 @@ def _open_split(
 
 def _skeletons(split: _Split, path: Path) -> dict[int, Skeleton]:
     """Return what the categories of a split say of keypoints, and count those that say nothing of theirs."""
-    try:
+    with _remedy_named(f"{path}: "):
         skeletons = skeletons_of(split.instances.header["categories"])
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}. Use keypoints=drop to leave keypoints out") from None
     every = itertools.chain.from_iterable(split.instances.annotations.values())
     for category_id in keypoint_rules.unnamed(every, skeletons):
         split.report.add("keypoints_unnamed", category_id)
     return skeletons
+
+
+@contextlib.contextmanager
+def _remedy_named(where: str = "") -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{where}{error}. Use keypoints=drop to leave keypoints out") from None
 
 
 def _check_same_categories(splits: Mapping[str, _Split]) -> None:
@@ -415,15 +422,5 @@ def _check_same_categories(splits: Mapping[str, _Split]) -> None:
     for name, other in others:
         what = f"splits {first!r} and {name!r}"
         same_classes(split.instances.categories, other.instances.categories, what, same_ids=True)
-        if split.skeletons != other.skeletons:
-            raise ValueError(
-                f"{what} differ in the keypoints of their categories: {_named(split.skeletons)} and "
-                f"{_named(other.skeletons)}. Use keypoints=drop to leave keypoints out"
-            )
-
-
-def _named(skeletons: Mapping[int, Skeleton]) -> str:
-    if not skeletons:
-        return "none"
-    (category_id, skeleton), *_ = skeletons.items()
-    return f"{errors.some(skeleton.names)} of category {category_id}"
+        with _remedy_named():
+            same_skeletons(split.skeletons, other.skeletons, what)

@@ -11,6 +11,7 @@ from maskx_jax.coco.keypoints import Skeleton
 from maskx_jax.data.coco.builder import prepare
 from maskx_jax.data.coco.source import CocoSource
 from maskx_jax.data.records import check_record
+from maskx_jax.data.shapes.source import ShapesSource
 
 HEIGHT, WIDTH = 20, 30
 NAMED = {"keypoints": ["nose", "left_ear", "right_ear"], "skeleton": [[1, 2], [1, 3]]}
@@ -148,6 +149,22 @@ def test_a_dataset_of_the_earlier_format_has_none(prepared, tmp_path):
         np.testing.assert_array_equal(getattr(earlier[1], name), getattr(now[1], name))
 
 
+def test_shapes_come_back_as_they_were(tmp_path):
+    shapes = ShapesSource(6, 11, image_size=64, crowd_fraction=0.5, keypoints=True)
+    (tmp_path / "images").mkdir()
+    content = shapes.coco_ground_truth()
+    for index, image in enumerate(content["images"]):
+        Image.fromarray(shapes[index].image).save(tmp_path / "images" / image["file_name"])
+    (tmp_path / "shapes.json").write_text(json.dumps(content))
+    report = prepare(tmp_path / "out", {"val": (tmp_path / "shapes.json", tmp_path / "images")})["val"]
+    source = CocoSource(tmp_path / "out", "val")
+    assert source.skeleton == shapes.skeleton and not any(name.startswith("keypoints") for name in report.counts)
+    assert source.coco_ground_truth()["annotations"] == content["annotations"]
+    for index in range(6):
+        for name, value in vars(shapes[index].keypoints).items():
+            np.testing.assert_array_equal(getattr(source[index].keypoints, name), value)
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
@@ -168,7 +185,8 @@ def test_splits_with_different_keypoints_are_refused(tmp_path):
         "val": write(tmp_path, [CATEGORIES[0] | {"keypoints": []}, CATEGORIES[1]], name="b"),
     }
     with pytest.raises(
-        ValueError, match=r"'train' and 'val' differ in the keypoints .*: nose, left_ear.* and none\. Use"
+        ValueError,
+        match=r"'train' and 'val' differ in the keypoints .*: 3 of category 3 \(nose, .*\) and none\. Use",
     ):
         prepare(tmp_path / "out", splits)
     with pytest.raises(ValueError, match="keypoints is 'maybe'; expected one of use, drop"):
