@@ -25,6 +25,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
     config.model.rcnn.rpn.post_nms_top_k = (1500, 1000)
     # Keypoints get worse with plain L1 (detectron2).
     config.model.rcnn.box_head.smooth_l1_beta = 0.5
+    config.train.best_metric = ("keypoints/all/AP", "bbox/all/AP")
     variants.short_sides(config)
 
     def one_short_side(config: ConfigDict) -> None:

@@ -45,7 +45,9 @@ def decode(maps: np.ndarray, boxes: np.ndarray, score: Score = "probability") ->
     points = corners[:, None] + (peaks[..., :2] + 0.5) * (sides / numbers)[:, None]
     scores = peaks[..., 2]
     if score == "probability":
-        scores = 1 / np.maximum(np.exp(maps - scores[..., None, None]).sum(axis=(2, 3)), 1)
+        largest = maps.max(axis=(2, 3))
+        sums = np.exp(maps - largest[..., None, None]).sum(axis=(2, 3))
+        scores = np.minimum(np.exp(scores - largest) / sums, 1)
     return np.concatenate([points, scores[..., None]], axis=-1).astype(np.float32)
 
 

@@ -1,5 +1,7 @@
 """What is said of detections: each against small cases made by hand, and hotcoco's own numbers of the same."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -151,3 +153,17 @@ def test_results_with_every_kind_of_error_have_each(shapes_truth):
         dataset, Model("made", results(shapes_truth)), Prepared(shapes_truth, dataset.kinds, 100), draws(60, 2)
     )
     assert all(found.kinds["segm"]["outcomes"]["all"][name] for name in OUTCOMES if name != "ignored")
+
+
+def test_a_report_is_of_boxes_and_masks_and_says_so(eval_fixtures, tmp_path, caplog):
+    truth_path = eval_fixtures / "keypoints_dataset_gt_dataset.json"
+    results_path = eval_fixtures / "keypoints_dataset_dt_dataset.json"
+    dataset, _ = open_files({"poses": results_path}, truth_path)
+    assert dataset.kinds == ("bbox",)
+    assert "keypoints are not in a report" in caplog.text
+    alone = [{k: v for k, v in entry.items() if k != "bbox"} for entry in json.loads(results_path.read_text())]
+    (tmp_path / "alone.json").write_text(json.dumps(alone))
+    with pytest.raises(
+        ValueError, match=r"got results with keypoints; expected boxes \(bbox\) in all of them, or masks"
+    ):
+        open_files({"poses": tmp_path / "alone.json"}, truth_path)
