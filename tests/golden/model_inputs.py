@@ -55,6 +55,28 @@ GRADIENTS = {
     "roi_heads.box_head.fc6.weight": "box_head/fc6/kernel",
     "roi_heads.mask_head.0.0.weight": "mask_head/conv1/kernel",
 }
+# Of Keypoint R-CNN, whose head has four times as much to compute for a region as the mask head.
+KEYPOINT_ROIS = np.arange(0, 1000, 90)
+KEYPOINT_LOSS_PROPOSALS = (500, 16)
+KEYPOINT_GRADIENTS = {
+    "backbone.body.layer2.0.conv1.weight": "backbone/res3_block0/conv1/kernel",
+    "backbone.fpn.inner_blocks.1.0.weight": "fpn/lateral3/kernel",
+    "roi_heads.box_head.fc6.weight": "box_head/fc6/kernel",
+    "roi_heads.keypoint_head.0.weight": "keypoint_head/conv1/kernel",
+    "roi_heads.keypoint_head.14.weight": "keypoint_head/conv8/kernel",
+    "roi_heads.keypoint_predictor.kps_score_lowres.weight": "keypoint_head/deconvolution/kernel",
+}
+
+
+def made_up_keypoints(boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return points `... 17 2` in and around boxes `... 4`, float32, and whether each is labelled."""
+    rng = np.random.RandomState(0)
+    places = rng.uniform(-0.05, 1.05, (*boxes.shape[:-1], 17, 2))
+    sides = boxes[..., None, 2:] - boxes[..., None, :2]
+    points = (boxes[..., None, :2] + places * sides).astype(np.float32)
+    return points, rng.uniform(size=points.shape[:-1]) < 0.7
+
+
 # Of FCOS, whose P6 and P7 do not divide an image of this size.
 FCOS_LOSS_IMAGE_SIZE = 288
 FCOS_GRADIENTS = {
