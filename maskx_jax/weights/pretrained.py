@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 
 # What a source offers for each parameter: the array, or the reason why it has none that fits.
 Offers = dict[str, np.ndarray | str]
-# The field of the config, outside of `model`, that belongs to weights.
-_PASTE_GRID = "evaluation.paste_grid"
+# The fields of the config, outside of `model`, that belong to weights.
+_PASTE_GRID, _KEYPOINTS = "evaluation.paste_grid", ("evaluation.keypoint_grid", "evaluation.keypoint_score")
 
 
 class Weights(Protocol):
@@ -122,6 +122,8 @@ class FileWeights:
             conventions |= _of_model(layout.dense_conventions)
         if self.has_regions:
             conventions |= _of_model(layout.rcnn_conventions) | {_PASTE_GRID: layout.paste_grid}
+        if self._has(r"roi_heads\.keypoint_|kps_score"):
+            conventions |= zip(_KEYPOINTS, (layout.keypoint_grid, layout.keypoint_score), strict=True)
         return conventions if metadata is None else {**conventions, **metadata.conventions}
 
     def classes(self, num_rows: int) -> tuple[Sequence[str | None] | None, str]:
@@ -190,7 +192,7 @@ class RunWeights:
 def conventions_of(config: Any) -> dict[str, Any]:
     """Return the fields of a run's config that belong to its weights; it lacks those that are younger than the run."""
     conventions = {}
-    for field in (*sorted(_known_conventions()), _PASTE_GRID):
+    for field in (*sorted(_known_conventions()), _PASTE_GRID, *_KEYPOINTS):
         with contextlib.suppress(KeyError):
             conventions[field] = field_of(config, field)
     return conventions
@@ -245,7 +247,7 @@ def open_weights(path: str | pathlib.Path, preset: str = "auto", classes: Sequen
 
 def _check_conventions(conventions: Mapping[str, Any], path: str | pathlib.Path) -> None:
     """Check the conventions that a file names: they go into the config."""
-    known = {_PASTE_GRID: "", **_known_conventions()}
+    known = {**dict.fromkeys((_PASTE_GRID, *_KEYPOINTS), ""), **_known_conventions()}
     for field, value in conventions.items():
         parts = value if isinstance(value, tuple) else ()
         is_plain = all(isinstance(part, int | float) for part in parts)

@@ -86,6 +86,27 @@ def test_the_head_under_the_names_of_three_code_bases_is_the_same():
             np.testing.assert_array_equal(actual[path], value, err_msg=path)
 
 
+def test_keypoints_are_found_and_scored_as_the_code_base_does():
+    names = {
+        "torchvision_coco": "roi_heads.keypoint_predictor.kps_score_lowres.bias",
+        "detectron2": "roi_heads.keypoint_head.score_lowres.bias",
+        "detectron": "kps_score_lowres_b",
+    }
+    rules = {}
+    for preset, name in names.items():
+        conventions = FileWeights(
+            WeightFile("file", {name: np.zeros(17), "conv_rpn_fpn2_b": np.zeros(1)}), LAYOUTS[preset]
+        ).conventions
+        rules[preset] = conventions["evaluation.keypoint_grid"], conventions["evaluation.keypoint_score"]
+    assert rules == {
+        "torchvision_coco": ("canvas", "logit"),
+        "detectron2": ("canvas", "probability"),
+        "detectron": ("image", "logit"),
+    }
+    without = FileWeights(WeightFile("file", {"roi_heads.box_head.fc6.bias": np.zeros(1)}), LAYOUTS["torchvision_coco"])
+    assert not [field for field in without.conventions if "keypoint" in field]
+
+
 def test_a_file_of_one_class_and_17_keypoints_is_taken_for_the_published_one(tmp_path):
     published = WeightFile("keypoints.pth", torchvision_arrays())
     assert recognize(published) is LAYOUTS["torchvision_coco"] and recognize(published).epsilon == 0

@@ -58,6 +58,7 @@ DETECTRON = Layout(
     norm_suffixes=("_bn_s", "_bn_b"),
     backbone_conventions=BGR | STRIDE_IN_1X1 | {"pixels.mean": (102.9801, 115.9465, 122.7717)},
     rcnn_conventions=rules_of_detectors("detectron"),
+    keypoint_grid="image",
     # Detectron's stem has no bias, though ImageNet files carry one. Keypoint maps are interpolated by fixed weights.
     ignored=(r".*_momentum", r"(fc1000|pred)_[wb]", r"conv1_b", r"kps_score_[wb]"),
 )

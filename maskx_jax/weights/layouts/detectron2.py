@@ -63,6 +63,7 @@ DETECTRON2 = Layout(
     modules=_modules,
     background="last",
     paste_grid="continuous",
+    keypoint_score="probability",
     backbone_conventions=BGR | STRIDE_IN_1X1 | {"pixels.mean": (103.53, 116.28, 123.675)},
     rcnn_conventions=rules_of_detectors("detectron2"),
     dense_conventions=rules_of_points("adelaidet"),

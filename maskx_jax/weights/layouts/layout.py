@@ -80,6 +80,7 @@ class Layout:
       rcnn_conventions: those of the other parts of a two-stage detector.
       dense_conventions: those of the other parts of a one-stage detector.
       paste_grid: how the code base puts masks into images, see `evaluation.paste_masks.paste_mask`.
+      keypoint_grid, keypoint_score: where it finds keypoints and how it scores them, see `evaluation.keypoints`.
       epsilon: of the BatchNorm.
       ignored: regular expressions of names that are no parameter of a detector.
     """
@@ -95,6 +96,8 @@ class Layout:
     background: str = "first"
     dense_background: str = "none"
     paste_grid: str = "integer"
+    keypoint_grid: str = "canvas"
+    keypoint_score: str = "logit"
     epsilon: float = 1e-5
     ignored: tuple[str, ...] = ()
 
