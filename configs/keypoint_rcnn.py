@@ -27,6 +27,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
     config.model.rcnn.box_head.smooth_l1_beta = 0.5
     config.train.best_metric = ("keypoints/all/AP", "bbox/all/AP")
     variants.short_sides(config)
+    config.train.best_metric = ("keypoints/all/AP", "segm/all/AP", "bbox/all/AP")
 
     def one_short_side(config: ConfigDict) -> None:
         config.data.transform.short_sides = (800,)

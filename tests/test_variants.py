@@ -81,6 +81,7 @@ def test_config_traces_at_full_size(module, argument, canvas):
 def test_a_person_detector_has_the_values_of_detectron2():
     config = keypoint_rcnn.get_config()
     assert config.model.rcnn.rpn.post_nms_top_k == (1500, 1000) and config.model.rcnn.box_head.smooth_l1_beta == 0.5
+    assert config.train.best_metric[0] == "keypoints/all/AP"
     assert config.data.transform.short_sides == (640, 672, 704, 736, 768, 800)
     assert keypoint_rcnn.get_config("jitter=none").data.transform.short_sides == (800,)
     assert keypoint_rcnn.get_config("size=tiny,data=shapes").data.transform.short_sides == (128,)

@@ -253,14 +253,11 @@ def build(
     heads: list[RegionHead] = []
     if (weights := _mask_weights(mask_predictor, num_classes, head.channels, weight_transfer)) is not None:
         heads.append(MaskBranch(head, weights, cpu))
-    if keypoint_predictor not in KEYPOINT_PREDICTORS:
-        raise ValueError(
-            f"rcnn.keypoint_predictor is {keypoint_predictor!r}; expected one of {', '.join(KEYPOINT_PREDICTORS)}"
-        )
-    if keypoint_predictor == "heatmaps":
-        heads.append(KeypointHead(**keypoint_head, dtype=dtype, cpu=cpu, name="keypoint_head"))
-    boxes = BoxHead(num_classes, **box_head, max_detections=max_detections, dtype=dtype)
     is_c4 = hasattr(backbone, "region_features")
+    keypoints = KeypointHead(**keypoint_head, dtype=dtype, cpu=cpu, name="keypoint_head")
+    if _finds_keypoints(keypoint_predictor, is_c4):
+        heads.append(keypoints)
+    boxes = BoxHead(num_classes, **box_head, max_detections=max_detections, dtype=dtype)
     if is_c4 and any(head.resolution != boxes.resolution for head in heads):
         raise ValueError(
             f"rcnn.box_head.resolution is {boxes.resolution}; expected {heads[0].resolution}, as of the other heads: "
@@ -275,6 +272,16 @@ def build(
         box_head=boxes,
         heads=tuple(heads),
     )
+
+
+def _finds_keypoints(predictor: str, is_c4: bool) -> bool:
+    if predictor not in KEYPOINT_PREDICTORS:
+        raise ValueError(f"rcnn.keypoint_predictor is {predictor!r}; expected one of {', '.join(KEYPOINT_PREDICTORS)}")
+    if predictor != "none" and is_c4:
+        raise ValueError(
+            f"rcnn.keypoint_predictor is {predictor!r}; expected 'none' on C4, whose regions have half the resolution"
+        )
+    return predictor != "none"
 
 
 def _rpn(rpn: RPN, num_levels: int) -> RPN:

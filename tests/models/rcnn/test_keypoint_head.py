@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from configs import keypoint_rcnn
+from configs.families import rcnn
 from maskx_jax.models.build import build, initialize
 from maskx_jax.models.rcnn.box_head import ClassWeights
 from maskx_jax.models.rcnn.keypoint_head import KeypointHead
@@ -174,6 +175,13 @@ def test_ground_truth_without_its_keypoints_is_refused():
         HEAD.regions(rois, dataclasses.replace(gt, keypoints=None))
     with pytest.raises(ValueError, match=r"got ground truth with 3 keypoints an object; .* on 17"):
         dataclasses.replace(HEAD, num_keypoints=17).regions(rois, gt)
+
+
+def test_c4_has_no_keypoints():
+    config = keypoint_rcnn.get_config("size=tiny")
+    rcnn.c4(config)
+    with pytest.raises(ValueError, match=r"^rcnn.keypoint_predictor is 'heatmaps'; expected 'none' on C4"):
+        build(config.model, 1)
 
 
 def test_the_number_of_parameters_is_torchvisions():
