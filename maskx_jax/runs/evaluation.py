@@ -250,7 +250,8 @@ def draw(
     """
     names = {category["id"]: category["name"] for category in ground_truth["categories"]}
     group_of_id = {category_id: group for group, members in groups.items() for category_id in members}
-    skeletons = skeletons_of(ground_truth["categories"])
+    # What a dataset has without use need not be sound.
+    skeletons = skeletons_of(ground_truth["categories"]) if source.skeleton else {}
     for index in range(min(config.evaluation.num_pictures, len(source))):
         record = source[index]
         annotations = [a for a in ground_truth["annotations"] if a["image_id"] == record.image_id]

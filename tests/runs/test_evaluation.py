@@ -170,6 +170,21 @@ def test_the_ground_truth_is_read_once_an_evaluation(tmp_path):
     assert len(list((tmp_path / "pictures").iterdir())) == config.evaluation.num_pictures
 
 
+def test_keypoints_that_the_records_leave_out_do_not_stop_an_evaluation(tmp_path):
+    class Unsound(Source):
+        def coco_ground_truth(self):
+            ground_truth = super().coco_ground_truth()
+            for category, names in zip(ground_truth["categories"], (["nose"], ["tail"], 3), strict=False):
+                category["keypoints"] = names
+            return ground_truth
+
+    config = small_config(8)
+    config.evaluation.num_pictures = 1
+    results = [{"image_id": 1, "category_id": 1, "score": 0.5, "bbox": [0, 0, 9, 9], "segmentation": FULL}]
+    assert "keypoints" not in evaluation.write(results, Unsound(), config, tmp_path, {})
+    assert (tmp_path / "pictures/1.png").exists()
+
+
 @pytest.mark.parametrize("predictor, boundary", [("class_specific", True), ("none", True), ("transfer", False)])
 @pytest.mark.parametrize("groups", [None, {}, {"A": [1], "B": [2]}, {"A": [1], "B": [2], "mixed": [3, 4]}])
 def test_what_is_measured_is_known_in_advance(predictor, boundary, groups):
