@@ -128,7 +128,10 @@ def check_keypoints(model: Any, skeleton: Skeleton | None) -> None:
     """
     count = num_keypoints(model)
     if count is not None and skeleton is None:
-        raise ValueError(f"config.model finds {count} keypoints an object; the training data have none")
+        raise ValueError(
+            f"config.model finds {count} keypoints an object; the training data have none: what 0.1 prepared, or "
+            "--keypoints=drop, has to be prepared again"
+        )
     if count is not None and skeleton is not None and count != len(skeleton.names):
         raise ValueError(
             f"config.model finds {count} keypoints an object; the training data have {len(skeleton.names)} "
