@@ -44,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     evaluation.check(config)
     source = evaluation.open_evaluated(config, values.directory, values.split)
     same_classes(source.categories, loaded.categories, "the dataset and the checkpoint")
+    evaluation.check_ground_truth(config, source)
     _check_others(others, source)
     groups = read_groups(values.workdir, source.categories)
     if groups is None:

@@ -19,7 +19,7 @@ from maskx_jax.data.records import Source
 from maskx_jax.data.sources import open_source
 from maskx_jax.data.transforms import Transform, decode
 from maskx_jax.distributed.processes import gather_objects
-from maskx_jax.evaluation import keypoints, matching, metrics, paste_masks, results, scores
+from maskx_jax.evaluation import checks, keypoints, matching, metrics, paste_masks, results, scores
 from maskx_jax.evaluation.drawing import draw_comparison
 from maskx_jax.inference import DetectStep
 from maskx_jax.models.build import produces
@@ -152,6 +152,16 @@ def check(config: ConfigDict) -> None:
     keypoints.check_score(config.evaluation.keypoint_score)
 
 
+def check_ground_truth(config: ConfigDict, source: Source) -> None:
+    """Check that a source says what scoring needs to know of keypoints, where the model finds some.
+
+    Raises:
+      ValueError: it has no keypoints, or they have no sigmas.
+    """
+    if "keypoints" in kinds(config):
+        checks.keypoint_sigmas(source.coco_ground_truth())
+
+
 def scored_groups(categories: Categories, config: ConfigDict) -> dict[str, list[int]]:
     """Return the category ids of A and B as the config says, where both exist."""
     chosen = config.evaluation.mask_classes or config.data.mask_classes
@@ -174,9 +184,10 @@ def trained_groups(source: Source, config: ConfigDict) -> dict[str, list[int]]:
 def measured_metrics(config: ConfigDict, groups: Groups, source: Source) -> set[str]:
     """Return the metrics that have objects of a source to be measured on; a group without masks has no mask AP.
 
-    Raises: as `check`.
+    Raises: as `check` and `check_ground_truth`.
     """
     check(config)
+    check_ground_truth(config, source)
     boxes, masks = roles.count_labels(source, np.ones(len(source.categories) + 1, bool))
     label_of_id = source.categories.label_of_id()
     members = {"all": source.categories.ids, **groups}

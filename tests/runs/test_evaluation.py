@@ -230,6 +230,19 @@ def test_masks_are_pasted_by_the_configs_convention(grid, is_inside):
     assert all((mask_coder.area(entry["segmentation"]) > 0) == is_inside for entry in results)
 
 
+@pytest.mark.parametrize("keypoints", [False, True])
+def test_what_keypoints_need_is_known_before_anything_is_detected(keypoints):
+    source, config = ShapesSource(2, 1, image_size=64, keypoints=keypoints), small_config(8)
+    evaluation.check_ground_truth(config, source)
+    config.model.rcnn.keypoint_predictor = "heatmaps"
+    if keypoints:
+        measured = evaluation.measured_metrics(config, {}, source)
+        assert {"keypoints/all/AP", "keypoints/all/ARl", "bbox/all/AP"} <= measured
+    else:
+        with pytest.raises(ValueError, match="no category has keypoints"):
+            evaluation.check_ground_truth(config, source)
+
+
 @pytest.mark.parametrize("score", ["logit", "probability"])
 def test_keypoints_are_found_by_the_configs_convention(score):
     mesh, config = make_mesh(), small_config(8)
