@@ -32,7 +32,8 @@ class Row:
     """One experiment.
 
     Attributes:
-      predictor: "transfer", "class_agnostic", or "class_specific" with the masks of all classes (the oracle).
+      predictor: "transfer", "class_agnostic", or "class_specific" with the masks of all classes (the oracle); of Mask
+        R-CNN also "multinomial" and "none".
       embedmask: in place of a two-stage detector, the form of EmbedMask: "ijcai" or "arxiv", class-agnostic or with
         transfer.
       stage_wise: whether only the mask branch is trained, on a frozen detector.
@@ -40,10 +41,11 @@ class Row:
       transfer: fields of T.
       gt_boxes: whether masks are trained on the objects' own boxes.
       deep: an 11-convolution residual mask head.
+      mlp_layers: hidden layers of 1,024 units that stand in place of the mask head's convolutions, where there are any.
       pooling: the operation that pools regions.
       partial: whether some classes have no masks: A and B. Without, all have masks and are scored together.
-      backbone: "r50" or "r101"; the tiny size has one of its own.
-      paper: the paper's mask AP on B by the choice of A; of Mask R-CNN over "all" classes.
+      backbone: one of `families.rcnn.BACKBONE_C4`; the tiny size has its own, but takes its form, FPN or C4.
+      paper: the paper's mask AP on B by the choice of A; of Mask R-CNN over "all" classes, and of boxes in table 3.
     """
 
     predictor: str = "transfer"
@@ -53,6 +55,7 @@ class Row:
     transfer: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     gt_boxes: bool = False
     deep: bool = False
+    mlp_layers: int = 0
     pooling: str = "roi_align"
     partial: bool = True
     backbone: str = "r50"
@@ -83,6 +86,10 @@ def _embedmask(form: str, predictor: str) -> Row:
 
 def _mask_rcnn(ap: float, predictor: str = "class_specific", **fields: Any) -> Row:
     return Row(predictor, stage_wise=False, partial=False, paper={"all": ap}, **fields)
+
+
+def _c4(ap: float, predictor: str = "class_specific", **fields: Any) -> Row:
+    return _mask_rcnn(ap, predictor, backbone="r50_c4", **fields)
 
 
 _AGNOSTIC = Row("class_agnostic", paper=_paper(14.2, 21.5))
@@ -146,12 +153,29 @@ ROWS: dict[str, Row] = {
     "one_stage/embedmask_arxiv": _embedmask("arxiv", "class_agnostic"),
     "one_stage/embedmask_ijcai_transfer": _embedmask("ijcai", "transfer"),
     "one_stage/embedmask_arxiv_transfer": _embedmask("arxiv", "transfer"),
-    # Mask R-CNN: how regions are pooled. The paper's numbers are of R-50-C4.
-    "mask_rcnn/2c/roi_pool": _mask_rcnn(26.9, pooling="roi_pool"),
-    "mask_rcnn/2c/roi_warp_max": _mask_rcnn(27.2, pooling="roi_warp_max"),
-    "mask_rcnn/2c/roi_warp": _mask_rcnn(27.1, pooling="roi_warp"),
-    "mask_rcnn/2c/roi_align_max": _mask_rcnn(30.2, pooling="roi_align_max"),
-    "mask_rcnn/2c/roi_align": _mask_rcnn(30.3),
+    # Mask R-CNN: backbones;
+    "mask_rcnn/2a/r50_c4": _c4(30.3),
+    "mask_rcnn/2a/r101_c4": _mask_rcnn(32.7, backbone="r101_c4"),
+    "mask_rcnn/2a/r50": _mask_rcnn(33.6),
+    "mask_rcnn/2a/r101": _mask_rcnn(35.4, backbone="r101"),
+    "mask_rcnn/2a/x101_64x4d": _mask_rcnn(36.7, backbone="x101_64x4d"),
+    # classes that compete for pixels, or do not, or share one mask;
+    "mask_rcnn/2b/multinomial": _c4(24.8, "multinomial"),
+    "mask_rcnn/2b/sigmoid": _c4(30.3),
+    "mask_rcnn/2b/class_agnostic": _c4(29.7, "class_agnostic"),
+    # how regions are pooled;
+    "mask_rcnn/2c/roi_pool": _c4(26.9, pooling="roi_pool"),
+    "mask_rcnn/2c/roi_warp_max": _c4(27.2, pooling="roi_warp_max"),
+    "mask_rcnn/2c/roi_warp": _c4(27.1, pooling="roi_warp"),
+    "mask_rcnn/2c/roi_align_max": _c4(30.2, pooling="roi_align_max"),
+    "mask_rcnn/2c/roi_align": _c4(30.3),
+    # fully connected layers, or convolutions;
+    "mask_rcnn/2e/mlp_2": _mask_rcnn(31.5, mlp_layers=2),
+    "mask_rcnn/2e/mlp_3": _mask_rcnn(31.5, mlp_layers=3),
+    "mask_rcnn/2e/fcn": _mask_rcnn(33.6),
+    # boxes without masks, and with (box AP, on test-dev).
+    "mask_rcnn/3/faster_rcnn": _mask_rcnn(37.3, "none", backbone="r101"),
+    "mask_rcnn/3/mask_rcnn": _mask_rcnn(38.2, backbone="r101"),
 }
 
 
@@ -219,8 +243,10 @@ def _change(row: Row) -> variants.Change:
             for name in ("mask_threshold", "picture_score_threshold"):
                 config.evaluation[name] = system.evaluation[name]
             return
-        if row.backbone == "r101" and not is_tiny:
-            variants.resnet101(config)
+        if not is_tiny:
+            rcnn.BACKBONE_C4[row.backbone](config)
+        elif row.backbone.endswith("_c4"):
+            rcnn.c4(config)
         model.mask_predictor = row.predictor
         model.weight_transfer.update(row.transfer)
         if row.mlp:
@@ -229,6 +255,8 @@ def _change(row: Row) -> variants.Change:
             model.mask_head.train_on = "gt_boxes"
         if row.deep:
             model.mask_head.update(body="residual", num_convs=11)
+        if row.mlp_layers:
+            model.mask_head.update(body="mlp", num_convs=row.mlp_layers, channels=256 if is_tiny else 1024)
         model.roi_align.operation = row.pooling
         if row.is_oracle:
             config.data.mask_classes = "all"

@@ -30,12 +30,13 @@ def test_every_row_traces_at_full_size(row):
     variables = jax.eval_shape(lambda: initialize(model, jax.random.key(0)))
     trained, _ = split_params(variables["params"], config.optimizer.untrained)
     total, losses = jax.eval_shape(lambda v: model.apply(v, batch, jax.random.key(0), method="losses"), variables)
-    assert total.shape == () and "mask" in losses
+    assert total.shape == () and ("mask" in losses) == (paper.ROWS[row].predictor != "none")
     modules = set(trained)
     if paper.ROWS[row].stage_wise:
         assert modules == {"mask_head", "mask_weights"}
     else:
-        assert modules > ({"head", "embed_head"} if paper.ROWS[row].embedmask else {"mask_head", "rpn"})
+        mask_head = {"mask_head"} if "mask" in losses else set()
+        assert modules > ({"head", "embed_head"} if paper.ROWS[row].embedmask else {"rpn"} | mask_head)
 
 
 def test_rows_are_what_their_names_say():
@@ -53,6 +54,10 @@ def test_rows_are_what_their_names_say():
     assert model("beyond/transfer_gt_boxes_deep").mask_head.train_on == "gt_boxes"
     assert model("beyond/transfer_gt_boxes_deep").mask_head.body == "residual"
     assert model("detector").mask_predictor == "none"
+    assert model("mask_rcnn/2b/multinomial").mask_predictor == "multinomial"
+    mlp = model("mask_rcnn/2e/mlp_3").mask_head
+    assert (mlp.body, mlp.num_convs, mlp.channels) == ("mlp", 3, 1024)
+    assert model("mask_rcnn/3/faster_rcnn").mask_predictor == "none"
 
 
 def test_rows_of_one_stage_differ_from_those_of_two_by_their_system():
@@ -73,6 +78,7 @@ def test_rows_of_mask_rcnn_have_the_masks_of_all_classes_and_score_them_together
         config = paper.get_config(f"row={row},size={size}")
         assert (config.data.mask_classes, config.evaluation.mask_classes) == ("all", None)
         assert config.model.rcnn.roi_align.operation == row.rpartition("/")[2]
+        assert config.model.backbone.kind == "resnet_c4"
     assert paper.tables()["mask_rcnn/2c"][0] == "mask_rcnn/2c/roi_pool"
 
 

@@ -15,7 +15,8 @@ def get_config() -> ConfigDict:
     config.model.family = "rcnn"
     config.model.rcnn = ConfigDict(
         {
-            # "none" (boxes only), "class_specific", "class_agnostic" or "transfer" (Mask^X R-CNN).
+            # "none" (boxes only), "class_specific", "class_agnostic", "transfer" (Mask^X R-CNN) or "multinomial" (a
+            # softmax over the classes in every pixel).
             "mask_predictor": "class_specific",
             # "none", or "heatmaps": keypoints beside boxes, and beside masks if there are any.
             "keypoint_predictor": "none",

@@ -213,7 +213,7 @@ def _masks(split: Split, objects: Objects, config: Mapping[str, Any]) -> Iterato
         )
     if config["model"]["family"] == "rcnn" and (bare or not allowed[1:].all()):
         predictor = config["model"]["rcnn"]["mask_predictor"]
-        if predictor == "class_specific":
+        if predictor in ("class_specific", "multinomial"):
             reason = "classes without masks in training have no mask weights of their own to learn"
             yield Advice("model.rcnn.mask_predictor", predictor, "transfer", reason)
 

@@ -119,6 +119,8 @@ def _check_expressible(fields: Mapping[str, Any]) -> None:
             continue
         if value != required:
             lacking.append(f"{field} = {value!r} (expected {required!r})")
+    if family == "rcnn" and fields["rcnn"]["mask_predictor"] == "multinomial":
+        lacking.append("rcnn.mask_predictor = 'multinomial' (expected one whose masks are sigmoids)")
     if lacking:
         peer = "Keypoint R-CNN" if "keypoint" in parts else _PEERS[family]
         raise ValueError(f"torchvision's {peer} cannot express model.{', model.'.join(lacking)}")

@@ -716,6 +716,8 @@ def test_the_export_of_mask_x_writes_out_what_t_predicts():
         ("roi_align__sampling_ratio", 0),
         ("roi_align__operation", "roi_pool"),
         ("mask_head__mlp", "light"),
+        ("mask_predictor", "multinomial"),
+        ("mask_head__body", "mlp"),
         ("box_head__resolution", 5),
         ("mask_head__resolution", 7),
         ("mask_head__body", "residual"),

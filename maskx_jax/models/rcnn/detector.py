@@ -1,9 +1,8 @@
 """Faster, Mask and Mask^X R-CNN: the parts wired together."""
 
 import dataclasses
-import functools
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -15,23 +14,16 @@ from maskx_jax.limits import Check, one_of, within
 from maskx_jax.models.backbones import fpn
 from maskx_jax.models.backbones.fpn import FPN, compute_pyramid
 from maskx_jax.models.pixels import Pixels
-from maskx_jax.models.rcnn import box_head, keypoint_head, mask_head, pooling, rpn, weight_transfer
+from maskx_jax.models.rcnn import box_head, keypoint_head, mask_branch, mask_head, pooling, rpn, weight_transfer
 from maskx_jax.models.rcnn.box_head import BoxHead, BoxPredictions, ClassWeights
 from maskx_jax.models.rcnn.keypoint_head import KeypointHead
 from maskx_jax.models.rcnn.mask_branch import MaskBranch
-from maskx_jax.models.rcnn.mask_head import MaskHead
 from maskx_jax.models.rcnn.pooling import RoIAlign
 from maskx_jax.models.rcnn.region_head import RegionHead
 from maskx_jax.models.rcnn.rpn import RPN
-from maskx_jax.models.rcnn.weight_transfer import (
-    ClassAgnosticWeights,
-    ClassSpecificWeights,
-    WeightTransfer,
-)
 from maskx_jax.ops.losses import Mean, total_loss
 from maskx_jax.structures import Batch, Detections
 
-MASK_PREDICTORS = ("none", "class_specific", "class_agnostic", "transfer")
 KEYPOINT_PREDICTORS = ("none", "heatmaps")
 _MODULES: Mapping[str, Mapping[str, Check]] = {
     "fpn": fpn.LIMITS,
@@ -43,7 +35,7 @@ _MODULES: Mapping[str, Mapping[str, Check]] = {
     "keypoint_head": keypoint_head.LIMITS,
 }
 LIMITS: Mapping[str, Check] = {
-    "mask_predictor": one_of(*MASK_PREDICTORS),
+    "mask_predictor": one_of(*mask_branch.PREDICTORS),
     "keypoint_predictor": one_of(*KEYPOINT_PREDICTORS),
     **within(_MODULES),
 }
@@ -161,7 +153,7 @@ class RCNN(nn.Module):
         pyramid = self.pyramid(images, image_sizes)
         # Its rows of weights are parameters: jitted, nothing that the box head says of regions is computed.
         class_weights = self.box_predictions(pyramid, boxes[:, :1], valid[:, :1]).class_weights
-        return jax.nn.sigmoid(self.region_predictions(branch, pyramid, boxes, labels, valid, class_weights))
+        return branch.head.probabilities(self.region_predictions(branch, pyramid, boxes, labels, valid, class_weights))
 
     def pyramid(self, images: UInt8[Array, "b h w 3"], image_sizes: Float[Array, "b 2"]) -> dict[int, Array]:
         """Normalise the pixels and compute P2..P6, or C4.
@@ -236,23 +228,17 @@ def build(
       max_detections: an image, over all classes.
       dtype: of the computation in the networks; parameters, losses and boxes are float32 always.
       cpu: whether the program is for one CPU device, see `models.build.build`.
-      mask_predictor: "none", "class_specific", "class_agnostic" or "transfer".
+      mask_predictor: one of `mask_branch.PREDICTORS`.
       fpn, rpn, roi_align, box_head, mask_head, weight_transfer, keypoint_head: fields of the modules of that name.
       keypoint_predictor: "none" or "heatmaps"; runs from before there were keypoints do not say.
 
     Raises:
-      ValueError: `mask_predictor` or `keypoint_predictor` is unknown, the number of convolutions does not fit the mask
-        head's body, that of anchor sizes the levels, or one head's resolution another's on C4.
+      ValueError: `keypoint_predictor` is unknown, the number of anchor sizes does not fit the levels, one head's
+        resolution is not another's on C4, or as `mask_branch.build`.
       TypeError: a mapping has a key that its module does not know.
     """
-    head = MaskHead(**mask_head, dtype=dtype, cpu=cpu, name="mask_head")
-    if head.body == "residual" and head.num_convs % 2 == 0:
-        raise ValueError(
-            f"rcnn.mask_head.num_convs is {head.num_convs}; expected an odd number: one convolution and then pairs"
-        )
-    heads: list[RegionHead] = []
-    if (weights := _mask_weights(mask_predictor, num_classes, head.channels, weight_transfer)) is not None:
-        heads.append(MaskBranch(head, weights, cpu))
+    masks = mask_branch.build(mask_predictor, num_classes, mask_head, weight_transfer, dtype, cpu)
+    heads: list[RegionHead] = [] if masks is None else [masks]
     is_c4 = hasattr(backbone, "region_features")
     keypoints = KeypointHead(**keypoint_head, dtype=dtype, cpu=cpu, name="keypoint_head")
     if _finds_keypoints(keypoint_predictor, is_c4):
@@ -293,17 +279,3 @@ def _rpn(rpn: RPN, num_levels: int) -> RPN:
             "for each level"
         )
     return rpn.clone(sizes_per_level=sizes_per_level)
-
-
-def _mask_weights(predictor: str, num_classes: int, channels: int, weight_transfer: Mapping[str, Any]) -> Any:
-    """Return what says the mask predictor's weights of each class, or None where there is no mask."""
-    if predictor not in MASK_PREDICTORS:
-        raise ValueError(f"rcnn.mask_predictor is {predictor!r}; expected one of {', '.join(MASK_PREDICTORS)}")
-    if predictor == "none":
-        return None
-    kinds: dict[str, Callable[..., Any]] = {
-        "class_specific": ClassSpecificWeights,
-        "class_agnostic": ClassAgnosticWeights,
-        "transfer": functools.partial(WeightTransfer, **weight_transfer),
-    }
-    return kinds[predictor](num_classes, channels, name="mask_weights")

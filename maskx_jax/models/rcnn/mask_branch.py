@@ -1,18 +1,30 @@
 """The mask branch: the network on each region, and what says the weights of its predictor."""
 
 import dataclasses
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
 
-import jax
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from maskx_jax.models.rcnn.box_head import ClassWeights
 from maskx_jax.models.rcnn.mask_head import MaskHead
+from maskx_jax.models.rcnn.mlp_mask_head import MLPMaskHead, no_weights
+from maskx_jax.models.rcnn.multinomial import MultinomialMaskHead
 from maskx_jax.models.rcnn.region_head import apply_to_used
-from maskx_jax.models.rcnn.weight_transfer import MaskWeights
+from maskx_jax.models.rcnn.weight_transfer import ClassAgnosticWeights, ClassSpecificWeights, WeightTransfer
 from maskx_jax.ops.losses import Mean
 from maskx_jax.structures import Detections, GroundTruth, RoiTargets
+
+# What says the weights of each class.
+PREDICTORS: Mapping[str, Any] = {
+    "none": None,
+    "class_specific": ClassSpecificWeights,
+    "class_agnostic": ClassAgnosticWeights,
+    "transfer": WeightTransfer,
+    "multinomial": ClassSpecificWeights,
+}
 
 
 @struct.dataclass
@@ -22,12 +34,12 @@ class MaskBranch:
     Attributes:
       head: the network.
       weights: what says the mask predictor's weights of each class: `ClassSpecificWeights` (Mask R-CNN),
-        `ClassAgnosticWeights` or `WeightTransfer` (Mask^X R-CNN).
+        `ClassAgnosticWeights` or `WeightTransfer` (Mask^X R-CNN); what a `MaskHead` takes.
       cpu: whether only the regions that are used are computed, a few at a time; see `ops.cpu.used_slots`.
     """
 
     head: MaskHead
-    weights: Callable[[ClassWeights], MaskWeights]
+    weights: Callable[[ClassWeights], Any]
     cpu: bool = struct.field(pytree_node=False, default=False)
 
     @property
@@ -50,13 +62,13 @@ class MaskBranch:
         labels: Int[Array, "b q"],
         used: Bool[Array, "b q"],
         class_weights: ClassWeights,
-    ) -> Float[Array, "b q m m"]:
+    ) -> Float[Array, "b q *channels m m"]:
         """Return the mask logits of each region for its own label; those of regions that are not used mean nothing."""
         return apply_to_used(self.head, pooled, labels, used, self.weights(class_weights), cpu=self.cpu)
 
     def losses(
         self,
-        predictions: Float[Array, "b q m m"],
+        predictions: Float[Array, "b q *channels m m"],
         rois: RoiTargets,
         used: Bool[Array, "b q"],
         ground_truth: GroundTruth,
@@ -64,6 +76,49 @@ class MaskBranch:
         """Return mask, see `MaskHead.losses`."""
         return self.head.losses(predictions, rois, used, ground_truth)
 
-    def detect(self, predictions: Float[Array, "b d m m"], detections: Detections) -> Detections:
+    def detect(self, predictions: Float[Array, "b d *channels m m"], detections: Detections) -> Detections:
         """Return the detections with mask probabilities."""
-        return dataclasses.replace(detections, masks=jax.nn.sigmoid(predictions))
+        return dataclasses.replace(detections, masks=self.head.probabilities(predictions))
+
+
+def build(
+    predictor: str,
+    num_classes: int,
+    mask_head: Mapping[str, Any],
+    weight_transfer: Mapping[str, Any],
+    dtype: str,
+    cpu: bool,
+) -> MaskBranch | None:
+    """Build the mask branch, or nothing where the predictor is "none"; the arguments are those of `detector.build`.
+
+    Raises:
+      ValueError: the predictor is unknown, or does not fit the mask head's body or its MLP; or the number of
+        convolutions does not fit the body.
+      TypeError: a mapping has a key that its module does not know.
+    """
+    fields = {**mask_head, "dtype": dtype, "cpu": cpu, "name": "mask_head"}
+    head = MaskHead(**fields)
+    if head.body == "residual" and head.num_convs % 2 == 0:
+        raise ValueError(
+            f"rcnn.mask_head.num_convs is {head.num_convs}; expected an odd number: one convolution and then pairs"
+        )
+    if predictor not in PREDICTORS:
+        raise ValueError(f"rcnn.mask_predictor is {predictor!r}; expected one of {', '.join(PREDICTORS)}")
+    if predictor == "none":
+        return None
+    if head.body == "mlp":
+        if predictor not in (expected := ("class_specific", "class_agnostic")) or head.mlp != "none":
+            raise ValueError(
+                f"rcnn.mask_predictor is {predictor!r} and mask_head.mlp {head.mlp!r}; expected "
+                f"{' or '.join(expected)}, and none, for mask_head.body = 'mlp'"
+            )
+        num_masks = num_classes + 1 if predictor == "class_specific" else 1
+        return MaskBranch(MLPMaskHead(**fields, num_masks=num_masks), no_weights, cpu)
+    if predictor == "multinomial":
+        if head.mlp != "none":
+            raise ValueError(f"rcnn.mask_head.mlp is {head.mlp!r}; expected 'none' for a multinomial mask_predictor")
+        head = MultinomialMaskHead(**fields)
+    weights = PREDICTORS[predictor]
+    if predictor == "transfer":
+        weights = functools.partial(weights, **weight_transfer)
+    return MaskBranch(head, weights(num_classes, head.channels, name="mask_weights"), cpu)

@@ -27,7 +27,7 @@ TARGETS = {"sampled": sample_mask, "averaged": average_mask}
 LIMITS: Mapping[str, Check] = {
     "channels": number(1),
     "num_convs": number(0),
-    "body": one_of(*BODIES),
+    "body": one_of(*BODIES, "mlp"),
     "resolution": number(1),
     "mlp": one_of(*MLP_BRANCHES),
     "mlp_channels": number(1),
@@ -45,7 +45,7 @@ class MaskHead(nn.Module):
       num_convs: before the upsampling; none on C4, where res5 comes before.
       body: "plain" convolutions (Mask R-CNN), or "residual": a convolution, then pairs of them with GroupNorm around a
         shortcut, which stay trainable when there are many. Deeper heads segment unseen classes better (DeepMAC,
-        Birodkar et al. 2021).
+        Birodkar et al. 2021). "mlp": as many hidden layers of as many units, and no convolutions: see `MLPMaskHead`.
       resolution: of the pooled features.
       mlp: a class-agnostic prediction added to the logits (Mask^X R-CNN, section 3.4). "paper" is the released code's:
         one layer from all 200,704 features of a region to its 784 logits, 157 million weights. "light" first reduces
@@ -85,16 +85,24 @@ class MaskHead(nn.Module):
         """
         if self.mlp not in MLP_BRANCHES:
             raise ValueError(f"got mlp {self.mlp!r}; expected one of {MLP_BRANCHES}")
-        if self.body not in BODIES:
-            raise ValueError(f"got body {self.body!r} of the mask head; expected one of {BODIES}")
-        x = self._residual_body(pooled) if self.body == "residual" else self._plain_body(pooled)
-        x = nn.relu(Deconvolution2x2(self.channels, self.dtype, name="deconvolution")(x))
+        x = self.features(pooled)
         weights = mask_weights.weights[labels].astype(self.dtype)
         logits = jnp.einsum("rhwc,rc->rhw", x, weights, preferred_element_type=jnp.float32)
         logits += mask_weights.bias[labels][:, None, None]
         if self.mlp != "none":
             logits += self._mlp(x)
         return logits
+
+    def features(self, pooled: Float[Array, "r s s c"]) -> Float[Array, "r m m channels"]:
+        """Return what the predictor sees of each region, within `__call__`.
+
+        Raises:
+          ValueError: `body` is unknown, or a residual one has an even number of convolutions.
+        """
+        if self.body not in BODIES:
+            raise ValueError(f"got body {self.body!r} of the mask head; expected one of {BODIES}")
+        x = self._residual_body(pooled) if self.body == "residual" else self._plain_body(pooled)
+        return nn.relu(Deconvolution2x2(self.channels, self.dtype, name="deconvolution")(x))
 
     def _conv(self, index: int) -> nn.Conv:
         return conv(self.channels, 3, kernel_init=msra_fill, dtype=self.dtype, cpu=self.cpu, name=f"conv{index}")
@@ -142,19 +150,27 @@ class MaskHead(nn.Module):
 
     def losses(
         self,
-        logits: Float[Array, "b q m m"],
+        predictions: Float[Array, "b q *channels m m"],
         rois: RoiTargets,
         supervised: Bool[Array, "b q"],
         ground_truth: GroundTruth,
     ) -> dict[str, Mean]:
-        """Return mask: binary cross-entropy, the mean over all pixels of all supervised regions.
+        """Return mask: cross-entropy, the mean over all pixels of all supervised regions.
 
         Raises:
           ValueError: `targets` is unknown.
         """
         if self.targets not in TARGETS:
             raise ValueError(f"got targets {self.targets!r} of the mask head; expected one of {tuple(TARGETS)}")
-        target_of = functools.partial(TARGETS[self.targets], size=logits.shape[-1])
+        target_of = functools.partial(TARGETS[self.targets], size=predictions.shape[-1])
         targets = jax.vmap(target_of)(ground_truth.masks, ground_truth.mask_frames, rois.gt_index, rois.boxes)
-        per_pixel = optax.sigmoid_binary_cross_entropy(logits, targets.astype(jnp.float32))
+        per_pixel = self.cross_entropy(predictions, targets.astype(jnp.float32))
         return {"mask": masked_mean(per_pixel.mean((-2, -1)), supervised)}
+
+    def cross_entropy(self, logits: Float[Array, "b q m m"], targets: Float[Array, "b q m m"]) -> Any:
+        """Return the loss of each pixel; a target is the part of the pixel that is object."""
+        return optax.sigmoid_binary_cross_entropy(logits, targets)
+
+    def probabilities(self, logits: Float[Array, "b q m m"]) -> Float[Array, "b q m m"]:
+        """Return the probability that a pixel is object."""
+        return jax.nn.sigmoid(logits)
