@@ -146,7 +146,9 @@ class FileWeights:
             module, _, leaf = path.rpartition("/")
             if path not in modules and module not in modules:
                 continue
-            suffixes = layout.norm_suffixes if collection == "frozen" else (layout.suffixes[leaf == "bias"],)
+            suffixes = layout.norm_suffixes
+            if collection != "frozen":
+                suffixes = ((suffixes if module.endswith("_norm") else layout.suffixes)[leaf == "bias"],)
             # Single numbers have names of their own.
             keys = [modules[path]] if path in modules else [modules[module] + suffix for suffix in suffixes]
             used |= set(keys)

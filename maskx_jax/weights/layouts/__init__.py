@@ -1,6 +1,7 @@
 """How other code bases name and arrange the parameters of the same networks, and the conventions that go with them."""
 
 import re
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -17,10 +18,15 @@ LAYOUTS = {
         torchvision.DETECTOR,
         torchvision.COCO,
         torchvision.CLASSIFIER,
+        torchvision.GROUP_NORM_CLASSIFIER,
         detectron2.DETECTRON2,
         detectron2.TORCHVISION,
+        detectron2.RESNEXT,
         detectron.DETECTRON,
+        detectron.RESNEXT,
+        detectron.GROUP_NORM_RESNET,
         fcos_core.FCOS_CORE,
+        fcos_core.RESNEXT,
     )
 }
 
@@ -61,16 +67,11 @@ def recognize(file: WeightFile) -> Layout:
     """
     for layout in LAYOUTS.values():
         if any(re.fullmatch(layout.signature, name) for name in file.arrays):
-            if layout is torchvision.DETECTOR and published_size(file) is not None:
-                return LAYOUTS["torchvision_coco"]
-            # Only the ResNet made from torchvision's has pixels divided by their deviation.
-            deviation = file.arrays.get("pixel_std", np.ones(3))
-            if layout is detectron2.DETECTRON2 and (file.author == "torchvision" or not np.allclose(deviation, 1)):
-                return LAYOUTS["detectron2_torchvision"]
-            return layout
+            return _of_the_same_names(layout, file)
     raise ValueError(
         f"{file.path}: of no known network: holds names such as {sorted(file.arrays)[:4]}; known are the files of "
-        "torchvision, timm (ResNet), detectron2, AdelaiDet (FCOS), Detectron, and FCOS' and EmbedMask's authors"
+        "torchvision, timm (ResNet, ResNeXt), detectron2, AdelaiDet (FCOS), Detectron, and FCOS' and EmbedMask's "
+        "authors"
     )
 
 
@@ -84,3 +85,33 @@ def published_size(file: WeightFile) -> str | None:
     if file.metadata is not None:
         return None
     return "91 rows" if rows == 91 else "17 keypoints of one class" if (rows, keypoints) == (2, 17) else None
+
+
+def _of_the_same_names(layout: Layout, file: WeightFile) -> Layout:
+    """Return the layout of a file among those that share a signature: what its arrays are decides."""
+    arrays = file.arrays
+    if layout is torchvision.DETECTOR:
+        return layout if published_size(file) is None else torchvision.COCO
+    if layout is torchvision.CLASSIFIER:
+        has_statistics = "bn1.weight" not in arrays or "bn1.running_mean" in arrays
+        return layout if has_statistics else torchvision.GROUP_NORM_CLASSIFIER
+    if layout is detectron2.DETECTRON2:
+        if file.author != "torchvision" and _has_groups(arrays, r"(backbone\.bottom_up\.)?res2\.0\.conv2\.weight"):
+            return detectron2.RESNEXT
+        # Of other networks only the ResNet made from torchvision's has pixels divided by their deviation.
+        deviation = arrays.get("pixel_std", np.ones(3))
+        is_torchvision = file.author == "torchvision" or not np.allclose(deviation, 1)
+        return detectron2.TORCHVISION if is_torchvision else layout
+    if layout is detectron.DETECTRON:
+        if detectron.GROUP_NORM_SIGN in arrays:
+            return detectron.GROUP_NORM_RESNET
+        return detectron.RESNEXT if _has_groups(arrays, "res2_0_branch2b_w") else layout
+    if layout is fcos_core.FCOS_CORE:
+        return fcos_core.RESNEXT if _has_groups(arrays, r"backbone\.body\.layer1\.0\.conv2\.weight") else layout
+    return layout
+
+
+def _has_groups(arrays: Mapping[str, np.ndarray], pattern: str) -> bool:
+    """Say whether the 3x3 convolution of that name sees some of its input's channels only, as ResNeXt's do."""
+    shapes = [array.shape for name, array in arrays.items() if re.fullmatch(pattern, name)]
+    return any(len(shape) == 4 and shape[1] < shape[0] for shape in shapes)

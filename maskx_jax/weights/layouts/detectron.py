@@ -1,10 +1,13 @@
 """Files of Detectron, and of its Mask^X release."""
 
+import dataclasses
 from collections.abc import Collection
 
 from maskx_jax.weights.layouts.layout import (
     BGR,
+    GROUP_NORM,
     STRIDE_IN_1X1,
+    STRIDE_IN_3X3,
     Layout,
     blocks,
     keypoint_convs,
@@ -13,10 +16,13 @@ from maskx_jax.weights.layouts.layout import (
     rules_of_detectors,
 )
 
+# The first normalisation of a ResNet with GroupNorm; that of others is named after the stage.
+GROUP_NORM_SIGN = "conv1_gn_s"
+
 
 def _modules(ours: Collection[str], names: Collection[str]) -> dict[str, str]:
     """Name Detectron's blobs, and those that the Mask^X release adds for T and the MLP branch."""
-    modules = {"backbone/stem": "conv1", "backbone/stem_norm": "res_conv1"}
+    modules = {"backbone/stem": "conv1", "backbone/stem_norm": "conv1" if GROUP_NORM_SIGN in names else "res_conv1"}
     branches = {"conv1": "branch2a", "conv2": "branch2b", "conv3": "branch2c", "shortcut": "branch1"}
     for stage, block in blocks(ours):
         for layer, branch in branches.items():
@@ -61,4 +67,16 @@ DETECTRON = Layout(
     keypoint_grid="image",
     # Detectron's stem has no bias, though ImageNet files carry one. Keypoint maps are interpolated by fixed weights.
     ignored=(r".*_momentum", r"(fc1000|pred)_[wb]", r"conv1_b", r"kps_score_[wb]"),
+)
+# ResNeXt, trained with Caffe2; Detectron has no deviation of pixels.
+RESNEXT = dataclasses.replace(
+    DETECTRON,
+    name="detectron_resnext",
+    backbone_conventions={**DETECTRON.backbone_conventions, **STRIDE_IN_3X3},
+)
+GROUP_NORM_RESNET = dataclasses.replace(
+    DETECTRON,
+    name="detectron_group_norm",
+    norm_suffixes=("_gn_s", "_gn_b"),
+    backbone_conventions={**DETECTRON.backbone_conventions, **STRIDE_IN_3X3, **GROUP_NORM},
 )

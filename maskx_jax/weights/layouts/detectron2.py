@@ -77,3 +77,13 @@ DETECTRON2 = Layout(
 )
 # torchvision's ImageNet weights under detectron2's names, and detectors trained from them.
 TORCHVISION = dataclasses.replace(DETECTRON2, name="detectron2_torchvision", backbone_conventions=RGB | STRIDE_IN_3X3)
+# ResNeXt, trained with Caffe2: the order of its channels is BGR, and their deviation with them.
+RESNEXT = dataclasses.replace(
+    DETECTRON2,
+    name="detectron2_resnext",
+    backbone_conventions={
+        **DETECTRON2.backbone_conventions,
+        **STRIDE_IN_3X3,
+        "pixels.std": (57.375, 57.12, 58.395),
+    },
+)

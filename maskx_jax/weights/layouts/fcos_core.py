@@ -1,10 +1,12 @@
 """Files of fcos_core, the code of FCOS' authors, and of EmbedMask, which stands on it; both on maskrcnn-benchmark."""
 
+import dataclasses
 from collections.abc import Collection
 
 from maskx_jax.weights.layouts.layout import (
     BGR,
     STRIDE_IN_1X1,
+    STRIDE_IN_3X3,
     TORCH,
     Layout,
     level_scales,
@@ -59,4 +61,10 @@ FCOS_CORE = Layout(
     # Its frozen BatchNorm divides by the variance as it is.
     epsilon=0.0,
     **TORCH,
+)
+# ResNeXt, trained with Caffe2.
+RESNEXT = dataclasses.replace(
+    FCOS_CORE,
+    name="fcos_core_resnext",
+    backbone_conventions={**FCOS_CORE.backbone_conventions, **STRIDE_IN_3X3},
 )

@@ -18,6 +18,8 @@ RGB = {
 STRIDE_IN_3X3 = {"backbone.stride_in_1x1": False}
 STRIDE_IN_1X1 = {"backbone.stride_in_1x1": True}
 BGR = {"backbone.norm": "frozen_batch", "pixels.channel_order": "bgr", "pixels.std": (1.0, 1.0, 1.0)}
+# Of ResNets with GroupNorm, which say it themselves: they have no statistics.
+GROUP_NORM = {"backbone.norm": "group_32"}
 _ANCHORS = {"rcnn.rpn.anchor_sizes": (32.0, 64.0, 128.0, 256.0, 512.0), "rcnn.rpn.aspect_ratios": (0.5, 1.0, 2.0)}
 _HEADS = _ANCHORS | {"rcnn.box_head.box_weights": (10.0, 10.0, 5.0, 5.0)}
 

@@ -1,9 +1,10 @@
-"""Files of torchvision, and of timm's ResNets."""
+"""Files of torchvision, and of timm's ResNets and ResNeXts."""
 
 import dataclasses
 from collections.abc import Collection
 
 from maskx_jax.weights.layouts.layout import (
+    GROUP_NORM,
     RGB,
     STRIDE_IN_3X3,
     TORCH,
@@ -63,7 +64,7 @@ DETECTOR = Layout(
 )
 # torchvision sets the epsilon of these weights to 0, as they were trained; dead channels depend on it.
 COCO = dataclasses.replace(DETECTOR, name="torchvision_coco", epsilon=0.0)
-# Also timm's ResNets.
+# Also ResNeXt, and timm's of both.
 CLASSIFIER = Layout(
     name="torchvision_classifier",
     signature=r"layer1\.0\.conv1\.weight",
@@ -71,4 +72,11 @@ CLASSIFIER = Layout(
     backbone_conventions=RGB | STRIDE_IN_3X3,
     ignored=(r".*\.num_batches_tracked", r"fc\.(weight|bias)"),
     **TORCH,
+)
+# timm's ResNet with GroupNorm.
+GROUP_NORM_CLASSIFIER = dataclasses.replace(
+    CLASSIFIER,
+    name="timm_group_norm",
+    norm_suffixes=TORCH["suffixes"],
+    backbone_conventions={**CLASSIFIER.backbone_conventions, **GROUP_NORM},
 )
