@@ -50,7 +50,9 @@ def keypoint_shapes(
 
 def _boxes(num_classes: int, stage_sizes: tuple[int, ...], width: int, channels: int, hidden: int) -> Shapes:
     """Return the shapes of torchvision's `fasterrcnn_resnet50_fpn`."""
-    shapes = _resnet(stage_sizes, width) | _pyramid((4 * width, 8 * width, 16 * width, 32 * width), channels)
+    shapes = resnet_shapes("backbone.body.", stage_sizes, width) | _pyramid(
+        (4 * width, 8 * width, 16 * width, 32 * width), channels
+    )
     shapes |= _layer("rpn.head.conv.0.0", channels, channels, 3, 3)
     shapes |= _layer("rpn.head.cls_logits", 3, channels, 1, 1)
     shapes |= _layer("rpn.head.bbox_pred", 12, channels, 1, 1)
@@ -68,7 +70,9 @@ def fcos_shapes(
     num_convs: int = 4,
 ) -> Shapes:
     """Return the shapes of torchvision's `fcos_resnet50_fpn`, whose class predictor has a channel 0 for nothing."""
-    shapes = _resnet(stage_sizes, width) | _pyramid((8 * width, 16 * width, 32 * width), channels)
+    shapes = resnet_shapes("backbone.body.", stage_sizes, width) | _pyramid(
+        (8 * width, 16 * width, 32 * width), channels
+    )
     for level in (6, 7):
         shapes |= _layer(f"backbone.fpn.extra_blocks.p{level}", channels, channels, 3, 3)
     for head in ("classification", "regression"):
@@ -89,20 +93,30 @@ def _norm(name: str, channels: int) -> Shapes:
     return {f"{name}.{field}": (channels,) for field in ("weight", "bias", "running_mean", "running_var")}
 
 
-def _resnet(stage_sizes: tuple[int, ...], width: int) -> Shapes:
-    body = "backbone.body"
-    shapes = {f"{body}.conv1.weight": (width, 3, 7, 7), **_norm(f"{body}.bn1", width)}
-    inputs = width
-    for stage, size in enumerate(stage_sizes, 1):
-        width = inputs if stage == 1 else 2 * width
+def resnet_shapes(
+    root: str, stage_sizes: tuple[int, ...], width: int = 64, groups: int = 1, group_width: int | None = None
+) -> Shapes:
+    """Return the shapes of torchvision's ResNet, or ResNeXt, without its classifier.
+
+    Args:
+      root: of the names.
+      stage_sizes: blocks in each stage.
+      width: channels of the stem.
+      groups: of the 3x3 convolutions.
+      group_width: channels of a group in the first stage; by default `width`.
+    """
+    shapes = {f"{root}conv1.weight": (width, 3, 7, 7), **_norm(f"{root}bn1", width)}
+    inputs, group = width, group_width or width
+    for stage, size in enumerate(stage_sizes):
+        outputs, inside, seen = 4 * width << stage, groups * group << stage, group << stage
         for block in range(size):
-            name = f"{body}.layer{stage}.{block}"
-            for i, shape in enumerate([(width, inputs, 1, 1), (width, width, 3, 3), (4 * width, width, 1, 1)], 1):
+            name = f"{root}layer{stage + 1}.{block}"
+            for i, shape in enumerate([(inside, inputs, 1, 1), (inside, seen, 3, 3), (outputs, inside, 1, 1)], 1):
                 shapes |= {f"{name}.conv{i}.weight": shape, **_norm(f"{name}.bn{i}", shape[0])}
             if block == 0:
-                shapes[f"{name}.downsample.0.weight"] = (4 * width, inputs, 1, 1)
-                shapes |= _norm(f"{name}.downsample.1", 4 * width)
-            inputs = 4 * width
+                shapes[f"{name}.downsample.0.weight"] = (outputs, inputs, 1, 1)
+                shapes |= _norm(f"{name}.downsample.1", outputs)
+            inputs = outputs
     return shapes
 
 
