@@ -10,6 +10,9 @@ from typing import Literal, get_args
 import cv2
 import numpy as np
 
+# Along a side: finer than a map of 56 cells can say where something is.
+_MOST_CELLS = 2048
+
 Grid = Literal["image", "canvas"]
 Score = Literal["probability", "logit"]
 
@@ -18,7 +21,7 @@ def decode(maps: np.ndarray, boxes: np.ndarray, score: Score = "probability") ->
     """Return where each keypoint of some boxes lies, and its score: float32 `d k 3` of (x, y, score).
 
     A box of `w` by `h` pixels, each 1 or more, is covered by `ceil(w)` by `ceil(h)` cells, so that a point is known to
-    a pixel. Maps are resized one by one: the memory is that of one box.
+    a pixel; a longer side than 2,048 by 2,048. Maps are resized one by one: the memory is that of one, 17 MB at most.
 
     Args:
       maps: `d k m m`, logits over the cells of each box.
@@ -37,7 +40,7 @@ def decode(maps: np.ndarray, boxes: np.ndarray, score: Score = "probability") ->
     check_score(score)
     corners = boxes[:, :2]
     sides = np.maximum(boxes[:, 2:] - corners, boxes.dtype.type(1))
-    numbers = np.ceil(sides).astype(int)
+    numbers = np.minimum(np.ceil(sides), _MOST_CELLS).astype(int)
     peaks = np.zeros((*maps.shape[:2], 3))
     for index, size in enumerate(numbers.tolist()):
         for keypoint, cells in enumerate(maps[index]):

@@ -167,9 +167,8 @@ def score(
     for kind in kinds:
         matcher = "faster_coco_eval" if kind == "boundary" else backend
         definitions = definitions_of(kind, most, has_frequencies(ground_truth))
-        count = _MAX_POSES if kind == "keypoints" else most
-        of_kind = sigmas if kind == "keypoints" else None
-        accumulated = match(numbered.entries(chosen, kind, federated), kind, matcher, count, of_kind)
+        count, constants = (_MAX_POSES, sigmas) if kind == "keypoints" else (most, None)
+        accumulated = match(numbered.entries(chosen, kind, federated), kind, matcher, count, constants)
         metrics[kind] = {
             group: {name: accumulated.mean(classes.columns(group, m), m) for name, m in definitions.items()}
             for group in groups_of(kind, classes.groups)

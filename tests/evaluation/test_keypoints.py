@@ -45,6 +45,14 @@ def test_hills_are_found_at_their_tops():
     assert points[0, 2] > 0.5 and points[1, 2] < 0.1
 
 
+def test_a_box_of_any_size_takes_bounded_memory():
+    rows, columns = np.mgrid[:56, :56] + 0.5
+    hill = -((columns - 10.2) ** 2 + (rows - 30.9) ** 2)
+    ((point,),) = keypoints.decode(np.array([[hill]], np.float32), np.array([[1e5, 2e5, 1e5 + 56e4, 2e5 + 56]]))
+    # A cell of the map has 10,000 pixels in x and one in y; the cubic peaks within a tenth of one.
+    assert abs(point[0] - 202_000) < 1_000 and abs(point[1] - 200_030.9) < 1
+
+
 def test_no_probability_is_above_one():
     # Between two cells of equal logits the cubic goes higher than both, here by a factor of exp(2.5 or more).
     maps = np.full((1, 1, 8, 8), -40, np.float32)
