@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from absl import logging
 
 from maskx_jax import files
 from maskx_jax.coco import mask_classes
@@ -105,7 +106,7 @@ def score_file(
 
     Args:
       results_path: boxes, masks, keypoints or several of these; what one entry has, all need (of keypoints, all of
-        classes that have some).
+        classes that have some). Beside other kinds, keypoints that the annotations know nothing of are not scored.
       annotations_path: COCO instances, or LVIS'.
       with_masks: the classes of A; see `coco.mask_classes.mask_labels`.
       boundary: score the borders of masks too.
@@ -119,9 +120,8 @@ def score_file(
     metrics.check_backend(backend)
     ground_truth = files.read_json(annotations_path)
     found = results.read_results(results_path)
-    scored = kinds_of(found)
     try:
-        check_ground_truth(ground_truth, scored)
+        scored = _checked(kinds_of(found), ground_truth)
     except ValueError as error:
         raise ValueError(f"{annotations_path}: {error}") from None
     categories = Categories.from_coco(
@@ -134,6 +134,19 @@ def score_file(
         return metrics.score(ground_truth, found, scored, groups, backend, max_detections)
     except ValueError as error:
         raise ValueError(f"{results_path}: {error}") from None
+
+
+def _checked(kinds: tuple[str, ...], ground_truth: Any) -> tuple[str, ...]:
+    """Return the kinds that a ground truth was checked for. Keypoints that it has none of stay away beside others."""
+    others = tuple(kind for kind in kinds if kind != "keypoints")
+    check_ground_truth(ground_truth, others)
+    if others == kinds:
+        return kinds
+    if others and not any(category.get("keypoints") for category in ground_truth["categories"]):
+        logging.warning("the annotations have no keypoints: those of the results are not scored")
+        return others
+    check_ground_truth(ground_truth, ("keypoints",))
+    return kinds
 
 
 def write(measured: Mapping[str, Any], folder: pathlib.Path) -> None:

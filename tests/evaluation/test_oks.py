@@ -146,6 +146,16 @@ def test_a_file_of_keypoints_is_scored(published, tmp_path):
     assert measured["keypoints"]["all"]["AP"] == pytest.approx(PUBLISHED["AP"], abs=1e-10)
 
 
+def test_boxes_are_scored_on_annotations_without_keypoints(published, tmp_path, caplog):
+    ground_truth, found = published
+    del ground_truth["categories"][0]["keypoints"]
+    (tmp_path / "truth.json").write_text(json.dumps(ground_truth))
+    results.write_results(tmp_path / "results.json", found)
+    measured = scores.score_file(tmp_path / "results.json", tmp_path / "truth.json")
+    assert "bbox" in measured and "keypoints" not in measured
+    assert "the annotations have no keypoints: those of the results are not scored" in caplog.text
+
+
 @pytest.mark.parametrize("backend", matching.BACKENDS)
 def test_perfect_keypoints_score_one_and_none_score_zero(backend):
     ground_truth, _ = scene(1)
