@@ -54,7 +54,8 @@ def test_a_family_takes_weights_without_the_conventions_of_others_and_is_not_exp
     config, conventions = get_config(), conventions_of(rcnn.get_config())
     apply_conventions(config, conventions, say=str)
     assert set(conventions_of(config)) == {
-        *("model.pixels.channel_order", "model.pixels.mean", "model.pixels.std", "evaluation.paste_grid")
+        *("model.pixels.channel_order", "model.pixels.mean", "model.pixels.std"),
+        *("evaluation.paste_grid", "evaluation.keypoint_grid", "evaluation.keypoint_score"),
     }
     with pytest.raises(ValueError, match=r"nothing for model\.family = 'cells' \(expected rcnn or dense\)"):
         to_torchvision({}, build(config.model, 6), config.model)

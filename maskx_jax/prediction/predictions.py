@@ -179,11 +179,10 @@ def predictions_of(
     threshold: float,
     mask_threshold: float,
     grid: Grid,
+    keypoint_scale: float = 1.0,
     keypoint_score: keypoints.Score = "probability",
 ) -> Predictions:
     """Return what a model detected on the canvas as predictions in the picture.
-
-    Keypoints are found to a pixel of the picture.
 
     Args:
       found: in pixels of the canvas, NumPy arrays without the axis of the batch.
@@ -195,6 +194,7 @@ def predictions_of(
       threshold: detections of a lower score are left out.
       mask_threshold: see `Masks`; so is `grid`.
       grid: as above.
+      keypoint_scale: pixels of the grid that keypoints are found on, per pixel of the picture.
       keypoint_score: see `keypoints.decode`.
 
     Raises:
@@ -212,7 +212,10 @@ def predictions_of(
         masks = Masks(np.asarray(found.masks[chosen], np.float32), boxes, size, mask_threshold, grid)
     points = None
     if found.keypoint_maps is not None:
-        made = [results.points_of(found.keypoint_maps[index], box, 1.0, keypoint_score) for index, box, _ in inside]
+        made = [
+            results.points_of(found.keypoint_maps[index], box, keypoint_scale, keypoint_score)
+            for index, box, _ in inside
+        ]
         points = np.array(made, np.float32).reshape(-1, found.keypoint_maps.shape[1], 3)
     return Predictions(
         name=name,

@@ -15,7 +15,7 @@ from maskx_jax.coco.categories import Categories
 from maskx_jax.data.records import PACKED_SHAPE, Record
 from maskx_jax.data.transforms import Transform
 from maskx_jax.distributed.mesh import make_mesh, replicated
-from maskx_jax.evaluation.keypoints import Score
+from maskx_jax.evaluation import keypoints
 from maskx_jax.evaluation.paste_masks import Grid
 from maskx_jax.inference import DetectStep, make_detect_step, one_ahead
 from maskx_jax.prediction.pictures import Picture, read_ahead
@@ -71,6 +71,8 @@ class _Open:
     parts: list[Part]
     found: dict[int, Detections] = dataclasses.field(default_factory=dict)
     error: ValueError | None = None
+    # Canvas pixels per pixel of the picture, of the last part.
+    scale: float = 1.0
 
     @property
     def done(self) -> bool:
@@ -88,6 +90,7 @@ class Predictor:
       transform: of its training; used without its randomness.
       mask_threshold: a pixel belongs to an object from this probability on.
       grid: how masks are pasted, see `evaluation.paste_masks.paste_mask`.
+      keypoint_grid: whether keypoints are found to a pixel of the "image" or of the "canvas"; in tiles, of the image.
       keypoint_score: what the score of a keypoint is, see `evaluation.keypoints.decode`.
     """
 
@@ -97,7 +100,8 @@ class Predictor:
     transform: Transform
     mask_threshold: float = 0.5
     grid: Grid = "continuous"
-    keypoint_score: Score = "probability"
+    keypoint_grid: keypoints.Grid = "image"
+    keypoint_score: keypoints.Score = "probability"
 
     def predict(self, pictures: Iterable[Picture], options: Options) -> Iterator[Predicted]:
         """Yield what is predicted for each picture, in their order.
@@ -115,8 +119,9 @@ class Predictor:
             for slot in np.flatnonzero(batch.valid):
                 owner, number = owners.pop(int(batch.image_ids[slot]))
                 one = jax.tree.map(lambda array, slot=slot: array[slot], found)
+                owner.scale = float(batch.scales[slot])
                 owner.found[number] = in_picture(
-                    one, float(batch.scales[slot]), owner.parts[number], owner.parts[0].size, tiled=number > 0
+                    one, owner.scale, owner.parts[number], owner.parts[0].size, tiled=number > 0
                 )
             while opened and opened[0].done:
                 yield self._predicted(opened.popleft(), options.threshold)
@@ -195,6 +200,7 @@ class Predictor:
             threshold=threshold,
             mask_threshold=self.mask_threshold,
             grid=self.grid,
+            keypoint_scale=opened.scale if self.keypoint_grid == "canvas" and len(opened.parts) == 1 else 1.0,
             keypoint_score=self.keypoint_score,
         )
         return Predicted(opened.picture, opened.pixels, predictions)

@@ -51,6 +51,7 @@ class Loaded:
             Transform(**self.config.data.transform),
             self.config.evaluation.mask_threshold,
             self.config.evaluation.paste_grid,
+            self.config.evaluation.keypoint_grid,
             self.config.evaluation.keypoint_score,
         )
 

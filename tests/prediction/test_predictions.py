@@ -31,7 +31,7 @@ def found():
     )
 
 
-def predictions(found, threshold=0.0):
+def predictions(found, threshold=0.0, **options):
     return predictions_of(
         found,
         name="street.jpg",
@@ -42,6 +42,7 @@ def predictions(found, threshold=0.0):
         threshold=threshold,
         mask_threshold=0.5,
         grid="continuous",
+        **options,
     )
 
 
@@ -82,6 +83,20 @@ def test_keypoints_lie_in_their_boxes_and_are_drawn(with_keypoints):
     assert predictions(with_keypoints, threshold=0.95).keypoints.shape == (0, 3, 3)
     bare = dataclasses.replace(made, categories=CATEGORIES)
     assert (np.asarray(made.draw()) != np.asarray(bare.draw())).any()
+
+
+def test_keypoints_on_the_grid_of_the_canvas_are_those_of_an_evaluation(with_keypoints):
+    expected = results.entries(
+        with_keypoints,
+        image_id=7,
+        image_size=SIZE,
+        scale=2.0,
+        id_of_label=CATEGORIES.id_of_label(),
+        keypoint_grid="canvas",
+        keypoint_score="logit",
+    )
+    found = predictions(with_keypoints, keypoint_scale=2.0, keypoint_score="logit")
+    assert found.to_coco(7) == expected != predictions(with_keypoints, keypoint_score="logit").to_coco(7)
 
 
 def test_without_maps_there_are_no_keypoints(found):

@@ -1,13 +1,16 @@
 """Pictures of any size and order in, predictions in their own pixels out."""
 
+import dataclasses
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
 from maskx_jax.prediction.pictures import Picture, pictures_of
 from maskx_jax.prediction.predictor import Options
-from tests.prediction.finder import picture, predictor
+from tests.prediction.finder import Finder, picture, predictor
 
 # Of both orientations, of the canvas' own size, smaller and larger than it.
 SIZES = [(64, 96), (96, 64), (32, 48), (128, 100), (200, 300), (64, 64), (1, 1), (300, 20)]
@@ -64,6 +67,34 @@ def test_small_objects_of_a_large_picture_are_found_in_its_tiles_and_large_ones_
     np.testing.assert_allclose(tiled.predictions.boxes, [[700, 300, 703, 303], [100, 50, 500, 400]], atol=12)
     # A tile sees every pixel of it.
     assert tiled.predictions.masks[0][301, 701] and tiled.predictions.masks[0].sum() < 20
+
+
+class Pointing(Finder):
+    """Finds a keypoint too: in the second cell of the first row, of 4 x 4 cells."""
+
+    def detect(self, images, image_sizes):
+        found = super().detect(images, image_sizes)
+        maps = jnp.zeros((*found.scores.shape, 1, 4, 4)).at[..., 0, 1].set(9.0)
+        return dataclasses.replace(found, keypoint_maps=maps)
+
+
+def test_keypoints_lie_in_the_picture_found_whole_or_in_tiles(model):
+    image = picture((128, 192), red=(20, 20, 40, 60), green=(100, 40, 180, 80))
+    pointing = dataclasses.replace(model, model=Pointing())
+    canvas = dataclasses.replace(pointing, keypoint_grid="canvas")
+    (on_image,), (on_canvas,), (tiled,) = (
+        predict(pointing, image),
+        predict(canvas, image),
+        predict(canvas, image, tile=96),
+    )
+    middles = [[27.5, 25], [130, 45]]
+    for found, most in ((on_image, 2), (on_canvas, 3), (tiled, 2)):
+        assert found.predictions.keypoints.shape == (2, 1, 3)
+        # By half a cell of the map, in x of the first one 2.5 pixels.
+        assert np.abs(found.predictions.keypoints[:, 0, :2] - middles)[0, 0] <= most
+    # On the canvas a pixel is two of the picture.
+    assert (on_image.predictions.keypoints != on_canvas.predictions.keypoints).any()
+    assert on_canvas.predictions.to_coco()[0].keys() >= {"keypoints", "segmentation"}
 
 
 def test_a_rare_orientation_does_not_keep_what_comes_after_it(model):
