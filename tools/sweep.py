@@ -31,6 +31,7 @@ METRICS = (
     ("mask AP on A", "segm/A/AP"),
     ("mask AP on B", "segm/B/AP"),
     ("harmonic mean", "segm/harmonic_mean"),
+    ("keypoint AP", "keypoints/all/AP"),
 )
 
 
