@@ -30,7 +30,7 @@ class Network:
     Attributes:
       work: "train", "detect" (what masks there are pasted into the image), "network" (detection without pasting) or
         "trace" (the shares of a train step).
-      model: of `models.fields`; torchvision has "mask_rcnn" and "fcos" only.
+      model: of `models.fields`; torchvision has "mask_rcnn", "mask_rcnn_c4" (of its parts) and "fcos" only.
       canvas: height and width in pixels.
       batch: images.
       dtype: "float32" or "bfloat16" (torchvision's autocast).
@@ -56,7 +56,7 @@ class Network:
         """Return who else does it: "torchvision", our own processes ("ours") on `for_peer`, or nobody ("")."""
         if self.work == "trace" or self.model == "tiny":
             return ""
-        return "torchvision" if self.model in ("mask_rcnn", "fcos") else "ours"
+        return "torchvision" if self.model in ("mask_rcnn", "mask_rcnn_c4", "fcos") else "ours"
 
     def for_peer(self) -> "Network":
         """Return what our own processes do beside it: our Mask R-CNN."""
@@ -294,7 +294,9 @@ _MODELS = ("mask_rcnn", "maskx_light", "maskx_paper", "fcos")
 SUITES: dict[str, tuple[Case, ...]] = {
     "ceilings": (Product(4096), Copy(512)),
     "ops": _OPS,
-    "detect": tuple(Network("detect", model, canvas) for canvas in (_SMALL, LARGE) for model in _MODELS),
+    "detect": tuple(
+        Network("detect", model, canvas) for canvas in (_SMALL, LARGE) for model in (*_MODELS, "mask_rcnn_c4")
+    ),
     "train": tuple(
         Network("train", model, canvas, batch) for canvas, batch in ((_SMALL, 2), (LARGE, 1)) for model in _MODELS
     ),

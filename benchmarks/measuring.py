@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import cases
-from benchmarks.parameters import fcos_shapes, make_parameters, parameter_shapes
+from benchmarks.parameters import fcos_shapes, make_c4_parameters, make_parameters
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 COLUMNS = (
@@ -136,9 +136,14 @@ class Workers:
 
 
 def write_parameters(folder: pathlib.Path) -> None:
-    """Write the parameters that both sides read, of each of torchvision's models."""
-    for model, shapes in (("mask_rcnn", parameter_shapes()), ("fcos", fcos_shapes())):
-        np.savez(folder / f"{model}.npz", allow_pickle=False, **make_parameters(shapes))
+    """Write the parameters that both sides read, of each of the peer's models."""
+    makers = {
+        "mask_rcnn": make_parameters,
+        "mask_rcnn_c4": make_c4_parameters,
+        "fcos": lambda: make_parameters(fcos_shapes()),
+    }
+    for model, make in makers.items():
+        np.savez(folder / f"{model}.npz", allow_pickle=False, **make())
 
 
 def has_torchvision() -> bool:

@@ -56,10 +56,15 @@ def fields(name: str, dtype: str = "float32") -> dict[str, Any]:
     """Return what `models.build.build` takes.
 
     Args:
-      name: "mask_rcnn", "maskx_light", "maskx_paper", "fcos" (R-50-FPN) or "tiny".
+      name: "mask_rcnn", "maskx_light", "maskx_paper", "fcos" (R-50-FPN), "mask_rcnn_c4" (R-50-C4) or "tiny".
       dtype: "float32" or "bfloat16".
     """
     model = copy.deepcopy({"tiny": _TINY, "fcos": _FCOS}.get(name, _TORCHVISION))
+    if name == "mask_rcnn_c4":
+        model["backbone"]["kind"] = "resnet_c4"
+        model["rcnn"]["rpn"] |= {"channels": 1024, "pre_nms_top_k": (12000, 6000), "post_nms_top_k": (2000, 1000)}
+        model["rcnn"]["box_head"] = {"body": "mean", "resolution": 14}
+        model["rcnn"]["mask_head"] |= {"num_convs": 0}
     if name.startswith("maskx_"):
         model["rcnn"]["mask_predictor"] = "transfer"
         model["rcnn"]["mask_head"]["mlp"] = name.removeprefix("maskx_")

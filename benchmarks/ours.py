@@ -87,8 +87,8 @@ def _model(folder: pathlib.Path, name: str, dtype: str = "float32") -> tuple[Any
     variables = checks.make_variables(shapes)
     if name == "tiny":
         return model, variables
-    weights = open_weights(folder / f"{name if name == 'fcos' else 'mask_rcnn'}.npz", "torchvision_detector", names)
     is_own = name.startswith("maskx_")
+    weights = open_weights(folder / f"{'mask_rcnn' if is_own else name}.npz", "torchvision_detector", names)
     new, unused = (("mask_(head|weights)/.*",), (".*mask_predictor.*",)) if is_own else ((), ())
     return model, take_over(variables, weights, names, new=new, unused=unused, say=_say_nothing)
 

@@ -62,6 +62,23 @@ def _boxes(num_classes: int, stage_sizes: tuple[int, ...], width: int, channels:
     return shapes | _layer("roi_heads.box_predictor.bbox_pred", 4 * (num_classes + 1), hidden)
 
 
+def c4_shapes(num_classes: int = NUM_CLASSES, stage_sizes: tuple[int, ...] = STAGE_SIZES, width: int = 64) -> Shapes:
+    """Return the shapes of Mask R-CNN on C4 as `benchmarks.torchvision_c4` puts it together of torchvision's parts."""
+    res5, ours = "backbone.body.layer4.", "roi_heads.box_head.layer4."
+    shapes = {
+        name.replace(res5, ours): shape for name, shape in resnet_shapes("backbone.body.", stage_sizes, width).items()
+    }
+    shapes |= _layer("rpn.head.conv.0.0", 16 * width, 16 * width, 3, 3)
+    shapes |= _layer("rpn.head.cls_logits", 15, 16 * width, 1, 1)
+    shapes |= _layer("rpn.head.bbox_pred", 60, 16 * width, 1, 1)
+    shapes |= _layer("roi_heads.box_predictor.cls_score", num_classes + 1, 32 * width)
+    shapes |= _layer("roi_heads.box_predictor.bbox_pred", 4 * (num_classes + 1), 32 * width)
+    # Transposed: inputs first, and a bias for each output.
+    shapes["roi_heads.mask_predictor.conv5_mask.weight"] = (32 * width, 4 * width, 2, 2)
+    shapes["roi_heads.mask_predictor.conv5_mask.bias"] = (4 * width,)
+    return shapes | _layer("roi_heads.mask_predictor.mask_fcn_logits", num_classes + 1, 4 * width, 1, 1)
+
+
 def fcos_shapes(
     num_classes: int = NUM_CLASSES,
     stage_sizes: tuple[int, ...] = STAGE_SIZES,
@@ -181,3 +198,10 @@ def _values(name: str, shape: tuple[int, ...]) -> np.ndarray:
 def make_parameters(shapes: Shapes | None = None) -> dict[str, np.ndarray]:
     """Return a state dict for torchvision's `maskrcnn_resnet50_fpn`, or of other shapes."""
     return {name: make_parameter(name, shape) for name, shape in (shapes or parameter_shapes()).items()}
+
+
+def make_c4_parameters(shapes: Shapes | None = None) -> dict[str, np.ndarray]:
+    """Return a state dict for Mask R-CNN on C4: predictors see larger values there, which no pyramid made smaller."""
+    predictors = ("cls_logits.weight", "bbox_pred.weight", "cls_score.weight", "mask_fcn_logits.weight")
+    parameters = make_parameters(shapes or c4_shapes())
+    return {name: value * np.float32(0.1 if name.endswith(predictors) else 1) for name, value in parameters.items()}

@@ -17,7 +17,7 @@ from torchvision.ops import MultiScaleRoIAlign, batched_nms
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 from torchvision.ops.misc import FrozenBatchNorm2d
 
-from benchmarks import cases
+from benchmarks import cases, torchvision_c4
 from benchmarks.worker import Call, serve
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -64,11 +64,16 @@ def _work(folder: pathlib.Path, case: cases.Case) -> Call:
 
 
 def _model(folder: pathlib.Path, name: str, canvas: cases.Canvas) -> MaskRCNN | FCOS:
-    """Return `maskrcnn_resnet50_fpn` or `fcos_resnet50_fpn` as it is with pretrained weights, with our parameters."""
+    """Return `maskrcnn_resnet50_fpn` or `fcos_resnet50_fpn` as it is with pretrained weights, with our parameters.
+
+    Or Mask R-CNN on C4, of torchvision's parts.
+    """
     body = torchvision.models.resnet50(weights=None, norm_layer=FrozenBatchNorm2d)
     classes, sizes = cases.NUM_CLASSES + 1, {"min_size": min(canvas), "max_size": max(canvas)}
     if name == "fcos":
         model = FCOS(_resnet_fpn_extractor(body, 3, [2, 3, 4], LastLevelP6P7(256, 256)), classes, **sizes)
+    elif name == "mask_rcnn_c4":
+        model = torchvision_c4.mask_rcnn(classes, **sizes)
     else:
         # Our number of proposals.
         model = MaskRCNN(_resnet_fpn_extractor(body, 3), classes, rpn_post_nms_top_n_train=1000, **sizes)

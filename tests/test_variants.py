@@ -51,6 +51,7 @@ def full_size_batch(height: int, width: int) -> Batch:
     [
         (mask_rcnn, "backbone=r101,dtype=bfloat16", (800, 1344)),
         (mask_rcnn, "predictor=class_agnostic", (1344, 800)),
+        (maskx_rcnn, "backbone=r101_c4,dtype=bfloat16", (800, 1344)),
         (mask_rcnn, "predictor=none", (800, 1344)),
         (maskx_rcnn, "", (1344, 800)),
         (maskx_rcnn, "mlp=light,masks=nonvoc,schedule=2x", (800, 1344)),
@@ -72,7 +73,8 @@ def test_config_traces_at_full_size(module, argument, canvas):
     found = jax.eval_shape(lambda v, b: model.apply(v, b.images, b.image_sizes, method="detect"), variables, batch)
     assert found.boxes.shape == (2, 100, 4)
     if "masks" in model.produces:
-        side = 28 if config.model.family == "rcnn" else config.model.dense.embed_head.resolution
+        two_stage = 14 if "c4" in argument else 28
+        side = two_stage if config.model.family == "rcnn" else config.model.dense.embed_head.resolution
         assert found.masks.shape == (2, 100, side, side) and found.masks.dtype == jnp.float32
     if "keypoints" in model.produces:
         assert found.keypoint_maps.shape == (2, 100, 17, 56, 56) and found.keypoint_maps.dtype == jnp.float32

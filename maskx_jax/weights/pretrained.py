@@ -111,6 +111,11 @@ class FileWeights:
         """Whether it is a two-stage detector."""
         return not self.has_points and self._has(r"rpn|proposal_generator|conv_rpn|roi_heads|cls_score")
 
+    @property
+    def is_c4(self) -> bool:
+        """Whether it is a two-stage detector whose regions are pooled from one map, for res5."""
+        return self._has(r"conv_rpn_w|roi_heads\.res5|roi_heads\.box_head\.layer4")
+
     def _has(self, pattern: str) -> bool:
         return any(re.match(pattern, name) for name in self.file.arrays)
 
@@ -124,6 +129,8 @@ class FileWeights:
             conventions |= _of_model(layout.rcnn_conventions) | {_PASTE_GRID: layout.paste_grid}
         if self._has(r"roi_heads\.keypoint_|kps_score"):
             conventions |= zip(_KEYPOINTS, (layout.keypoint_grid, layout.keypoint_score), strict=True)
+        if self.is_c4:
+            conventions |= _of_model(layout.c4_conventions)
         return conventions if metadata is None else {**conventions, **metadata.conventions}
 
     def classes(self, num_rows: int) -> tuple[Sequence[str | None] | None, str]:

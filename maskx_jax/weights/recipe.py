@@ -61,8 +61,10 @@ def _groups(backbone: ConfigDict) -> str:
 def _rcnn(model: ConfigDict) -> tuple[str, dict[str, object]]:
     """Return torchvision's class and its arguments."""
     rcnn = model.rcnn
-    sizes = tuple((size,) for size in rcnn.rpn.anchor_sizes)
-    ratios = (tuple(rcnn.rpn.aspect_ratios),) * len(rcnn.rpn.anchor_sizes)
+    # P2 to P6, with as many sizes each.
+    per_level = len(rcnn.rpn.anchor_sizes) // 5
+    sizes = tuple(tuple(rcnn.rpn.anchor_sizes[i * per_level : (i + 1) * per_level]) for i in range(5))
+    ratios = (tuple(rcnn.rpn.aspect_ratios),) * len(sizes)
     keypoints = {}
     name = "FasterRCNN" if rcnn.mask_predictor == "none" else "MaskRCNN"
     if rcnn.get("keypoint_predictor", "none") != "none":

@@ -88,6 +88,10 @@ FCOS_GRADIENTS = {
     "head.regression_head.bbox_reg.weight": "head/boxes/kernel",
     "head.regression_head.bbox_ctrness.weight": "head/centerness/kernel",
 }
+# On C4: few proposals, so that a test takes seconds, and the step between those whose logits are compared.
+C4_CANVASES = ("coco_512", "shapes_512")
+C4_PROPOSALS = 100
+C4_ROI_STEP = 8
 
 
 def sample_positions(name: str, size: int, count: int = 4000) -> np.ndarray:

@@ -13,19 +13,13 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 from safetensors.numpy import save_file
 
-from benchmarks.parameters import (
-    NUM_CLASSES,
-    Shapes,
-    fcos_shapes,
-    keypoint_shapes,
-    make_parameters,
-    parameter_shapes,
-)
+from benchmarks.parameters import NUM_CLASSES, fcos_shapes, keypoint_shapes, make_c4_parameters, make_parameters
 from configs import fcos, keypoint_rcnn, mask_rcnn
 from maskx_jax.models.build import build, initialize
 from maskx_jax.structures import Batch, PyTree
 from maskx_jax.weights.pretrained import apply_conventions, open_weights, take_over
 from tests.compilation import optimized
+from tests.golden.model_inputs import C4_PROPOSALS
 from tests.models.build import set_fields
 
 
@@ -48,7 +42,7 @@ def imported_model(**changes: Any) -> Imported:
     config.model.rcnn.box_head.update(smooth_l1_beta=1 / 9, pre_nms_top_k=4000)
     config.model.rcnn.mask_head.targets = "sampled"
     set_fields(config, **changes)
-    return _imported(config, parameter_shapes())
+    return _imported(config, make_parameters())
 
 
 @functools.cache
@@ -58,7 +52,7 @@ def imported_keypoint_rcnn(**changes: Any) -> Imported:
     config.model.rcnn.rpn.boundary_threshold = -1.0
     config.model.rcnn.box_head.update(smooth_l1_beta=1 / 9, pre_nms_top_k=4000)
     set_fields(config, **changes)
-    return _imported(config, keypoint_shapes(), num_classes=1)
+    return _imported(config, make_parameters(keypoint_shapes()), num_classes=1)
 
 
 @functools.cache
@@ -66,16 +60,26 @@ def imported_fcos(cpu: bool | None = None, **changes: Any) -> Imported:
     """Return FCOS, its variables and the fields of its config, see `imported_model` and `models.build.build`."""
     config = fcos.get_config("backbone=r50")
     set_fields(config, **changes)
-    return _imported(config, fcos_shapes(), cpu)
+    return _imported(config, make_parameters(fcos_shapes()), cpu)
+
+
+@functools.cache
+def imported_c4(**changes: Any) -> Imported:
+    """Return Mask R-CNN on C4, its variables and the fields of its config, see `imported_model`."""
+    config = mask_rcnn.get_config("backbone=r50_c4")
+    config.model.rcnn.rpn.post_nms_top_k = (2000, C4_PROPOSALS)
+    config.model.rcnn.box_head.pre_nms_top_k = 4000
+    set_fields(config, **changes)
+    return _imported(config, make_c4_parameters())
 
 
 def _imported(
-    config: ConfigDict, shapes_of_file: Shapes, cpu: bool | None = None, num_classes: int = NUM_CLASSES
+    config: ConfigDict, parameters: dict[str, np.ndarray], cpu: bool | None = None, num_classes: int = NUM_CLASSES
 ) -> Imported:
     names = [f"class {i + 1}" for i in range(num_classes)]
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "model.safetensors"
-        save_file(make_parameters(shapes_of_file), path)
+        save_file(parameters, path)
         weights = open_weights(path, "torchvision_detector", names)
         apply_conventions(config, weights.conventions)
         model = build(config.model, len(names), cpu)

@@ -55,7 +55,12 @@ def torchvision_arrays(num_classes=NUM_CLASSES):
 
 
 def detectron2_arrays(num_classes=NUM_CLASSES):
-    """Return the same network by detectron2's names: background comes last, and has no box and no mask."""
+    """Return the same network by detectron2's names."""
+    return as_detectron2(torchvision_arrays(num_classes))
+
+
+def as_detectron2(theirs):
+    """Return a network of torchvision's by detectron2's names: background comes last, and has no box and no mask."""
     names = DETECTRON2_RESNET | {
         r"backbone\.fpn\.inner_blocks\.(\d)\.0\.": lambda m: f"backbone.fpn_lateral{int(m[1]) + 2}.",
         r"backbone\.fpn\.layer_blocks\.(\d)\.0\.": lambda m: f"backbone.fpn_output{int(m[1]) + 2}.",
@@ -68,7 +73,7 @@ def detectron2_arrays(num_classes=NUM_CLASSES):
         r"roi_heads\.mask_predictor\.conv5_mask\.": "roi_heads.mask_head.deconv.",
         r"roi_heads\.mask_predictor\.mask_fcn_logits\.": "roi_heads.mask_head.predictor.",
     }
-    arrays = renamed(torchvision_arrays(num_classes), names)
+    arrays = renamed(theirs, names)
     for field in ("weight", "bias"):
         predictor = "roi_heads.box_predictor"
         arrays[f"{predictor}.cls_score.{field}"] = np.roll(arrays[f"{predictor}.cls_score.{field}"], -1, axis=0)
@@ -78,7 +83,12 @@ def detectron2_arrays(num_classes=NUM_CLASSES):
 
 
 def detectron_arrays(num_classes=NUM_CLASSES):
-    """Return the same network as Detectron's blobs: BatchNorm is folded, and momenta lie beside the weights."""
+    """Return the same network as Detectron's blobs."""
+    return as_detectron(torchvision_arrays(num_classes))
+
+
+def as_detectron(arrays):
+    """Return a network of torchvision's as Detectron's blobs: BatchNorm is folded, momenta lie beside the weights."""
     branch = {"conv1": "branch2a", "conv2": "branch2b", "conv3": "branch2c", "downsample.0": "branch1"}
     norm = {"bn1": "branch2a", "bn2": "branch2b", "bn3": "branch2c", "downsample.1": "branch1"}
     stage = r"backbone\.body\.layer(\d)\.(\d+)\."
@@ -98,7 +108,7 @@ def detectron_arrays(num_classes=NUM_CLASSES):
         r"roi_heads\.mask_head\.(\d)\.0\.": lambda m: f"_[mask]_fcn{int(m[1]) + 1}.",
         r"roi_heads\.mask_predictor\.(conv5_mask|mask_fcn_logits)\.": r"\1.",
     }
-    theirs = renamed(torchvision_arrays(num_classes), names)
+    theirs = renamed(arrays, names)
     blobs = {}
     for name, array in theirs.items():
         module, _, field = name.rpartition(".")

@@ -47,12 +47,14 @@ def check_evidence(file: WeightFile, layout: Layout) -> None:
             stored, expected = np.ravel(file.arrays[field]), layout.backbone_conventions[convention]
             if stored.shape != (3,) or not np.allclose(stored, expected, atol=1e-2):
                 raise ValueError(f"{file.path}: {field} is {stored.tolist()}; with preset {layout.name} {expected}")
-    for i, size in enumerate(layout.rcnn_conventions.get("rcnn.rpn.anchor_sizes", ())):
+    sizes = layout.rcnn_conventions.get("rcnn.rpn.anchor_sizes", ())
+    for i, size in enumerate(sizes):
         name = f"proposal_generator.anchor_generator.cell_anchors.{i}"
         ratios = layout.rcnn_conventions["rcnn.rpn.aspect_ratios"]
         if name in file.arrays:
-            expected = cell_anchors(size, ratios, 4 * 2**i, layout.rcnn_conventions["rcnn.rpn.anchor_convention"])
-            stored = file.arrays[name]
+            stored, convention = file.arrays[name], layout.rcnn_conventions["rcnn.rpn.anchor_convention"]
+            # C4 has all sizes on its one map.
+            expected = cell_anchors(sizes if len(stored) > len(ratios) else (size,), ratios, 4 * 2**i, convention)
             if stored.shape != expected.shape or not np.allclose(stored, expected, atol=0.1):
                 raise ValueError(
                     f"{file.path}: {name} is {stored.tolist()}; with preset {layout.name} {expected.tolist()}"

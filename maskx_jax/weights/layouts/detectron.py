@@ -37,13 +37,15 @@ def _modules(ours: Collection[str], names: Collection[str]) -> dict[str, str]:
     for i in mask_convs(ours):
         modules[f"mask_head/conv{i}"] = f"_[mask]_fcn{i}"
     modules |= {f"keypoint_head/conv{i}": f"conv_fcn{i}" for i in keypoint_convs(ours)}
+    # Of its RPNs the one of a single map, C4, does not say which.
+    of_level = "" if "conv_rpn_w" in names else "_fpn2"
     *hidden, last = [0, *(number for (number,) in numbers(r"mask_weights/fc(\d+)", ours))]
     for i in hidden:
         modules[f"mask_weights/fc{i}"] = f"bbox2mask_mlp_l{i}"
     return modules | {
-        "rpn/conv": "conv_rpn_fpn2",
-        "rpn/objectness": "rpn_cls_logits_fpn2",
-        "rpn/deltas": "rpn_bbox_pred_fpn2",
+        "rpn/conv": f"conv_rpn{of_level}",
+        "rpn/objectness": f"rpn_cls_logits{of_level}",
+        "rpn/deltas": f"rpn_bbox_pred{of_level}",
         "box_head/fc6": "fc6",
         "box_head/fc7": "fc7",
         "box_head/classification": "cls_score",
@@ -65,6 +67,8 @@ DETECTRON = Layout(
     backbone_conventions=BGR | STRIDE_IN_1X1 | {"pixels.mean": (102.9801, 115.9465, 122.7717)},
     rcnn_conventions=rules_of_detectors("detectron"),
     keypoint_grid="image",
+    # Its configs with FPN say 2.
+    c4_conventions={"rcnn.roi_align.sampling_ratio": 0},
     # Detectron's stem has no bias, though ImageNet files carry one. Keypoint maps are interpolated by fixed weights.
     ignored=(r".*_momentum", r"(fc1000|pred)_[wb]", r"conv1_b", r"kps_score_[wb]"),
 )

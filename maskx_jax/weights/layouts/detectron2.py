@@ -22,12 +22,14 @@ from maskx_jax.weights.layouts.layout import (
 
 
 def _modules(ours: Collection[str], names: Collection[str]) -> dict[str, str]:
-    # A file of a classifier has only the backbone, without its place in the detector.
-    root = "" if "stem.conv1.weight" in names else "backbone.bottom_up."
+    # A classifier's file has only the backbone, without its place in the detector; on C4 there is no pyramid above it.
+    root = next((root for root in ("", "backbone.") if f"{root}stem.conv1.weight" in names), "backbone.bottom_up.")
+    res5_root = "roi_heads." if root == "backbone." else root
     modules = {"backbone/stem": f"{root}stem.conv1", "backbone/stem_norm": f"{root}stem.conv1.norm"}
     for stage, block in blocks(ours):
         for layer in ("conv1", "conv2", "conv3", "shortcut"):
-            path, theirs = f"backbone/res{stage}_block{block}/{layer}", f"{root}res{stage}.{block}.{layer}"
+            own_root = res5_root if stage == 5 else root
+            path, theirs = f"backbone/res{stage}_block{block}/{layer}", f"{own_root}res{stage}.{block}.{layer}"
             modules |= {path: theirs, f"{path}_norm": f"{theirs}.norm"}
     below, above = pyramid_levels(ours)
     for level in below:
@@ -59,7 +61,7 @@ def _modules(ours: Collection[str], names: Collection[str]) -> dict[str, str]:
 
 DETECTRON2 = Layout(
     name="detectron2",
-    signature=r"(backbone\.bottom_up\.)?stem\.conv1\.weight",
+    signature=r"(backbone\.(bottom_up\.)?)?stem\.conv1\.weight",
     modules=_modules,
     background="last",
     paste_grid="continuous",

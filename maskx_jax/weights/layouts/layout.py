@@ -80,6 +80,7 @@ class Layout:
       dense_background: of one-stage detectors. "first": the class predictor's row 0, which finds nothing. "none".
       backbone_conventions: fields of `config.model` that the backbone's weights were trained with.
       rcnn_conventions: those of the other parts of a two-stage detector.
+      c4_conventions: those of them that are others in the form C4, see `models.backbones.resnet_c4`.
       dense_conventions: those of the other parts of a one-stage detector.
       paste_grid: how the code base puts masks into images, see `evaluation.paste_masks.paste_mask`.
       keypoint_grid, keypoint_score: where it finds keypoints and how it scores them, see `evaluation.keypoints`.
@@ -94,6 +95,7 @@ class Layout:
     norm_suffixes: tuple[str, ...]
     backbone_conventions: Mapping[str, Any]
     rcnn_conventions: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    c4_conventions: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     dense_conventions: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     background: str = "first"
     dense_background: str = "none"
@@ -115,16 +117,18 @@ def blocks(ours: Collection[str]) -> list[tuple[int, ...]]:
     return numbers(r"backbone/res(\d+)_block(\d+)/conv1", ours)
 
 
-def torch_resnet(ours: Collection[str], root: str) -> dict[str, str]:
+def torch_resnet(ours: Collection[str], root: str, res5_root: str | None = None) -> dict[str, str]:
     """Name the layers of a ResNet as torchvision does.
 
     Args:
       ours: paths of our modules.
       root: of the file's names.
+      res5_root: of those of the last stage, where it stands elsewhere: on C4 it is a head.
     """
     modules = {"backbone/stem": f"{root}conv1", "backbone/stem_norm": f"{root}bn1"}
     for stage, block in blocks(ours):
-        path, theirs = f"backbone/res{stage}_block{block}", f"{root}layer{stage - 1}.{block}"
+        path, own_root = f"backbone/res{stage}_block{block}", (res5_root or root) if stage == 5 else root
+        theirs = f"{own_root}layer{stage - 1}.{block}"
         for i in (1, 2, 3):
             modules |= {f"{path}/conv{i}": f"{theirs}.conv{i}", f"{path}/conv{i}_norm": f"{theirs}.bn{i}"}
         modules |= {f"{path}/shortcut": f"{theirs}.downsample.0", f"{path}/shortcut_norm": f"{theirs}.downsample.1"}

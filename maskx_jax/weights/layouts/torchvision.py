@@ -20,7 +20,9 @@ from maskx_jax.weights.layouts.layout import (
 
 
 def _torchvision_detector(ours: Collection[str], names: Collection[str]) -> dict[str, str]:
-    modules = torch_resnet(ours, "backbone.body.")
+    # On C4, which torchvision has no model of, its parts put together (benchmarks/torchvision_c4.py).
+    is_c4 = "roi_heads.box_head.layer4.0.conv1.weight" in names
+    modules = torch_resnet(ours, "backbone.body.", "roi_heads.box_head." if is_c4 else None)
     # Files from before torchvision 0.14, among them the published detectors, have the layers without their block.
     is_old = "backbone.fpn.inner_blocks.0.weight" in names
     below, above = pyramid_levels(ours)
