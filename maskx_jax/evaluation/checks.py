@@ -14,6 +14,8 @@ from maskx_jax.coco import areas, rle
 from maskx_jax.coco.keypoints import Skeleton, skeletons_of
 
 KINDS = ("bbox", "segm")
+# Numbers that a matcher can multiply are smaller.
+_LARGEST = 1e15
 # What a results entry has for each kind.
 FIELD_OF_KIND = {"bbox": "bbox", "segm": "segmentation", "keypoints": "keypoints"}
 
@@ -171,7 +173,7 @@ def is_box(box: Any) -> bool:
         and are_finite(box)
         and box[2] >= 0
         and box[3] >= 0
-        and max(map(abs, box)) < 1e15
+        and max(map(abs, box)) < _LARGEST
     )
 
 
@@ -243,7 +245,8 @@ def _skeletons(ground_truth: Mapping) -> dict[Any, Skeleton]:
 
 def _check_keypoints(keypoints: Any, skeleton: Skeleton) -> None:
     count = 3 * len(skeleton.names)
-    if not (isinstance(keypoints, list | tuple) and len(keypoints) == count and are_finite(keypoints)):
+    is_sound = isinstance(keypoints, list | tuple) and len(keypoints) == count and are_finite(keypoints)
+    if not is_sound or max(map(abs, keypoints)) >= _LARGEST:
         number = f", {len(keypoints)} values" if isinstance(keypoints, list | tuple) else ""
         raise ValueError(
             f"keypoints {reprlib.repr(keypoints)}{number}; expected {count} finite numbers [x1, y1, v1, ...]"

@@ -108,7 +108,7 @@ class NumberedGroundTruth:
                 "id": number,
                 "image_id": self._image[result["image_id"]],
                 "category_id": self._category[result["category_id"]],
-                "score": result["score"],
+                "score": float(result["score"]),
                 "iscrowd": 0,
                 field: shape,
                 "area": area,

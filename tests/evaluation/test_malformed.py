@@ -1,5 +1,6 @@
 """Results and annotations that are malformed in any way are answered by one line that names the file."""
 
+import copy
 import json
 import math
 
@@ -242,3 +243,60 @@ def test_junk_anywhere_is_scored_or_refused(tmp_path, backend):
                 ]
                 assert all(value is None or 0 <= value <= 1 for value in values)
     assert 20 < num_scored < 120
+
+
+def poses():
+    """Three objects with two keypoints each: one seen, one half seen, and a crowd."""
+    category = {
+        "id": 1,
+        "name": "bone",
+        "keypoints": ["left", "right"],
+        "skeleton": [[1, 2]],
+        "keypoint_sigmas": [1, 2],
+    }
+    shared = {"image_id": 7, "category_id": 1, "bbox": [2, 3, 10, 8]}
+    return {
+        "images": [{"id": 7, "height": 20, "width": 30}],
+        "categories": [category],
+        "annotations": [
+            {"id": 1, "keypoints": [3, 3, 2, 11, 9, 1], "num_keypoints": 2, "area": 50, "iscrowd": 0, **shared},
+            {"id": 2, "keypoints": [5, 4, 2, 0, 0, 0], "num_keypoints": 1, "area": 60, "iscrowd": 0, **shared},
+            {"id": 3, "keypoints": [0, 0, 0, 0, 0, 0], "num_keypoints": 0, "area": 70, "iscrowd": 1, **shared},
+        ],
+    }
+
+
+@pytest.mark.parametrize("backend", matching.BACKENDS)
+def test_junk_among_keypoints_is_scored_or_refused(tmp_path, backend):
+    random = np.random.default_rng(0)
+    num_scored = 0
+    found = [
+        {"image_id": 7, "category_id": 1, "keypoints": [x, 4, 0.5, 9, 9, 0.1], "score": 0.1 * x} for x in range(2, 6)
+    ]
+    for number, name in enumerate(["truth"] * 60 + ["found"] * 40):
+        content = {"truth": poses(), "found": copy.deepcopy(found)}
+        paths = list(paths_of(content[name]))
+        junk = JUNK[random.integers(len(JUNK))]
+        if isinstance(junk, bytes):
+            continue
+        content[name] = changed(content[name], paths[random.integers(len(paths))], junk)
+        try:
+            metrics = score(tmp_path, content["found"], content["truth"], backend)
+        except ValueError as error:
+            assert len(errors.one_line(error)) < 600, number
+        else:
+            num_scored += 1
+            values = metrics.get("keypoints", {"all": {}})["all"].values()
+            assert all(value is None or 0 <= value <= 1 for value in values)
+    assert 10 < num_scored < 90
+
+
+@pytest.mark.parametrize("backend", matching.BACKENDS)
+@pytest.mark.parametrize("value", [1e14, -1e14, 1e15])
+def test_keypoints_far_away(tmp_path, backend, value):
+    found = [{"image_id": 7, "category_id": 1, "keypoints": [value, 4, 0.5, -value, 4, 0.1], "score": 0.5}]
+    if abs(value) < 1e15:
+        assert score(tmp_path, found, poses(), backend)["keypoints"]["all"]["AP"] == 0
+    else:
+        with pytest.raises(ValueError, match="expected 6 finite numbers"):
+            score(tmp_path, found, poses(), backend)
