@@ -13,7 +13,7 @@ import pytest
 from benchmarks import __main__ as benchmark
 from benchmarks import cases, checks, gpu_day, host, measuring, models, nms_forms, ours, roi_align_forms, trace
 from benchmarks.measure_devices import collectives
-from benchmarks.parameters import fcos_shapes, make_parameter, parameter_shapes
+from benchmarks.parameters import c4_shapes, fcos_shapes, make_c4_parameters, make_parameter, parameter_shapes
 from configs import fcos, mask_rcnn, maskx_rcnn
 from maskx_jax.models import build as make
 from maskx_jax.ops.nms import nms
@@ -56,6 +56,7 @@ CONFIGS = {
     "maskx_paper": maskx_rcnn.get_config("backbone=r50,mlp=paper"),
     "tiny": maskx_rcnn.get_config("size=tiny,mlp=light"),
     "fcos": fcos.get_config("backbone=r50"),
+    "mask_rcnn_c4": mask_rcnn.get_config("backbone=r50_c4"),
 }
 
 
@@ -85,6 +86,17 @@ def test_both_sides_have_the_same_parameters(name, tmp_path, monkeypatch):
     scores = parameters["roi_heads.box_predictor.cls_score.weight"]
     np.testing.assert_array_equal(variables["params"]["box_head"]["classification"]["kernel"], scores.T)
     assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(variables))
+
+
+def test_both_sides_have_the_same_parameters_on_c4(tmp_path, monkeypatch):
+    monkeypatch.setitem(models._TORCHVISION, "backbone", {"kind": "resnet", "stage_sizes": (1, 1, 1, 1), "width": 64})
+    parameters = make_c4_parameters(c4_shapes(cases.NUM_CLASSES, (1, 1, 1, 1)))
+    np.savez(tmp_path / "mask_rcnn_c4.npz", **parameters)
+    _, variables = ours._model(tmp_path, "mask_rcnn_c4")
+    kernel = parameters["roi_heads.box_head.layer4.0.conv1.weight"]
+    np.testing.assert_array_equal(
+        variables["params"]["backbone"]["res5_block0"]["conv1"]["kernel"], kernel.transpose(2, 3, 1, 0)
+    )
 
 
 def test_both_sides_have_the_same_parameters_of_fcos(tmp_path, monkeypatch):
