@@ -9,7 +9,7 @@ import pytest
 from flax import linen as nn
 from flax import traverse_util
 
-from configs import base, embedmask
+from configs import base, embedmask, keypoint_rcnn
 from maskx_jax.distributed.mesh import global_batch, local_part, make_mesh, replicated, state_shardings
 from maskx_jax.inference import make_detect_step
 from maskx_jax.models.build import build, initialize
@@ -25,6 +25,10 @@ SGD = {"name": "sgd", "momentum": 0.9, "weight_decay": 1e-4, "bias_learning_rate
 def small_model(system: str = "maskx_rcnn"):
     if system == "embedmask":
         return build(embedmask.get_config("size=tiny,data=shapes").model, NUM_CLASSES)
+    if system == "keypoint_rcnn":
+        config = keypoint_rcnn.get_config("size=tiny,data=shapes")
+        config.model.rcnn.keypoint_head.update(channels=16, num_convs=1, num_samples=4)
+        return build(config.model, NUM_CLASSES)
     return tiny_model(rpn__post_nms_top_k=(20, 20), box_head__num_samples=16, mask_head__num_samples=4)
 
 
@@ -38,7 +42,7 @@ def run(devices, system: str = "maskx_rcnn", num_steps: int = 2, state_sharding:
     options["state_shardings"] = state_shardings(mesh, state, state_sharding, min_size=2**10)
     step = make_train_step(model, optimizer, mesh, seed=0, **options)
     state = jax.device_put(state, options["state_shardings"])
-    batch = global_batch(mesh, shapes_batch(8))
+    batch = global_batch(mesh, shapes_batch(8, keypoints=system == "keypoint_rcnn"))
     compiled = step.lower(state, batch).compile()
     for _ in range(num_steps):
         state, losses = compiled(state, batch)
@@ -55,7 +59,9 @@ rcnn_or_long = pytest.mark.parametrize(
 
 
 # One of each family, with all that the family has.
-@pytest.fixture(scope="module", params=["maskx_rcnn", "embedmask"])
+@pytest.fixture(
+    scope="module", params=["maskx_rcnn", "embedmask", pytest.param("keypoint_rcnn", marks=pytest.mark.long)]
+)
 def system(request):
     return request.param
 
