@@ -25,7 +25,6 @@ def get_config(argument: str | None = None) -> ConfigDict:
     config.model.rcnn.rpn.post_nms_top_k = (1500, 1000)
     # Keypoints get worse with plain L1 (detectron2).
     config.model.rcnn.box_head.smooth_l1_beta = 0.5
-    config.train.best_metric = ("keypoints/all/AP", "bbox/all/AP")
     variants.short_sides(config)
     config.train.best_metric = ("keypoints/all/AP", "segm/all/AP", "bbox/all/AP")
 
