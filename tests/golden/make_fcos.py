@@ -7,7 +7,6 @@ It also runs the way back: our parameters, exported, in torchvision, against our
 
 import os
 import pathlib
-import tempfile
 import zlib
 from collections.abc import Mapping
 from typing import Any
@@ -16,19 +15,15 @@ import jax
 import numpy as np
 import torch
 import torchvision
-from safetensors.numpy import save_file
-from safetensors.torch import load_file
 from torchvision.models.detection import FCOS
 from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
-from torchvision.models.detection.image_list import ImageList
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from benchmarks.parameters import NUM_CLASSES, fcos_shapes, make_parameters
 from maskx_jax import errors
-from maskx_jax.weights.export import to_torchvision
 from tests.golden import model_inputs as inputs
-from tests.golden.torchvision_side import gradients, image_list, sample, save
+from tests.golden.torchvision_side import batch_list, image_list, losses_and_gradients, sample, save, way_back
 from tests.models.build import shapes_batch
 from tests.models.torchvision_model import imported_fcos
 
@@ -47,7 +42,7 @@ def main() -> None:
         gap = np.diff(-scores).min()
         print(f"{name}: {len(scores)} detections, scores {scores[0]:.4f} to {scores[-1]:.4f}, at least {gap:.1e} apart")
     save("fcos_losses", _losses(state))
-    _way_back()
+    way_back(imported_fcos(), lambda state, *image: _stages(_fcos(state).eval(), *image))
 
 
 def _fcos(state: Mapping[str, torch.Tensor], **options: Any) -> FCOS:
@@ -92,38 +87,11 @@ def _losses(state: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
         }
         for i in range(len(real))
     ]
-    canvases = np.array(batch.images)
-    size = canvases.shape[1:3]
-    images = ImageList(torch.cat([image_list(canvas, size).tensors for canvas in canvases]), [size] * len(canvases))
+    images = batch_list(np.array(batch.images))
     pyramid = list(model.backbone(images.tensors).values())
     counts = [features.shape[-2] * features.shape[-1] for features in pyramid]
     losses = model.compute_loss(targets, model.head(pyramid), model.anchor_generator(images, pyramid), counts)
-    torch.stack(list(losses.values())).sum().backward()
-    arrays = {f"loss/{name}": value.detach().numpy() for name, value in losses.items()}
-    print("losses:", {name: float(value) for name, value in arrays.items()})
-    return arrays | gradients(model, inputs.FCOS_GRADIENTS)
-
-
-@torch.no_grad()
-def _way_back() -> None:
-    """Export our parameters, run them in torchvision, and compare its detections with ours."""
-    imported = imported_fcos()
-    canvas, size = inputs.make_canvas("shapes_512", None)
-    ours = jax.jit(lambda variables, *image: imported.model.apply(variables, *image, method="detect"))(
-        imported.variables, canvas[None], np.array([size], np.float32)
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        path = pathlib.Path(folder) / "model.safetensors"
-        save_file(to_torchvision(imported.variables, imported.model, imported.fields), path)
-        theirs = _stages(_fcos(load_file(path)).eval(), canvas, size)
-    kept = np.array(ours.valid[0])
-    boxes = np.abs(np.array(ours.boxes[0])[kept] - theirs["detections/boxes"]).max()
-    scores = np.abs(np.array(ours.scores[0])[kept] - theirs["detections/scores"]).max()
-    print(
-        f"way back: {kept.sum()} detections of ours, {len(theirs['detections/scores'])} of torchvision with our "
-        f"exported parameters; same labels: {(np.array(ours.labels[0])[kept] == theirs['detections/labels']).all()}, "
-        f"largest difference of boxes {boxes:.2e} px, of scores {scores:.2e}"
-    )
+    return losses_and_gradients(losses, model, inputs.FCOS_GRADIENTS)
 
 
 if __name__ == "__main__":

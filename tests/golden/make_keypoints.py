@@ -15,14 +15,13 @@ import torch
 import torchvision
 from torchvision.models.detection import KeypointRCNN
 from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
-from torchvision.models.detection.image_list import ImageList
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from benchmarks.parameters import keypoint_shapes, make_parameters
 from maskx_jax import errors
 from maskx_jax.weights.export import to_torchvision
 from tests.golden import model_inputs as inputs
-from tests.golden.torchvision_side import gradients, image_list, sample, save
+from tests.golden.torchvision_side import batch_list, image_list, losses_and_gradients, sample, save
 from tests.models.build import shapes_batch
 from tests.models.torchvision_model import imported_keypoint_rcnn
 
@@ -84,20 +83,13 @@ def _losses(state: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
     for i, real in enumerate(gt.valid & ~gt.is_crowd):
         fields = {"boxes": gt.boxes[i], "labels": np.ones(len(real), np.int64), "keypoints": keypoints[i]}
         targets.append({name: torch.from_numpy(values[real]) for name, values in fields.items()})
-    canvases = np.array(batch.images)
-    size = canvases.shape[1:3]
-    tensors = torch.cat([image_list(canvas, size).tensors for canvas in canvases])
-    pyramid = model.backbone(tensors)
-    images = ImageList(tensors, [size] * len(canvases))
+    images = batch_list(np.array(batch.images))
+    pyramid = model.backbone(images.tensors)
     proposals, rpn_losses = model.rpn(images, pyramid, targets)
     _, roi_losses = model.roi_heads(pyramid, proposals, images.image_sizes, targets)
     losses = rpn_losses | roi_losses
-    torch.stack(list(losses.values())).sum().backward()
-    arrays = {f"loss/{name}": value.detach().numpy() for name, value in losses.items()}
-    arrays["proposals"] = np.stack([boxes.numpy() for boxes in proposals])
-    arrays |= gradients(model, inputs.KEYPOINT_GRADIENTS)
-    print("losses:", {name: float(value) for name, value in arrays.items() if name.startswith("loss/")})
-    return arrays
+    proposed = {"proposals": np.stack([boxes.numpy() for boxes in proposals])}
+    return proposed | losses_and_gradients(losses, model, inputs.KEYPOINT_GRADIENTS)
 
 
 def _way_back(state: Mapping[str, torch.Tensor]) -> None:
