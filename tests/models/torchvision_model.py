@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 from ml_collections import ConfigDict
@@ -101,23 +100,3 @@ def losses_and_gradients(model: Any, variables: PyTree, batch: Batch, paths: Ite
     with optimized():
         (_, parts), gradients = step(wanted, params, variables["frozen"])
     return jax.tree.map(np.asarray, (parts, gradients))
-
-
-def targets_of_the_goldens(masks: Any, frames: Any, gt_index: Any, rois: Any, size: int) -> jax.Array:
-    """Return mask targets as they were when the goldens were made: the stored pixel that each point falls in.
-
-    Both sides had the same; what is compared is the loss. Points between two pixels took the later one.
-    """
-    side = masks.shape[1]
-    fractions = (jnp.arange(size) + 0.5) / size
-    frame = frames[gt_index]
-
-    def pixels(low: int, high: int) -> tuple[jax.Array, jax.Array]:
-        points = rois[:, low, None] + fractions * (rois[:, high] - rois[:, low])[:, None]
-        extent = jnp.maximum(frame[:, high] - frame[:, low], 1e-6)
-        position = jnp.floor((points - frame[:, low, None]) / extent[:, None] * side + 1e-3)
-        return jnp.clip(position, 0, side - 1).astype(int), (position >= 0) & (position < side)
-
-    (x, x_inside), (y, y_inside) = pixels(0, 2), pixels(1, 3)
-    bits = jnp.unpackbits(masks, axis=-1)[gt_index[:, None, None], y[:, :, None], x[:, None, :]]
-    return (bits == 1) & y_inside[:, :, None] & x_inside[:, None, :]
