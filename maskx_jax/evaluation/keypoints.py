@@ -7,7 +7,6 @@ of which image the pixels are (`Grid`), and what the score of a keypoint is (`Sc
 
 from typing import Literal, get_args
 
-import cv2
 import numpy as np
 
 # Along a side: finer than a map of 56 cells can say where something is.
@@ -76,6 +75,9 @@ def check_score(score: str) -> None:
 
 def _peak(cells: np.ndarray, size: tuple[int, int]) -> tuple[int, int, float]:
     """Return the column and the row of the largest value of a map resized to (width, height), and the value."""
+    # Scoring stored results, which reads and writes entries too, does without it.
+    import cv2
+
     resized = cv2.resize(cells, size, interpolation=cv2.INTER_CUBIC)
     row, column = divmod(int(resized.argmax()), size[0])
     return column, row, float(resized[row, column])
