@@ -39,7 +39,7 @@ def _stages_of(name, coco_mini):
         pyramid = model.pyramid(images, image_sizes)
         logits, deltas = model.rpn(pyramid)
         proposals = model.rpn.proposals(logits, deltas, model.rpn.anchors(pyramid), image_sizes, training=False)
-        predictions = model.box_predictions(pyramid, box_rois)
+        predictions = model.box_predictions(pyramid, box_rois, jnp.ones(box_rois.shape[:2], bool))
         used = jnp.ones(mask_labels.shape, bool)
         mask_logits = model.region_predictions(
             model.mask_branch, pyramid, mask_rois, mask_labels, used, predictions.class_weights
