@@ -5,10 +5,12 @@ import json
 import textwrap
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 from configs import embedmask, paper
 from maskx_jax.models.build import build, initialize
+from maskx_jax.structures import Keypoints
 from maskx_jax.training.optimizer import split_params
 from tests.models.build import shapes_batch
 from tools import sweep
@@ -27,9 +29,14 @@ def test_every_row_traces_at_full_size(row):
     config = paper.get_config(f"row={row}")
     model = build(config.model, 80)
     batch = shapes_batch(1)
+    if "keypoints" in model.produces:
+        places = jnp.ones((1, 8, 17), bool)
+        keypoints = Keypoints(jnp.zeros((1, 8, 17, 2)), places, places)
+        batch = batch.replace(ground_truth=batch.ground_truth.replace(keypoints=keypoints))
     variables = jax.eval_shape(lambda: initialize(model, jax.random.key(0)))
     trained, _ = split_params(variables["params"], config.optimizer.untrained)
     total, losses = jax.eval_shape(lambda v: model.apply(v, batch, jax.random.key(0), method="losses"), variables)
+    assert ("keypoint" in losses) == ("keypoints" in model.produces)
     assert total.shape == () and ("mask" in losses) == (paper.ROWS[row].predictor != "none")
     modules = set(trained)
     if paper.ROWS[row].stage_wise:
