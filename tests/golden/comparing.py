@@ -34,6 +34,12 @@ def error_of_map(name: str, ours: Any, expected: Arrays) -> float:
     return float(np.abs(actual - expected[name]).max() / expected[f"{name}/largest"])
 
 
+def error_of_loss(name: str, ours: Any, expected: Arrays) -> float:
+    """Return the relative difference of a loss; the name is torchvision's."""
+    loss = expected[f"loss/{name}"]
+    return float(abs(ours - loss) / loss)
+
+
 def errors_of_gradient(name: str, ours: np.ndarray, expected: Arrays) -> tuple[float, float]:
     """Return the norm of the difference over the norm at the golden's positions, and the relative error of the norm.
 

@@ -12,7 +12,7 @@ from maskx_jax.models.rcnn.rpn import RPN
 from maskx_jax.structures import Keypoints, Proposals
 from tests.compilation import optimized
 from tests.golden import model_inputs as inputs
-from tests.golden.comparing import canvas_of, error_of_map, errors_of_gradient, golden
+from tests.golden.comparing import canvas_of, error_of_loss, error_of_map, errors_of_gradient, golden
 from tests.models.build import shapes_batch
 from tests.models.torchvision_model import imported_keypoint_rcnn, losses_and_gradients
 
@@ -111,8 +111,7 @@ def losses():
 )
 def test_losses_agree(losses, theirs, name, record_property):
     parts, _ = losses
-    expected = golden("keypoint_losses")[f"loss/{theirs}"]
-    error = float(abs(parts[name] - expected) / expected)
+    error = error_of_loss(theirs, parts[name], golden("keypoint_losses"))
     record_property("error", error)
     assert error <= 1e-4
 
