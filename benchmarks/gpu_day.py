@@ -113,6 +113,20 @@ def plan(rehearse: bool) -> tuple[Step, ...]:
             (cases.Network("trace", model, canvas, small, dtype),),
             rounds=0,
         ),
+        Step(
+            "models",
+            "Other models",
+            300,
+            tuple(
+                cases.Network(work, other, canvas, small, dtype)
+                for other in (("tiny",) if rehearse else ("fcos", "mask_rcnn_c4", "maskx_paper"))
+                for work in ("network", "train")
+                # torchvision has no losses of C4.
+                if (work, other) != ("train", "mask_rcnn_c4")
+            ),
+            rounds,
+            seconds,
+        ),
     )
     # A busy CPU takes as long as it takes.
     return tuple(dataclasses.replace(step, seconds=math.inf) for step in steps) if rehearse else steps
@@ -137,7 +151,7 @@ def main(arguments: list[str]) -> None:
     )
     parser.add_argument("--budget", type=float, default=_MINUTES, metavar="MINUTES", help="for everything")
     parser.add_argument("--peer_python", default="", help="Python with torch and torchvision, if it is not this one")
-    parser.add_argument("--step", action="append", metavar="NAME", help="only this one; may be given several times")
+    parser.add_argument("--step", action="append", metavar="NAME", help="only this one; several are run as given")
     parser.add_argument("--rehearse", action="store_true", help="at small sizes, on a CPU")
     options = parser.parse_args(arguments)
     steps = plan(options.rehearse)
@@ -149,7 +163,7 @@ def main(arguments: list[str]) -> None:
     peer_python = options.peer_python or (sys.executable if measuring.has_torchvision() else "")
     if not peer_python:
         print("torchvision is not here, and no --peer_python is given: there are no times of the peer", flush=True)
-    chosen = [step for step in steps if step.name in (options.step or names)]
+    chosen = [steps[names.index(name)] for name in options.step or names]
     print(Day(options.output, peer_python, options.rehearse).run(chosen, options.budget * 60))
 
 

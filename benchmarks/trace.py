@@ -45,7 +45,7 @@ PARTS = {
     "box head": r"\b(box_head|_?box_predictions)\b",
     "optimizer": r"^jit\(step\)/[^/]*$",
 }
-_SHOWN = 25
+_SHOWN = 200
 
 Event = tuple[str, str, float]
 
@@ -143,7 +143,8 @@ def summarize(events: Iterable[Event], instructions: dict[str, tuple[str, str]],
         unnamed += 0.0 if known else seconds
         kinds[kind] += seconds
         parts[part] += seconds
-        kernels[instruction or name, kind, part] += seconds
+        # A command buffer is no instruction of the program: its kernels go by their own names.
+        kernels[instruction if instruction in instructions else name, kind, part] += seconds
     total = sum(kinds.values())
     longest = [
         {"kernel": name, "kind": kind, "part": part, "ms": seconds * 1000 / count}
