@@ -126,7 +126,8 @@ def get_config() -> ConfigDict:
             "repeat_threshold": 0.0,
             # Whether images without objects are trained on, as all background; Detectron and detectron2 leave them out.
             "keep_empty_images": True,
-            # Who makes the examples, to the bit the same: "threads", or "tf_data" (docs/performance.md compares them).
+            # Who makes the examples, to the bit the same: "threads", "tf_data", or "processes" where the interpreter's
+            # lock bounds the others (docs/performance.md compares them).
             "loader": may_change("tf_data"),
             # Examples made at the same time, by each process.
             "num_workers": may_change(8),

@@ -1,23 +1,34 @@
-"""Who makes the examples of a batch, several at a time: two loaders, whose batches are the same to the bit.
+"""Who makes the examples of a batch, several at a time: three loaders, whose batches are the same to the bit.
 
-Both call the same Python function for each example. It spends its time in OpenCV and NumPy, which give up the
-interpreter's lock while they compute.
+All call the same Python function for each example. It spends most of its time in OpenCV and NumPy, which give up the
+interpreter's lock while they compute; what holds the lock holds up the thread that feeds the devices too, unless it is
+another process that makes the examples.
 """
 
 import collections
 import concurrent.futures
+import contextlib
 import dataclasses
+import functools
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
+from absl import flags
 
 from maskx_jax.structures import Batch, GroundTruth, Keypoints
 
-# Example number n of this process -> a `Batch` without leading axis.
-MakeExample = Callable[[int], Batch]
+# Example number n of this process -> a `Batch` without leading axis, and a remark for whoever takes the batch.
+MakeExample = Callable[[int], tuple[Batch, Any]]
+# Batches, each with the remarks of its examples.
+Loaded = Generator[tuple[Batch, list[Any]], None, None]
 
 
 class Loader(Protocol):
@@ -31,7 +42,7 @@ class Loader(Protocol):
         stop_step: int | None,
         num_workers: int,
         prefetch: int,
-    ) -> Iterator[Batch]: ...
+    ) -> Loaded: ...
 
 
 def load(
@@ -42,17 +53,20 @@ def load(
     stop_step: int | None,
     num_workers: int,
     prefetch: int,
+    take: Callable[[list[Any]], None] = lambda remarks: None,
 ) -> Iterator[Batch]:
     """Make the examples of the steps in order, several at a time, and put them together to batches.
 
     Args:
       loader: a name in `LOADERS`.
-      make_example: makes example `n`; step `t` takes those from `t * batch_size` on.
+      make_example: makes example `n`; step `t` takes those from `t * batch_size` on. "processes" makes copies of it,
+        which share nothing: what they have to say is a remark.
       batch_size: examples of a batch, in this process.
       start_step: the first step.
       stop_step: the one after the last; None for no end.
       num_workers: examples made at the same time.
-      prefetch: batches made ahead.
+      prefetch: batches made ahead; of "processes", each worker makes at least one.
+      take: called with the remarks of a batch's examples when the batch is taken.
 
     Raises:
       ValueError: an argument is out of range.
@@ -64,7 +78,14 @@ def load(
         raise ValueError(f"num_workers is {num_workers} and prefetch {prefetch}; expected at least 1 and 0")
     # The workers are the parallelism; OpenCV's own threads would only compete with them.
     cv2.setNumThreads(1)
-    return LOADERS[loader](make_example, batch_size, start_step, stop_step, num_workers, prefetch)
+    return _taken(LOADERS[loader](make_example, batch_size, start_step, stop_step, num_workers, prefetch), take)
+
+
+def _taken(loaded: Loaded, take: Callable[[list[Any]], None]) -> Iterator[Batch]:
+    with contextlib.closing(loaded):
+        for batch, remarks in loaded:
+            take(remarks)
+            yield batch
 
 
 def _load_with_threads(
@@ -74,21 +95,21 @@ def _load_with_threads(
     stop_step: int | None,
     num_workers: int,
     prefetch: int,
-) -> Iterator[Batch]:
+) -> Loaded:
     steps = itertools.count(start_step) if stop_step is None else iter(range(start_step, stop_step))
     workers = concurrent.futures.ThreadPoolExecutor(num_workers, thread_name_prefix="make_example")
     # One more puts the batches together, so that whoever asks for one finds it whole.
     stacker = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="stack_examples")
-    pending: collections.deque[concurrent.futures.Future[Batch]] = collections.deque()
+    pending: collections.deque[concurrent.futures.Future[tuple[Batch, list[Any]]]] = collections.deque()
 
     def submit(num_steps: int) -> None:
         for step in itertools.islice(steps, num_steps):
             numbers = range(step * batch_size, (step + 1) * batch_size)
             pending.append(stacker.submit(stack, [workers.submit(make_example, number) for number in numbers]))
 
-    def stack(examples: list[concurrent.futures.Future[Batch]]) -> Batch:
-        arrays = zip(*(arrays_of(example.result()) for example in examples), strict=True)
-        return batch_of([np.stack(parts) for parts in arrays])
+    def stack(examples: list[concurrent.futures.Future[tuple[Batch, Any]]]) -> tuple[Batch, list[Any]]:
+        arrays, remarks = _stack(example.result() for example in examples)
+        return batch_of(arrays), remarks
 
     try:
         submit(1 + prefetch)
@@ -108,7 +129,7 @@ def _load_with_tf_data(
     stop_step: int | None,
     num_workers: int,
     prefetch: int,
-) -> Iterator[Batch]:
+) -> Loaded:
     import tensorflow as tf
 
     if tf.config.get_visible_devices("GPU"):
@@ -117,10 +138,13 @@ def _load_with_tf_data(
 
     # TensorFlow turns exceptions into text of its own; they are kept here so that both loaders raise the same.
     failures: dict[int, Exception] = {}
+    # It carries arrays only.
+    remarks: dict[int, Any] = {}
 
     def make_arrays(number: np.ndarray) -> list[np.ndarray]:
         try:
-            return arrays_of(make_example(int(number)))
+            example, remarks[int(number)] = make_example(int(number))
+            return arrays_of(example)
         except Exception as error:
             failures[int(number)] = error
             raise
@@ -137,15 +161,71 @@ def _load_with_tf_data(
         .with_options(options)
     )
     try:
-        for arrays in dataset.as_numpy_iterator():
-            yield batch_of(arrays)
+        for step, arrays in enumerate(dataset.as_numpy_iterator(), start_step):
+            numbers = range(step * batch_size, (step + 1) * batch_size)
+            yield batch_of(arrays), [remarks.pop(number) for number in numbers]
     except tf.errors.OpError as error:
         if failures:
             raise failures[min(failures)] from error
         raise
 
 
-LOADERS: dict[str, Loader] = {"tf_data": _load_with_tf_data, "threads": _load_with_threads}
+def _load_with_processes(
+    make_example: MakeExample,
+    batch_size: int,
+    start_step: int,
+    stop_step: int | None,
+    num_workers: int,
+    prefetch: int,
+) -> Loaded:
+    import grain
+
+    if not flags.FLAGS.is_parsed():
+        # Grain reads flags of its own, which only `absl.app` parses.
+        flags.FLAGS.mark_as_parsed()
+    steps = grain.MapDataset.range(start_step, sys.maxsize if stop_step is None else stop_step)
+    # A worker makes whole batches, which come through shared memory.
+    batches = steps.map(functools.partial(_make_batch, make_example, batch_size)).to_iter_dataset(
+        grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+    )
+    ahead = grain.MultiprocessingOptions(num_workers, per_worker_buffer_size=max(1, prefetch // num_workers))
+    with contextlib.closing(iter(batches.mp_prefetch(ahead, worker_init_fn=_begin_worker))) as loaded:
+        for arrays, remarks in loaded:
+            yield batch_of(arrays), remarks
+
+
+def _make_batch(make_example: MakeExample, batch_size: int, step: int) -> tuple[list[np.ndarray], list[Any]]:
+    return _stack(map(make_example, range(step * batch_size, (step + 1) * batch_size)))
+
+
+def _begin_worker(index: int, count: int) -> None:
+    del index, count
+    cv2.setNumThreads(1)
+    # The accelerator belongs to the process that trains.
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    # A terminal and a scheduler signal all processes of a group; that process says when they end.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+LOADERS: dict[str, Loader] = {
+    "tf_data": _load_with_tf_data,
+    "threads": _load_with_threads,
+    "processes": _load_with_processes,
+}
+
+
+def _stack(examples: Iterable[tuple[Batch, Any]]) -> tuple[list[np.ndarray], list[Any]]:
+    batches, remarks = zip(*examples, strict=True)
+    return [np.stack(parts) for parts in zip(*map(arrays_of, batches), strict=True)], list(remarks)
 
 
 def _fields(kind: type, *but: str) -> list[str]:

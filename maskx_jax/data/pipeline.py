@@ -1,9 +1,8 @@
 """Batches from a source: which examples (schedule), how they are made (transform); `loaders` says who makes them."""
 
 import dataclasses
-import functools
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -20,8 +19,23 @@ class _BrokenExample(RuntimeError):
     """No example can be made of a record, now or ever."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Made:
+    """What became of a record.
+
+    Attributes:
+      image_id: of the example that was made.
+      counts: of its objects.
+      broken: index and cause of the records that it stands in for.
+    """
+
+    image_id: int
+    counts: Counts
+    broken: Mapping[int, str]
+
+
 class Statistics:
-    """What this process made of records and their objects, counted as examples are made (some ahead of their use).
+    """What became of the records and objects of the batches that this process took.
 
     Attributes:
       num_examples: examples made.
@@ -35,41 +49,39 @@ class Statistics:
         self.overflow = 0
         self.outside = 0
         self.broken: dict[int, str] = {}
-        self._lock = threading.Lock()
 
-    def add(self, counts: Counts, image_id: int, num_slots: int) -> None:
-        """Count one example; the first overflow is logged."""
-        with self._lock:
-            first_overflow = self.overflow == 0 and counts.overflow > 0
-            self.num_examples += 1
-            self.overflow += counts.overflow
-            self.outside += counts.outside
-        if first_overflow:
+    def add(self, made: Made, num_slots: int, max_broken: int) -> None:
+        """Count one example; the first overflow and each broken record are logged.
+
+        A broken record counts once, however often it is met.
+
+        Raises:
+          RuntimeError: there are more than `max_broken`; the message names them all.
+        """
+        for index, cause in made.broken.items():
+            if index not in self.broken:
+                self._add_broken(index, cause, max_broken)
+        if self.overflow == 0 and made.counts.overflow > 0:
             logging.warning(
                 "image %d has %d objects more than the %d ground-truth slots; its smallest objects are left out. "
                 "Raise num_slots to keep them. Further overflow is only counted.",
-                image_id,
-                counts.overflow,
+                made.image_id,
+                made.counts.overflow,
                 num_slots,
             )
+        self.num_examples += 1
+        self.overflow += made.counts.overflow
+        self.outside += made.counts.outside
 
-    def add_broken(self, index: int, error: Exception, limit: int) -> None:
-        """Count a record that cannot be read, once however often it is met; the first time is logged.
-
-        Raises:
-          RuntimeError: with it there are more than `limit`; the message names them all.
-        """
-        with self._lock:
-            if index in self.broken:
-                return
-            count = len(self.broken) + 1
-            if count > limit:
-                causes = "; ".join([*self.broken.values(), str(error)])
-                raise RuntimeError(
-                    f"got {count} broken records, expected at most {limit} (data.max_broken_records): {causes}"
-                ) from error
-            self.broken[index] = str(error)
-        logging.warning("broken record %d of at most %d, another takes its place: %s", count, limit, error)
+    def _add_broken(self, index: int, cause: str, limit: int) -> None:
+        count = len(self.broken) + 1
+        if count > limit:
+            causes = "; ".join([*self.broken.values(), cause])
+            raise RuntimeError(
+                f"got {count} broken records, expected at most {limit} (data.max_broken_records): {causes}"
+            )
+        self.broken[index] = cause
+        logging.warning("broken record %d of at most %d, another takes its place: %s", count, limit, cause)
 
 
 def train_batches(
@@ -122,11 +134,15 @@ def train_batches(
             raise ValueError(f"{name} is {value}; expected 0 or more")
     if not 0 <= keypoint_fraction <= 1:
         raise ValueError(f"keypoint_fraction is {keypoint_fraction}; expected a value from 0 to 1")
-    make_example = _TrainExamples(
-        source, schedule, transform, allowed_masks, keypoint_fraction, max_broken_records, statistics or Statistics()
-    )
+    make_example = _TrainExamples(source, schedule, transform, allowed_masks, keypoint_fraction)
     part = _Part(schedule.batch_size, process_index, process_count)
-    return load(loader, part.numbered(make_example), part.size, start_step, None, num_workers, prefetch)
+    counted = statistics or Statistics()
+
+    def count(remarks: list[Made]) -> None:
+        for made in remarks:
+            counted.add(made, transform.num_slots, max_broken_records)
+
+    return load(loader, part.numbered(make_example), part.size, start_step, None, num_workers, prefetch, count)
 
 
 def evaluation_batches(
@@ -155,7 +171,7 @@ def evaluation_batches(
     batches = evaluation_order(source.sizes, batch_size, transform.single_canvas)
     transform = transform.for_evaluation()
 
-    def make_example(step: int, slot: int) -> Batch:
+    def make_example(step: int, slot: int) -> tuple[Batch, None]:
         portrait, indices, valid = batches[step]
         canvas = transform.canvas_of(bool(portrait))
 
@@ -163,7 +179,7 @@ def evaluation_batches(
             return transform(record, canvas, np.random.default_rng(0), num_slots=0)
 
         example, _ = _make_example(source, int(indices[slot]), without_ground_truth)
-        return dataclasses.replace(example, valid=np.array(valid[slot]))
+        return dataclasses.replace(example, valid=np.array(valid[slot])), None
 
     return load(loader, part.numbered(make_example), part.size, 0, len(batches), num_workers, prefetch)
 
@@ -179,57 +195,47 @@ class _Part:
         self.size = batch_size // process_count
         self._first = process_index * self.size
 
-    def numbered(self, make_example: Callable[[int, int], Batch]) -> MakeExample:
+    def numbered(self, make_example: Callable[[int, int], tuple[Batch, Any]]) -> MakeExample:
         """Turn (step, slot of the global batch) -> example into number of this process's example -> example."""
 
-        def make_numbered(number: int) -> Batch:
+        def make_numbered(number: int) -> tuple[Batch, Any]:
             step, slot = divmod(number, self.size)
             return make_example(step, self._first + slot)
 
         return make_numbered
 
 
+@dataclasses.dataclass(frozen=True)
 class _TrainExamples:
     """Makes the example of a step and a slot; a good record stands in for a broken one."""
 
-    def __init__(
-        self,
-        source: Source,
-        schedule: Schedule,
-        transform: Transform,
-        allowed_masks: np.ndarray,
-        keypoint_fraction: float,
-        max_broken_records: int,
-        statistics: Statistics,
-    ) -> None:
-        self._source, self._schedule, self._transform = source, schedule, transform
-        self._allowed_masks = allowed_masks
-        self._keypoint_fraction = keypoint_fraction
-        self._max_broken_records = max_broken_records
-        self._statistics = statistics
-        self._step = functools.lru_cache(maxsize=64)(schedule.step)
+    source: Source
+    schedule: Schedule
+    transform: Transform
+    allowed_masks: np.ndarray
+    keypoint_fraction: float
 
-    def __call__(self, step: int, slot: int) -> Batch:
-        orientation, indices = self._step(step)
-        canvas = self._transform.canvas_of(bool(orientation))
+    def __call__(self, step: int, slot: int) -> tuple[Batch, Made]:
+        orientation, indices = self.schedule.step(step)
+        canvas = self.transform.canvas_of(bool(orientation))
 
         def augment(record: Record) -> tuple[Batch, Counts]:
             # Anew for each record: the choices for one that stands in do not depend on where the one before failed.
-            rng = np.random.default_rng((self._schedule.seed, 1, step, slot))
-            allowed = remove_keypoints(remove_masks(record, self._allowed_masks), self._keypoint_fraction)
-            return self._transform(allowed, canvas, rng, skeleton=self._source.skeleton)
+            rng = np.random.default_rng((self.schedule.seed, 1, step, slot))
+            allowed = remove_keypoints(remove_masks(record, self.allowed_masks), self.keypoint_fraction)
+            return self.transform(allowed, canvas, rng, skeleton=self.source.skeleton)
 
-        for index in self._schedule.candidates(orientation, int(indices[slot])):
+        broken: dict[int, str] = {}
+        for index in self.schedule.candidates(orientation, int(indices[slot])):
             try:
-                example, counts = _make_example(self._source, index, augment)
+                example, counts = _make_example(self.source, index, augment)
             except _BrokenExample as error:
-                self._statistics.add_broken(index, error, self._max_broken_records)
+                broken[index] = str(error)
                 continue
-            self._statistics.add(counts, int(example.image_ids), self._transform.num_slots)
-            return example
+            return example, Made(int(example.image_ids), counts, broken)
         raise RuntimeError(
             f"step {step}: every {ORIENTATION_NAMES[orientation]} record is broken, none can stand in: "
-            + "; ".join(self._statistics.broken.values())
+            + "; ".join(broken.values())
         )
 
 

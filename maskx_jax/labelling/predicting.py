@@ -152,10 +152,11 @@ class _Examples:
         """Yield the batches; the `image_ids` are the numbers of the items."""
         order = self._order(batch_size)
 
-        def make(number: int) -> Batch:
+        def make(number: int) -> tuple[Batch, None]:
             step, slot = divmod(number, batch_size)
             portrait, indices, valid = order[step]
-            return self._example(int(indices[slot]), self._transform.canvas_of(bool(portrait)), bool(valid[slot]))
+            canvas = self._transform.canvas_of(bool(portrait))
+            return self._example(int(indices[slot]), canvas, bool(valid[slot])), None
 
         return load("threads", make, batch_size, 0, len(order), num_workers, prefetch=2)
 

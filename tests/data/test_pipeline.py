@@ -3,10 +3,12 @@
 import dataclasses
 import errno
 import re
+import signal
 import subprocess
 import sys
 
 import numpy as np
+import psutil
 import pytest
 
 from maskx_jax.data import loaders
@@ -31,6 +33,8 @@ def schedule(source):
     return Schedule(source.sizes, 4, SEED)
 
 
+# Each worker process imports the program anew, so fewer tests take "processes".
+IN_PROCESS = [name for name in loaders.LOADERS if name != "processes"]
 ALLOWED = np.array([False, True, False, True, False, True, False])
 TRANSFORM = Transform(canvas=(64, 96), short_sides=(48, 64), max_long_side=96, num_slots=6)
 
@@ -54,12 +58,13 @@ def reference(source, schedule):
 
 @pytest.mark.parametrize("loader", loaders.LOADERS)
 def test_loaders_agree_to_the_bit(loader, source, schedule, reference):
-    made = take(train_batches(source, schedule, TRANSFORM, ALLOWED, loader=loader, num_workers=3, prefetch=2), 12)
+    workers = 2 if loader == "processes" else 3
+    made = take(train_batches(source, schedule, TRANSFORM, ALLOWED, loader=loader, num_workers=workers, prefetch=2), 12)
     for mine, other in zip(made, reference, strict=True):
         assert_same(mine, other)
 
 
-@pytest.mark.parametrize("loader", loaders.LOADERS)
+@pytest.mark.parametrize("loader", IN_PROCESS)
 def test_any_start_step_continues_the_same_run(loader, source, schedule, reference):
     made = take(train_batches(source, schedule, TRANSFORM, ALLOWED, start_step=7, loader=loader), 5)
     for mine, other in zip(made, reference[7:], strict=True):
@@ -77,7 +82,7 @@ def test_parts_of_the_processes_make_the_global_batch(source, schedule, referenc
         assert_same(loaders.batch_of([np.concatenate(pair) for pair in leaves]), reference[step])
 
 
-@pytest.mark.parametrize("loader", loaders.LOADERS)
+@pytest.mark.parametrize("loader", IN_PROCESS)
 def test_keypoints_come_with_their_objects_by_every_loader(loader, source, schedule, reference):
     marked = ShapesSource(NUM_IMAGES, 0, image_size=(48, 80), num_hues=3, num_textures=2, keypoints=True)
     made = take(train_batches(marked, schedule, TRANSFORM, ALLOWED, loader=loader, num_workers=3, prefetch=2), 12)
@@ -138,7 +143,7 @@ def test_only_allowed_masks_arrive(reference):
     assert any(b.ground_truth.has_mask.any() for b in reference)
 
 
-@pytest.mark.parametrize("loader", loaders.LOADERS)
+@pytest.mark.parametrize("loader", IN_PROCESS)
 def test_evaluation_covers_each_image_once(loader, source):
     batches = list(evaluation_batches(source, TRANSFORM, 4, loader=loader))
     ids = np.concatenate([batch.image_ids[batch.valid] for batch in batches])
@@ -191,7 +196,7 @@ def broken(source):
     return {13, alike[place + 1], alike[-1]}
 
 
-@pytest.mark.parametrize("loader", loaders.LOADERS)
+@pytest.mark.parametrize("loader", IN_PROCESS)
 def test_another_example_of_the_orientation_stands_in_for_a_broken_record(loader, source, schedule, broken, reference):
     batches = train_batches(
         Broken(source, broken), schedule, TRANSFORM, ALLOWED, loader=loader, num_workers=3, max_broken_records=3
@@ -236,6 +241,7 @@ def test_broken_records_are_counted_and_named_once(loader, source, schedule, bro
         TRANSFORM,
         ALLOWED,
         loader=loader,
+        num_workers=2,
         prefetch=0,
         max_broken_records=3,
         statistics=statistics,
@@ -335,7 +341,7 @@ def test_a_record_of_other_shapes_is_broken(source, arrays):
         check_record(dataclasses.replace(source[0], **arrays), 6)
 
 
-@pytest.mark.parametrize("loader", loaders.LOADERS)
+@pytest.mark.parametrize("loader", IN_PROCESS)
 @pytest.mark.parametrize(
     ("error", "said"),
     [
@@ -357,7 +363,7 @@ def test_what_fails_for_the_moment_is_no_broken_record(loader, source, schedule,
     assert statistics.broken == {}
 
 
-@pytest.mark.parametrize("loader", loaders.LOADERS)
+@pytest.mark.parametrize("loader", IN_PROCESS)
 @pytest.mark.parametrize("limit", [0, 2])
 def test_more_broken_records_than_the_limit_stop_the_run_and_are_named(loader, limit, source, schedule, broken):
     batches = train_batches(
@@ -374,7 +380,7 @@ def test_more_broken_records_than_the_limit_stop_the_run_and_are_named(loader, l
     assert len(named) == message.count("; ") + 1 == limit + 1
 
 
-@pytest.mark.parametrize("loader", loaders.LOADERS)
+@pytest.mark.parametrize("loader", IN_PROCESS)
 def test_a_run_stops_where_no_record_can_stand_in(loader, source, schedule):
     portrait = set(np.flatnonzero(source.sizes[:, 1] < source.sizes[:, 0]).tolist())
     batches = train_batches(
@@ -385,13 +391,13 @@ def test_a_run_stops_where_no_record_can_stand_in(loader, source, schedule):
             next(batches)
 
 
-@pytest.mark.parametrize("loader", loaders.LOADERS)
+@pytest.mark.parametrize("loader", IN_PROCESS)
 def test_evaluation_stops_at_a_broken_record(loader, source):
     with pytest.raises(RuntimeError, match=r"^example 13, image id 14: image 14: its 6 bytes"):
         list(evaluation_batches(Broken(source, {13}), TRANSFORM, 4, loader=loader))
 
 
-@pytest.mark.parametrize("loader", loaders.LOADERS)
+@pytest.mark.parametrize("loader", IN_PROCESS)
 def test_errors_of_workers_name_the_image(loader, source, schedule):
     batches = train_batches(Broken(source, {13}), schedule, TRANSFORM, ALLOWED, loader=loader)
     with pytest.raises(RuntimeError, match=r"example 13, image id 14: image 14: its 6 bytes"):
@@ -399,14 +405,14 @@ def test_errors_of_workers_name_the_image(loader, source, schedule):
             next(batches)
 
 
-@pytest.mark.parametrize("loader", loaders.LOADERS)
+@pytest.mark.parametrize("loader", IN_PROCESS)
 def test_errors_of_the_source_name_the_example(loader, source):
     longer = Schedule(np.full((NUM_IMAGES + 1, 2), 64), NUM_IMAGES + 1, SEED)
     with pytest.raises(RuntimeError, match=f"example {NUM_IMAGES}: IndexError"):
         next(train_batches(source, longer, TRANSFORM, ALLOWED, loader=loader))
 
 
-@pytest.mark.parametrize("loader", loaders.LOADERS)
+@pytest.mark.parametrize("loader", IN_PROCESS)
 def test_overflow_is_counted_and_logged_once(loader, source, schedule, caplog):
     statistics = Statistics()
     crowded = dataclasses.replace(TRANSFORM, num_slots=1)
@@ -433,6 +439,31 @@ def test_overflow_is_counted_and_logged_once(loader, source, schedule, caplog):
 def test_bad_arguments_are_refused_at_once(options, message, source, schedule):
     with pytest.raises(ValueError, match=message):
         train_batches(source, schedule, TRANSFORM, **{"allowed_masks": ALLOWED, **options})
+
+
+def test_a_worker_ends_with_its_process_and_not_by_a_signal_to_all():
+    program = (
+        "import multiprocessing, sys\n"
+        "from maskx_jax.data import pipeline, transforms\n"
+        "from maskx_jax.data.shapes import source as shapes\n"
+        "if __name__ == '__main__':\n"
+        "    source = shapes.ShapesSource(40, 0, image_size=64)\n"
+        "    transform = transforms.Transform(canvas=(64, 64), short_sides=(64,))\n"
+        "    batches = pipeline.evaluation_batches(source, transform, 1, loader='processes', num_workers=1)\n"
+        "    for batch in batches:\n"
+        "        print(multiprocessing.active_children()[0].pid, flush=True)\n"
+        "        sys.stdin.readline()\n"
+    )
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        worker = psutil.Process(int(process.stdout.readline()))
+        for ask in (signal.SIGINT, signal.SIGTERM):
+            worker.send_signal(ask)
+        for _ in range(10):
+            print(file=process.stdin, flush=True)
+            assert int(process.stdout.readline()) == worker.pid
+        process.kill()
+    assert psutil.wait_procs([worker], timeout=30)[1] == []
 
 
 def test_training_on_shapes_needs_no_tensorflow():
