@@ -3,9 +3,14 @@
     python -m benchmarks.host
 
 prints the CPU seconds of the results entries and of the picture of one image of 12 megapixels with 100 masks.
+
+    python -m benchmarks.host --images=2000 --classes=3055 --kind=bbox --backend=faster_coco_eval
+
+prints what scoring these takes: seconds, CPU seconds, and the peak of memory with the results and without.
 """
 
 import dataclasses
+import resource
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -14,12 +19,13 @@ import cv2
 import numpy as np
 from pycocotools import mask as mask_coder
 
+from maskx_jax import errors
 from maskx_jax.data import pipeline
 from maskx_jax.data.records import Record
 from maskx_jax.data.schedule import Schedule
 from maskx_jax.data.shapes.source import ShapesSource
 from maskx_jax.data.transforms import Transform, decode
-from maskx_jax.evaluation import drawing
+from maskx_jax.evaluation import drawing, matching
 from maskx_jax.evaluation import metrics as coco_metrics
 from maskx_jax.evaluation import results as coco_results
 from maskx_jax.structures import Batch, Detections
@@ -62,8 +68,10 @@ def training_batches(batch_size: int, num_images: int = 32) -> Iterator[Batch]:
     )
 
 
-def evaluation(num_images: int, num_detections: int = 100) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Return a COCO ground truth of 80 classes, and results that find some of it."""
+def evaluation(
+    num_images: int, num_detections: int = 100, num_classes: int = 80
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return a COCO ground truth, and results that find some of it."""
     rng = np.random.default_rng(0)
     height, width = _SIZE
     # Some hundred ellipses serve for all masks.
@@ -81,18 +89,18 @@ def evaluation(num_images: int, num_detections: int = 100) -> tuple[dict[str, An
     results: list[dict[str, Any]] = []
     for image in images:
         shapes = rng.integers(0, len(codes), _NUM_OBJECTS)
-        labels = rng.integers(1, 81, _NUM_OBJECTS)
+        labels = rng.integers(1, num_classes + 1, _NUM_OBJECTS)
         for shape, label in zip(shapes.tolist(), labels.tolist(), strict=True):
             entry = {"image_id": image["id"], "category_id": label, "bbox": boxes[shape], "segmentation": codes[shape]}
             area = boxes[shape][2] * boxes[shape][3]
             annotations.append(entry | {"id": len(annotations) + 1, "area": area, "iscrowd": 0})
             results.append(entry | {"score": float(rng.uniform(0.3, 1))})
         count = num_detections - _NUM_OBJECTS
-        others = zip(rng.integers(0, len(codes), count).tolist(), rng.integers(1, 81, count).tolist(), strict=True)
-        for shape, label in others:
+        shapes, labels = rng.integers(0, len(codes), count), rng.integers(1, num_classes + 1, count)
+        for shape, label in zip(shapes.tolist(), labels.tolist(), strict=True):
             entry = {"image_id": image["id"], "category_id": label, "bbox": boxes[shape], "segmentation": codes[shape]}
             results.append(entry | {"score": float(rng.uniform(0, 0.7))})
-    categories = [{"id": i, "name": f"class {i}"} for i in range(1, 81)]
+    categories = [{"id": i, "name": f"class {i}"} for i in range(1, num_classes + 1)]
     return {"images": images, "categories": categories, "annotations": annotations}, results
 
 
@@ -124,5 +132,39 @@ def time_large_image(num_masks: int = 100, size: tuple[int, int] = (3000, 4000),
     return {"entries": middle - begin, "picture": time.process_time() - drawn}
 
 
+def measure_scoring(num_images: int, num_classes: int, kind: str, backend: str) -> dict[str, float]:
+    """Return the seconds and CPU seconds of scoring, and the process' peak in GB before and after it."""
+    ground_truth, results = evaluation(num_images, num_classes=num_classes)
+    before = _peak_gigabytes()
+    begin, cpu_begin = time.perf_counter(), time.process_time()
+    scored = scores(ground_truth, results, kind, backend)
+    return {
+        "AP": scored[kind]["all"]["AP"],
+        "seconds": time.perf_counter() - begin,
+        "CPU seconds": time.process_time() - cpu_begin,
+        "GB with the results": before,
+        "GB at the peak": _peak_gigabytes(),
+    }
+
+
+def _peak_gigabytes() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+def main() -> None:
+    """Measure what the arguments say."""
+    parser = errors.ArgumentParser(prog="python -m benchmarks.host", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--images", type=int, help="score this number of images")
+    parser.add_argument("--classes", type=int, default=80)
+    parser.add_argument("--kind", default="bbox")
+    parser.add_argument("--backend", default=matching.BACKENDS[0], choices=matching.BACKENDS)
+    options = parser.parse_args()
+    if options.images is None:
+        measured = time_large_image()
+    else:
+        measured = measure_scoring(options.images, options.classes, options.kind, options.backend)
+    print({name: round(value, 4) for name, value in measured.items()})
+
+
 if __name__ == "__main__":
-    print({name: round(seconds, 2) for name, seconds in time_large_image().items()})
+    errors.run(main)

@@ -8,13 +8,16 @@ import dataclasses
 import importlib
 import importlib.util
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 # From the fastest to the slowest.
 BACKENDS = ("hotcoco", "faster_coco_eval", "pycocotools")
+
+# Pairs of image and class that the others get at a time: faster-coco-eval keeps 1.8 kB for each, also where nothing is.
+_MOST_PAIRS = 500_000
 
 
 def check_backend(backend: str) -> None:
@@ -40,12 +43,16 @@ class Metric(NamedTuple):
     frequency: str | None = None
 
 
+# Of the arrays below.
+_CLASS_AXIS = -3
+
+
 @dataclasses.dataclass(frozen=True)
 class Scores:
     """What a backend accumulated.
 
     Attributes:
-      arrays: "precision" and "recall".
+      arrays: "precision" `t r c a d` and "recall" `t c a d`: by threshold, recall, class, area, number of detections.
       thresholds: IoU thresholds.
       areas: names of the ranges of area.
       counts: numbers of detections.
@@ -68,9 +75,16 @@ class Scores:
 
 
 def match(
-    datasets: Sequence[dict], kind: str, backend: str, max_detections: int, sigmas: Sequence[float] | None = None
+    datasets: Sequence[dict],
+    kind: str,
+    backend: str,
+    max_detections: int,
+    sigmas: Sequence[float] | None = None,
+    most_pairs: int = _MOST_PAIRS,
 ) -> Scores:
     """Match detections with ground truth; return precision and recall.
+
+    Classes are matched apart from each other, so some of them at a time give the numbers of all at once.
 
     Args:
       datasets: ground truth and detections; see `NumberedGroundTruth.entries`.
@@ -78,10 +92,41 @@ def match(
       backend: one of `BACKENDS`.
       max_detections: detections an image and class that count.
       sigmas: constants of OKS, of keypoints.
+      most_pairs: pairs of image and class matched at a time, which bounds the memory; hotcoco needs no bound.
 
     Raises:
       FloatingPointError: a precision or recall is not finite.
     """
+    num_classes = len(datasets[0]["categories"])
+    if backend != "hotcoco":
+        num_classes = max(1, most_pairs // max(1, len(datasets[0]["images"])))
+    parts = [
+        _match_at_once(part, kind, backend, max_detections, sigmas) for part in _split_classes(datasets, num_classes)
+    ]
+    arrays = {name: np.concatenate([part.arrays[name] for part in parts], _CLASS_AXIS) for name in parts[0].arrays}
+    return dataclasses.replace(parts[0], arrays=arrays)
+
+
+def _split_classes(datasets: Sequence[dict], num_classes: int) -> Iterator[Sequence[dict]]:
+    """Yield the datasets with `num_classes` of their classes at a time, in order."""
+    categories = datasets[0]["categories"]
+    if len(categories) <= num_classes:
+        yield datasets
+        return
+    starts = range(0, len(categories), num_classes)
+    part_of_id = {category["id"]: place // num_classes for place, category in enumerate(categories)}
+    annotations: list[list[list[dict]]] = [[[] for _ in starts] for _ in datasets]
+    for split, dataset in zip(annotations, datasets, strict=True):
+        for annotation in dataset["annotations"]:
+            split[part_of_id[annotation["category_id"]]].append(annotation)
+    for start, *split in zip(starts, *annotations, strict=True):
+        shared = {"images": datasets[0]["images"], "categories": categories[start : start + num_classes]}
+        yield [{**shared, "annotations": chosen} for chosen in split]
+
+
+def _match_at_once(
+    datasets: Sequence[dict], kind: str, backend: str, max_detections: int, sigmas: Sequence[float] | None
+) -> Scores:
     # pycocotools prints its progress.
     with contextlib.redirect_stdout(io.StringIO()):
         evaluator = _evaluator(datasets, kind, backend)

@@ -14,6 +14,7 @@ from pycocotools.cocoeval import COCOeval
 
 from maskx_jax.evaluation import matching, scores
 from maskx_jax.evaluation import metrics as coco_metrics
+from maskx_jax.evaluation.ground_truth import NumberedGroundTruth
 
 HUGE = 2**63 - 8
 # Pairs of neighbours that float64 cannot tell apart, ids with the sign bit set, and ids of more than 64 bits.
@@ -187,6 +188,27 @@ def test_ids_do_not_matter(name, backend):
         expected = pycocotools_numbers(seed, tuple(IDS["small"]), kind, 100)
         assert_same(without_frequencies(metrics[kind]["all"]), expected)
         assert 0.05 < expected["AP"] < 0.95
+
+
+@pytest.mark.parametrize(
+    ("backend", "kind"),
+    [(name, kind) for name in ("faster_coco_eval", "pycocotools") for kind in KINDS]
+    + [("faster_coco_eval", "boundary")],
+)
+def test_some_classes_at_a_time_give_the_numbers_of_all_at_once(backend, kind):
+    # Class 8 has nothing; the last part has fewer classes than the others.
+    ids = (3, 5, 7, 8, 9, 90, 91)
+    ground_truth, results = scene(3, IDS["small"], ids)
+    ground_truth["annotations"] = [entry for entry in ground_truth["annotations"] if entry["category_id"] != 8]
+    results = [entry for entry in results if entry["category_id"] != 8]
+    datasets = NumberedGroundTruth(ground_truth, with_masks=True).entries(results, kind, federated=False)
+    whole = matching.match(datasets, kind, backend, 100)
+    assert 0.05 < whole.arrays["precision"][whole.arrays["precision"] > -1].mean() < 0.95
+    num_images = len(ground_truth["images"])
+    for num_classes in (1, 3):
+        parts = matching.match(datasets, kind, backend, 100, most_pairs=num_classes * num_images)
+        for name, array in whole.arrays.items():
+            np.testing.assert_array_equal(parts.arrays[name], array)
 
 
 @pytest.mark.parametrize("backend", matching.BACKENDS)
