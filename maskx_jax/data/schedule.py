@@ -11,6 +11,8 @@ import numpy as np
 LANDSCAPE, PORTRAIT = 0, 1
 ORIENTATION_NAMES = ("landscape", "portrait")
 
+_IMAGES_AT_A_TIME = 2**12
+
 
 class Schedule:
     """An endless order of global batches, each of one orientation.
@@ -149,11 +151,32 @@ def repeat_factors(
     A category on the share `f` of the images has `r = max(1, sqrt(threshold / f))`; an image takes the largest `r` of
     its categories. An image without objects (crowd regions are none) takes 1, or 0 where `keep_empty` is false.
     """
-    num_images_with = np.zeros(num_categories + 1)
-    for labels in image_labels:
-        num_images_with[np.unique(labels)] += 1
-    share = num_images_with / max(1, len(image_labels))
+    counts = np.fromiter(map(len, image_labels), np.int64, len(image_labels))
+    labels = np.concatenate([np.zeros(0, np.int32), *image_labels])
+    share = _num_images_with(labels, counts, num_categories + 1) / max(1, len(counts))
     of_category = np.sqrt(np.maximum(1.0, threshold / np.maximum(share, 1e-12)))
-    return np.array(
-        [of_category[labels].max(initial=1.0) if len(labels) else float(keep_empty) for labels in image_labels]
-    )
+    factors = np.full(len(counts), float(keep_empty))
+    starts = np.cumsum(counts) - counts
+    factors[counts > 0] = np.maximum.reduceat(of_category[labels], starts[counts > 0])
+    return factors
+
+
+def _num_images_with(labels: np.ndarray, counts: np.ndarray, num_labels: int) -> np.ndarray:
+    """Return for each label, int `num_labels`, the number of images that have it.
+
+    Args:
+      labels: of all images, one image after the other.
+      counts: int `N`, labels of each image.
+    """
+    found = np.zeros(num_labels, np.int64)
+    ends = np.concatenate([[0], np.cumsum(counts)])
+    # Sorting parts that fit a processor's cache, of 32 bits, takes a fifth of the time of sorting all at once.
+    kind = np.int32 if _IMAGES_AT_A_TIME * num_labels < 2**31 else np.int64
+    for first in range(0, len(counts), _IMAGES_AT_A_TIME):
+        part = counts[first : first + _IMAGES_AT_A_TIME]
+        image = np.repeat(np.arange(len(part), dtype=kind), part)
+        pairs = image * num_labels + labels[ends[first] : ends[first + len(part)]]
+        pairs.sort()
+        # A pair of image and label counts once.
+        found += np.bincount(pairs[np.diff(pairs, prepend=-1) > 0] % num_labels, minlength=num_labels)
+    return found

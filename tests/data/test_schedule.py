@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from maskx_jax.data import schedule as schedules
 from maskx_jax.data.schedule import LANDSCAPE, PORTRAIT, Schedule, evaluation_order, repeat_factors
 
 # 13 landscape images (one of them square) and 8 portrait ones, shuffled.
@@ -96,6 +97,30 @@ def test_repeat_factors_follow_the_formula():
     assert factors[50] == 1
     assert factors[99] == pytest.approx(np.sqrt(0.5 / (1 / 101)))
     assert factors[100] == 1, "an image without objects is seen once"
+
+
+def slow_repeat_factors(image_labels, num_categories, threshold, keep_empty):
+    """Image by image."""
+    num_images_with = np.zeros(num_categories + 1)
+    for labels in image_labels:
+        num_images_with[np.unique(labels)] += 1
+    share = num_images_with / max(1, len(image_labels))
+    of_category = np.sqrt(np.maximum(1.0, threshold / np.maximum(share, 1e-12)))
+    return [of_category[labels].max() if len(labels) else float(keep_empty) for labels in image_labels]
+
+
+@pytest.mark.parametrize("keep_empty", [True, False])
+@pytest.mark.parametrize("num_images", [0, 1, 400])
+def test_repeat_factors_are_those_of_a_loop_over_images(num_images, keep_empty, monkeypatch):
+    monkeypatch.setattr(schedules, "_IMAGES_AT_A_TIME", 64)
+    rng = np.random.default_rng(num_images)
+    # Some images have nothing, the last ones too; the rare classes are rare.
+    counts = np.append(rng.integers(0, 9, num_images)[3:], np.zeros(min(3, num_images), int))
+    labels = [np.minimum(rng.geometric(0.2, count), 30).astype(np.int32) for count in counts]
+    expected = slow_repeat_factors(labels, 30, 0.1, keep_empty)
+    found = repeat_factors(labels, 30, 0.1, keep_empty)
+    assert found.dtype == np.float64 and found.tolist() == expected
+    assert num_images < 400 or len(set(expected)) > 5
 
 
 def test_images_without_objects_are_kept_or_left_out():
