@@ -43,6 +43,18 @@ def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path, mon
     assert [file.name for file in tmp_path.iterdir()] == ["metrics.json"]
 
 
+@pytest.mark.parametrize("count", [0, 1, 100, 101, 250])
+def test_a_long_list_has_the_bytes_of_json_dumps(tmp_path, count):
+    entries = [{"id": i, "score": i / 7, "name": 'ü "\\', "box": [i, None, True]} for i in range(count)]
+    files.write_json_list(tmp_path / "list.json", entries)
+    files.write_json(tmp_path / "whole.json", entries, indent=None, separators=(",", ":"))
+    assert (tmp_path / "list.json").read_bytes() == (tmp_path / "whole.json").read_bytes()
+    with pytest.raises(ValueError, match="JSON compliant"):
+        files.write_json_list(tmp_path / "list.json", [*entries, float("inf")])
+    assert (tmp_path / "list.json").read_bytes() == (tmp_path / "whole.json").read_bytes()
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 def test_a_new_folder_is_whole_or_not_there(tmp_path):
     path = tmp_path / "out"
     with pytest.raises(RuntimeError, match="halfway"), files.new_folder(path) as folder:

@@ -147,7 +147,7 @@ def boxes_in_image(
 
 def write_results(path: str | os.PathLike, results: Sequence[dict]) -> None:
     """Write a COCO results file. An interrupted write leaves no half a file under the name."""
-    files.write_json(path, list(results), indent=None, separators=(",", ":"))
+    files.write_json_list(path, results)
 
 
 def read_results(path: str | os.PathLike) -> list[dict]:
