@@ -195,7 +195,7 @@ def test_every_shipped_variant_passes_its_first_evaluation_a_save_and_a_restart(
     # The last two classes have no masks to measure B's AP on, where the annotations say what B is.
     measures_b = not name.startswith("mask_rcnn") and "annotated" not in name
     default = "segm/B/AP" if measures_b else "segm/all/AP"
-    assert open_examples(config, PARTS.open_source).best_metric == BEST.get(name, default)
+    assert open_examples(config, tmp_path, PARTS.open_source).best_metric == BEST.get(name, default)
 
 
 def test_annotated_classes_are_scored_by_what_their_annotations_have(tmp_path):

@@ -36,7 +36,7 @@ def class_roles(source: Source, allowed_masks: np.ndarray) -> np.ndarray:
 
 
 def class_table(source: Source, allowed_masks: np.ndarray) -> str:
-    """Return the table of classes that a run prints as it starts.
+    """Return the table of classes that a run prints as it starts; see `class_summary` for many classes.
 
     For each class: its boxes, its masks that may be used, and its role: A (all boxes have masks), B (none has), mixed,
     or unseen (no box). Crowds do not count.
@@ -47,11 +47,32 @@ def class_table(source: Source, allowed_masks: np.ndarray) -> str:
         (name, str(boxes[label]), str(masks[label]), str(roles[label]))
         for label, name in enumerate(source.categories.names, start=1)
     ]
-    total = ", ".join(f"{(roles[1:] == role).sum()} {role}" for role in ROLES)
-    rows.append(("total", str(boxes.sum()), str(masks.sum()), total))
+    rows.append(("total", str(boxes.sum()), str(masks.sum()), _count_roles(roles)))
     rows.insert(0, ("class", "boxes", "masks", "role"))
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     return "\n".join(
         f"{name:<{widths[0]}} | {num_boxes:>{widths[1]}} | {num_masks:>{widths[2]}} | {role}"
         for name, num_boxes, num_masks, role in rows
     )
+
+
+def class_summary(source: Source, allowed_masks: np.ndarray, num_named: int = 5) -> str:
+    """Return in three lines what `class_table` says: totals, and the classes with the most and with the fewest boxes.
+
+    Args: as of `count_labels`, and `num_named`, the classes that each line names.
+    """
+    boxes, masks = count_labels(source, allowed_masks)
+    roles = class_roles(source, allowed_masks)
+    # Of equally many the first one first, in both lines.
+    most, fewest = (np.argsort(sign * boxes[1:], kind="stable")[:num_named] for sign in (-1, 1))
+    names = source.categories.names
+
+    def line(title: str, chosen: np.ndarray) -> str:
+        return f"{title}: " + ", ".join(f"{names[i]} {boxes[i + 1]}" for i in chosen.tolist())
+
+    total = f"{len(names)} classes: {_count_roles(roles)}; {boxes.sum()} boxes, {masks.sum()} masks"
+    return "\n".join([total, line("most boxes", most), line("fewest boxes", fewest)])
+
+
+def _count_roles(roles: np.ndarray) -> str:
+    return ", ".join(f"{(roles[1:] == role).sum()} {role}" for role in ROLES)

@@ -1,23 +1,29 @@
 """What a run learns from and is scored on: two sources, whose masks may be used, and the order of the examples."""
 
 import dataclasses
+import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import jax
 import numpy as np
+from etils import epath
 from ml_collections import ConfigDict
 
+from maskx_jax import files
 from maskx_jax.coco import mask_classes
 from maskx_jax.coco.categories import Categories, same_classes
 from maskx_jax.data import pipeline, sources
 from maskx_jax.data.records import Source
-from maskx_jax.data.roles import class_table
+from maskx_jax.data.roles import class_summary, class_table
 from maskx_jax.data.schedule import Schedule, repeat_factors
 from maskx_jax.data.transforms import Transform
 from maskx_jax.runs import evaluation
 from maskx_jax.runs.logs import info
 from maskx_jax.structures import Batch
 from maskx_jax.training.checks import check_keypoints, choose_best_metric
+
+CLASSES_FILE = "classes.txt"
+_MOST_CLASSES_PRINTED = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,12 +72,19 @@ class Examples:
         )
 
 
-def open_examples(config: ConfigDict, open_source: Callable[..., Source] = sources.open_source) -> Examples:
-    """Open the data of a run, and print what each class has of it.
+def open_examples(
+    config: ConfigDict, workdir: str | pathlib.Path, open_source: Callable[..., Source] = sources.open_source
+) -> Examples:
+    """Open the data of a run, and print what each class has of it; of many classes a summary.
+
+    Args:
+      config: of the run.
+      workdir: of the run; the table of many classes is written into it.
+      open_source: see `sources.open_source`.
 
     Raises:
       ValueError: the data do not fit the config, or the evaluation's data those of training.
-      OSError: they cannot be read.
+      OSError: they cannot be read, or the table not be written.
     """
     train_source, eval_source = (
         open_source(config.data, training=training, seed=config.seed) for training in (True, False)
@@ -80,7 +93,7 @@ def open_examples(config: ConfigDict, open_source: Callable[..., Source] = sourc
     check_keypoints(config.model, train_source.skeleton)
     same_classes(eval_source.categories, categories, "the evaluation and the training data")
     allowed_masks = mask_classes.mask_labels(config.data.mask_classes, categories)
-    info(f"{len(train_source)} training images\n{class_table(train_source, allowed_masks)}")
+    info(f"{len(train_source)} training images\n{_describe_classes(train_source, allowed_masks, workdir)}")
     groups = evaluation.trained_groups(train_source, config)
     best_metric = None
     if config.train.eval_every > 0:
@@ -89,6 +102,18 @@ def open_examples(config: ConfigDict, open_source: Callable[..., Source] = sourc
     transform = Transform(**config.data.transform)
     order = _order(config, train_source, transform)
     return Examples(train_source, eval_source, allowed_masks, groups, best_metric, transform, order)
+
+
+def _describe_classes(source: Source, allowed_masks: np.ndarray, workdir: str | pathlib.Path) -> str:
+    """Return what a run prints of its classes; the first process writes the table that is too long to print."""
+    table = class_table(source, allowed_masks)
+    if len(source.categories) <= _MOST_CLASSES_PRINTED:
+        return table
+    path = epath.Path(workdir) / CLASSES_FILE
+    if jax.process_index() == 0:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files.write_text(path, table + "\n")
+    return f"{class_summary(source, allowed_masks)}\nthe table of all classes: {path}"
 
 
 def _order(config: ConfigDict, source: Source, transform: Transform) -> Schedule:

@@ -100,7 +100,7 @@ def train(
     with contextlib.closing(workdirs.lock(workdir)), watchdog:
         start = starts.find_start(config, workdir, change_config, restart)
         enter("open", 0)
-        examples = open_examples(config, parts.open_source)
+        examples = open_examples(config, workdir, parts.open_source)
         if start.resumes and not change_config:
             workdirs.check_data_identity(workdir, examples.train_source.identity)
         return _train_on(examples, config, workdir, start, parts, enter)

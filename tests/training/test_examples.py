@@ -1,0 +1,26 @@
+"""What a run prints of its data."""
+
+import numpy as np
+import pytest
+
+from maskx_jax.coco.categories import Categories
+from maskx_jax.data.roles import class_table
+from maskx_jax.training import examples
+
+
+@pytest.mark.parametrize("count", [100, 101])
+def test_the_table_of_many_classes_goes_into_a_file(tmp_path, count):
+    class Index:
+        categories = Categories(tuple(range(1, count + 1)), tuple(f"class {i}" for i in range(1, count + 1)))
+        image_labels = (np.array([1, 1, 7]),)
+        image_has_mask = (np.array([True, True, False]),)
+
+    allowed = np.ones(count + 1, bool)
+    printed = examples._describe_classes(Index(), allowed, tmp_path / "run")
+    path = tmp_path / "run" / examples.CLASSES_FILE
+    table = class_table(Index(), allowed)
+    if count == 100:
+        assert printed == table and not path.exists()
+    else:
+        assert path.read_text() == table + "\n"
+        assert len(printed.splitlines()) == 4 and printed.endswith(str(path))
