@@ -18,6 +18,7 @@ BACKENDS = ("hotcoco", "faster_coco_eval", "pycocotools")
 
 # Pairs of image and class that the others get at a time: faster-coco-eval keeps 1.8 kB for each, also where nothing is.
 _MOST_PAIRS = 500_000
+_ONE_EMPTY_PIXEL = {"size": [1, 1], "counts": "1"}
 
 
 def check_backend(backend: str) -> None:
@@ -97,6 +98,8 @@ def match(
     Raises:
       FloatingPointError: a precision or recall is not finite.
     """
+    if kind == "boundary":
+        datasets = [datasets[0], _with_needed_masks(*datasets)]
     num_classes = len(datasets[0]["categories"])
     if backend != "hotcoco":
         num_classes = max(1, most_pairs // max(1, len(datasets[0]["images"])))
@@ -105,6 +108,20 @@ def match(
     ]
     arrays = {name: np.concatenate([part.arrays[name] for part in parts], _CLASS_AXIS) for name in parts[0].arrays}
     return dataclasses.replace(parts[0], arrays=arrays)
+
+
+def _with_needed_masks(truth: dict, detected: dict) -> dict:
+    """Return detections without the masks that are compared with none: the image has no object of their class.
+
+    They stay false detections, whose area is given. Finding the border of a mask takes the better part of a
+    millisecond.
+    """
+    compared = {(entry["image_id"], entry["category_id"]) for entry in truth["annotations"]}
+    annotations = [
+        entry if (entry["image_id"], entry["category_id"]) in compared else entry | {"segmentation": _ONE_EMPTY_PIXEL}
+        for entry in detected["annotations"]
+    ]
+    return {**detected, "annotations": annotations}
 
 
 def _split_classes(datasets: Sequence[dict], num_classes: int) -> Iterator[Sequence[dict]]:

@@ -211,6 +211,19 @@ def test_some_classes_at_a_time_give_the_numbers_of_all_at_once(backend, kind):
             np.testing.assert_array_equal(parts.arrays[name], array)
 
 
+def test_borders_are_found_only_where_they_are_compared(monkeypatch):
+    ground_truth, results = scene(3, IDS["small"], (3, 5, 7, 9))
+    datasets = NumberedGroundTruth(ground_truth, with_masks=True).entries(results, "boundary", federated=False)
+    before = copy.deepcopy(datasets)
+    found = matching.match(datasets, "boundary", "faster_coco_eval", 100)
+    assert datasets == before
+    needed = matching._with_needed_masks(*datasets)["annotations"]
+    assert 0 < sum(entry["segmentation"]["size"] == [1, 1] for entry in needed) < len(needed)
+    monkeypatch.setattr(matching, "_with_needed_masks", lambda truth, detected: detected)
+    for name, array in matching.match(datasets, "boundary", "faster_coco_eval", 100).arrays.items():
+        np.testing.assert_array_equal(found.arrays[name], array)
+
+
 @pytest.mark.parametrize("backend", matching.BACKENDS)
 @pytest.mark.parametrize("max_detections", [11, 100])
 def test_random_scenes(backend, max_detections):
