@@ -15,6 +15,7 @@ from tqdm import tqdm
 from maskx_jax import errors
 from maskx_jax.cli.prepare import main
 from maskx_jax.data.coco import builder as coco_builder
+from maskx_jax.data.coco import examples as coco_examples
 from maskx_jax.data.coco.source import CocoSource
 from tests.data.coco.test_builder import annotation, content, left, make, pixels_of, write
 
@@ -72,14 +73,14 @@ class Collected:
 
 def test_a_signal_is_not_lost_in_a_callback(tmp_path, capsys, monkeypatch):
     annotations, images = make(tmp_path)
-    before, read = left(tmp_path), coco_builder.read_image
+    before, read = left(tmp_path), coco_examples.read_image
 
     def interrupted(path, size):
         if path.name == "1.png":
             del [Collected()][0]
         return read(path, size)
 
-    monkeypatch.setattr(coco_builder, "read_image", interrupted)
+    monkeypatch.setattr(coco_examples, "read_image", interrupted)
     code, printed, error = run(capsys, tmp_path, annotations, images)
     assert (code, printed, error) == (143, "", "error: ended (SIGTERM); nothing was written\n")
     assert left(tmp_path) == before
@@ -102,7 +103,7 @@ def test_a_signal_leaves_nothing_behind_and_prints_one_line(tmp_path, capsys, mo
     request.addfinalizer(lambda: signal.signal(number, inherited))
     annotations, images = make(tmp_path)
     before, handlers = left(tmp_path), [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
-    read, remove = coco_builder.read_image, coco_builder.tempfile.TemporaryDirectory.cleanup
+    read, remove = coco_examples.read_image, coco_builder.tempfile.TemporaryDirectory.cleanup
 
     def interrupted(path, size):
         if path.name == "1.png":
@@ -114,7 +115,7 @@ def test_a_signal_leaves_nothing_behind_and_prints_one_line(tmp_path, capsys, mo
         signal.raise_signal(number)
         remove(folder)
 
-    monkeypatch.setattr(coco_builder, "read_image", interrupted)
+    monkeypatch.setattr(coco_examples, "read_image", interrupted)
     monkeypatch.setattr(coco_builder.tempfile.TemporaryDirectory, "cleanup", interrupted_again)
     code, printed, error = run(capsys, tmp_path, annotations, images)
     assert (code, printed) == (128 + number, "") and number.name in error

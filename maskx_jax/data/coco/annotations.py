@@ -54,6 +54,12 @@ class Instances:
     annotations: dict[int, list[dict]]
     header: dict[str, Any]
 
+    def entries(self, images: range) -> Iterator[tuple[dict, list[dict]]]:
+        """Yield the images at some places, each with its annotations."""
+        for index in images:
+            image = self.images[index]
+            yield image, self.annotations[image["id"]]
+
     def to_coco(self) -> dict[str, Any]:
         """Return it as a COCO instances dictionary again; its entries are the same objects."""
         annotations = [annotation for image in self.images for annotation in self.annotations[image["id"]]]

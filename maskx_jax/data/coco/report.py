@@ -97,6 +97,23 @@ class Report:
         numbers[0] += 1
         numbers[1] += is_rectangle
 
+    def merge(self, later: "Report") -> None:
+        """Add what was found in further images of the split."""
+        self.num_images += later.num_images
+        self.num_objects += later.num_objects
+        self.num_masks += later.num_masks
+        self.num_crowds += later.num_crowds
+        if later.num_with_keypoints is not None:
+            self.num_with_keypoints = (self.num_with_keypoints or 0) + later.num_with_keypoints
+        for reason, count in later.counts.items():
+            self.counts[reason] = self.counts.get(reason, 0) + count
+            examples = self.examples.get(reason, []) + later.examples[reason]
+            self.examples[reason] = examples[:NUM_EXAMPLES]
+        for category, (total, part) in later.class_masks.items():
+            numbers = self.class_masks.setdefault(category, [0, 0])
+            numbers[0] += total
+            numbers[1] += part
+
     def to_json(self) -> dict:
         """Return what `report_<split>.json` holds."""
         reasons = {

@@ -13,7 +13,8 @@ from PIL import Image
 
 from maskx_jax.coco.categories import Categories
 from maskx_jax.data import sources
-from maskx_jax.data.coco.builder import CocoRecords, prepare
+from maskx_jax.data.coco import builder as coco_builder
+from maskx_jax.data.coco.builder import prepare
 from maskx_jax.data.coco.images import UnreadableImageError
 from maskx_jax.data.coco.predicted import FIELD
 from maskx_jax.data.coco.source import CocoSource
@@ -450,7 +451,7 @@ def test_all_images_of_all_splits_are_checked_before_anything_is_written(tmp_pat
     for index in (*range(1, 3), *range(4, 10)):
         (train[1] / f"{index}.png").unlink()
     (val[1] / "2.png").rename(val[1] / "2.PNG")
-    monkeypatch.setattr(CocoRecords, "_generate_examples", None)
+    monkeypatch.setattr(coco_builder, "_write", None)
     with pytest.raises(UnreadableImageError) as caught:
         prepare(tmp_path / "out", {"train": train, "val": val})
     message = str(caught.value)
@@ -548,7 +549,7 @@ def test_a_move_that_fails_leaves_the_old_dataset_in_place(tmp_path, overwrite, 
     before = left(tmp_path)
 
     def fail(path, target):
-        if target.name == "out" and path.name == "1.0.0":
+        if target.name == "out" and path.name == "written":
             raise OSError("disk on fire")
         return rename(path, target)
 
