@@ -78,7 +78,8 @@ def get_config() -> ConfigDict:
                 "channel_order": "rgb",
             },
             "backbone": {
-                # "resnet", or "resnet_c4": its last stage works on regions, without a pyramid (backbone=r50_c4).
+                # "resnet"; "resnet_c4": its last stage works on regions, without a pyramid (backbone=r50_c4);
+                # "efficientnet_lite" has other fields (backbone=lite0).
                 "kind": "resnet",
                 "stage_sizes": (3, 4, 6, 3),
                 "width": 64,

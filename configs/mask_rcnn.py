@@ -3,7 +3,8 @@
     python train.py --config=configs/mask_rcnn.py:backbone=r50,schedule=1x --config.data.directory=DIR --workdir=RUN
 
 Variants: predictor (class_specific, class_agnostic, none), size (full, tiny, tiny_c4),
-backbone (r50, r101, x101_32x8d, x101_64x4d, r50_gn, and on one map, C4: r50_c4, r101_c4), batch (1, 2, 4, ... 128),
+backbone (r50, r101, x101_32x8d, x101_64x4d, r50_gn, lite0, and on one map, C4: r50_c4, r101_c4),
+batch (1, 2, 4, ... 128),
 data (prepared, shapes), schedule (1x, 2x), jitter (none, short_sides), masks (all, voc, nonvoc, annotated),
 start (weights, scratch), dtype (float32, bfloat16). size=tiny is a small experiment, from its 128-pixel images to its
 schedule.

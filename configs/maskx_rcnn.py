@@ -7,7 +7,8 @@ stopped gradient, the MLP branch is fused, training is end to end. The paper rep
 without masks for R-50-FPN (masks=voc; not verified by a run here).
 
 Variants: mlp (paper, light, none), training (end_to_end, stage_wise), size (full, tiny, tiny_c4),
-backbone (r50, r101, x101_32x8d, x101_64x4d, r50_gn, and on one map, C4: r50_c4, r101_c4), batch (1, 2, 4, ... 128),
+backbone (r50, r101, x101_32x8d, x101_64x4d, r50_gn, lite0, and on one map, C4: r50_c4, r101_c4),
+batch (1, 2, 4, ... 128),
 data (prepared, shapes), schedule (1x, 2x), jitter (none, short_sides), masks (voc, nonvoc, all, annotated),
 start (weights, scratch), dtype (float32, bfloat16). size=tiny is a small experiment, from its 128-pixel images to its
 schedule. The fields of T are set as --config.model.rcnn.weight_transfer.input=cls and so on.

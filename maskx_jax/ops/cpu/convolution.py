@@ -112,6 +112,8 @@ def convolution(
     _expect_plain(options)
     (top, bottom), (left, right) = padding
     whole = ((top, bottom), (left, right))
+    if feature_group_count == x.shape[-1] == kernel.shape[-1]:
+        return depthwise_convolution(x, kernel, (strides[0], strides[1]), whole)
     if feature_group_count > 1:
         return grouped_convolution(x, kernel, (strides[0], strides[1]), whole, feature_group_count, squares)
     return matrix_convolution(x, kernel, (strides[0], strides[1]), whole, squares)
@@ -168,6 +170,27 @@ def grouped_convolution(
     maps = jnp.moveaxis(x.reshape(*x.shape[:3], blocks, -1), 3, 0)
     y = jax.lax.map(lambda block: _convolve(*block, strides, padding, squares), (maps, kernels))
     return jnp.moveaxis(y, 0, 3).reshape(*y.shape[1:4], outputs)
+
+
+def depthwise_convolution(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "kh kw 1 c"], strides: tuple[int, int], padding: Padding
+) -> Float[Array, "b h2 w2 c"]:
+    """Convolve each channel with a kernel of its own: a sum of shifted maps, which the compiler makes one loop of.
+
+    Args:
+      x, strides, padding: see `matrix_convolution`.
+      kernel: of each channel.
+    """
+    height, width = kernel.shape[:2]
+    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    rows, columns = ((x.shape[i + 1] - kernel.shape[i]) // strides[i] + 1 for i in (0, 1))
+    shifted = (
+        x[:, i : i + (rows - 1) * strides[0] + 1 : strides[0], j : j + (columns - 1) * strides[1] + 1 : strides[1]]
+        * kernel[i, j, 0]
+        for i in range(height)
+        for j in range(width)
+    )
+    return functools.reduce(jnp.add, shifted)
 
 
 def _narrow(x: Array, kernel: Array, padding: Padding) -> Array:

