@@ -7,8 +7,14 @@ prints the CPU seconds of the results entries and of the picture of one image of
     python -m benchmarks.host --images=2000 --classes=3055 --kind=bbox --backend=faster_coco_eval
 
 prints what scoring these takes: seconds, CPU seconds, and the peak of memory with the results and without.
+
+    python -m benchmarks.host --images=300 --processes=2
+
+prints what making the results entries of images of 640 x 480 with 100 masks each takes, by `evaluation.num_processes`.
 """
 
+import collections
+import contextlib
 import dataclasses
 import resource
 import time
@@ -25,7 +31,7 @@ from maskx_jax.data.records import Record
 from maskx_jax.data.schedule import Schedule
 from maskx_jax.data.shapes.source import ShapesSource
 from maskx_jax.data.transforms import Transform, decode
-from maskx_jax.evaluation import drawing, matching
+from maskx_jax.evaluation import drawing, entry_processes, matching
 from maskx_jax.evaluation import metrics as coco_metrics
 from maskx_jax.evaluation import results as coco_results
 from maskx_jax.structures import Batch, Detections
@@ -109,17 +115,24 @@ def scores(ground_truth: dict[str, Any], results: list[dict[str, Any]], kind: st
     return coco_metrics.score(ground_truth, results, [kind], backend=backend)
 
 
-def time_large_image(num_masks: int = 100, size: tuple[int, int] = (3000, 4000), seed: int = 0) -> dict[str, float]:
-    """Return the CPU seconds that the entries and the picture of one image take."""
-    rng = np.random.default_rng(seed)
+def _detections(rng: np.random.Generator, num_masks: int, size: tuple[int, int]) -> Detections:
+    """Return boxes anywhere in an image, with smooth masks."""
     height, width = size
     corners = rng.random((num_masks, 2, 2)) * (width, height)
     boxes = np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)
     masks = [cv2.GaussianBlur(rng.random((28, 28)).astype(np.float32), (3, 3), 0.8) for _ in range(num_masks)]
     ones = np.ones(num_masks, int)
+    return Detections(boxes, np.linspace(0.6, 0.9, num_masks), ones, np.stack(masks), ones > 0)
+
+
+def time_large_image(num_masks: int = 100, size: tuple[int, int] = (3000, 4000), seed: int = 0) -> dict[str, float]:
+    """Return the CPU seconds that the entries and the picture of one image take."""
+    rng = np.random.default_rng(seed)
+    height, width = size
+    found = _detections(rng, num_masks, size)
     begin = time.process_time()
     entries = coco_results.entries(
-        Detections(boxes, np.linspace(0.6, 0.9, num_masks), ones, np.stack(masks), ones > 0),
+        found,
         image_id=1,
         image_size=size,
         scale=1.0,
@@ -147,6 +160,33 @@ def measure_scoring(num_images: int, num_classes: int, kind: str, backend: str) 
     }
 
 
+def measure_entries(num_images: int, num_processes: int, num_masks: int = 100) -> dict[str, float]:
+    """Return the seconds that the entries of images take, and the CPU seconds of this process and of the others.
+
+    With one process there are no others; starting them counts.
+    """
+    rng = np.random.default_rng(0)
+    found = [_detections(rng, num_masks, _SIZE) for _ in range(16)]
+    begin, cpu_begin, others_begin = time.perf_counter(), time.process_time(), _children_seconds()
+    with contextlib.closing(entry_processes.open_maker(num_processes, id_of_label=np.array([0, 1]))) as maker:
+        waiting: collections.deque[Any] = collections.deque()
+        for number in range(num_images):
+            waiting.append(maker.submit(found[number % len(found)], image_id=number, image_size=_SIZE, scale=1.0))
+            if len(waiting) > maker.most_waiting:
+                waiting.popleft()()
+        while waiting:
+            waiting.popleft()()
+    return {
+        "seconds": time.perf_counter() - begin,
+        "CPU seconds here": time.process_time() - cpu_begin,
+        "CPU seconds of the others": _children_seconds() - others_begin,
+    }
+
+
+def _children_seconds() -> float:
+    return sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
+
+
 def _peak_gigabytes() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
@@ -154,13 +194,16 @@ def _peak_gigabytes() -> float:
 def main() -> None:
     """Measure what the arguments say."""
     parser = errors.ArgumentParser(prog="python -m benchmarks.host", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--images", type=int, help="score this number of images")
+    parser.add_argument("--images", type=int, help="number of images")
     parser.add_argument("--classes", type=int, default=80)
     parser.add_argument("--kind", default="bbox")
     parser.add_argument("--backend", default=matching.BACKENDS[0], choices=matching.BACKENDS)
+    parser.add_argument("--processes", type=int, help="make results entries of them in place of scoring them")
     options = parser.parse_args()
     if options.images is None:
         measured = time_large_image()
+    elif options.processes is not None:
+        measured = measure_entries(options.images, options.processes)
     else:
         measured = measure_scoring(options.images, options.classes, options.kind, options.backend)
     print({name: round(value, 4) for name, value in measured.items()})

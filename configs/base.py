@@ -215,6 +215,8 @@ def get_config() -> ConfigDict:
         {
             # Images at a time, over all devices.
             "batch_size": 16,
+            # Processes that paste and encode masks; 1: the one that feeds the devices does it, between batches.
+            "num_processes": 1,
             # The classes of A, scored apart from the others (B), where they are not data.mask_classes: a model that
             # learned all masks is compared on the classes that others learned without.
             "mask_classes": config_dict.placeholder(object),

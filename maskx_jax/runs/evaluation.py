@@ -1,8 +1,9 @@
 """Evaluate as the config of a run says: detect over a source, score what was found, write it down and draw it."""
 
 import collections
+import contextlib
 import pathlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import cv2
@@ -19,7 +20,7 @@ from maskx_jax.data.records import Source
 from maskx_jax.data.sources import open_source
 from maskx_jax.data.transforms import Transform, decode
 from maskx_jax.distributed.processes import gather_objects
-from maskx_jax.evaluation import checks, keypoints, matching, metrics, paste_masks, results, scores
+from maskx_jax.evaluation import checks, entry_processes, keypoints, matching, metrics, paste_masks, results, scores
 from maskx_jax.evaluation.drawing import draw_comparison
 from maskx_jax.inference import DetectStep
 from maskx_jax.models.build import produces
@@ -57,31 +58,50 @@ def detect(
         loader=config.data.loader,
         num_workers=config.data.num_workers,
     )
-    id_of_label = source.categories.id_of_label()
-
-    def entries(image: inference.ImageDetections) -> Entries:
-        return results.entries(
-            image.found,
-            image_id=image.image_id,
-            image_size=image.size,
-            scale=image.scale,
-            id_of_label=id_of_label,
-            mask_threshold=config.evaluation.mask_threshold,
-            grid=config.evaluation.paste_grid,
-            keypoint_grid=config.evaluation.keypoint_grid,
-            keypoint_score=config.evaluation.keypoint_score,
-        )
-
-    # For each batch its images, as pairs of id and entries.
-    local = []
-    for number, images in enumerate(detected):
-        if before_batch is not None:
-            before_batch(number)
-        local.append([(image.image_id, entries(image)) for image in images])
+    maker = entry_processes.open_maker(
+        config.evaluation.num_processes,
+        id_of_label=source.categories.id_of_label(),
+        mask_threshold=config.evaluation.mask_threshold,
+        grid=config.evaluation.paste_grid,
+        keypoint_grid=config.evaluation.keypoint_grid,
+        keypoint_score=config.evaluation.keypoint_score,
+    )
+    with contextlib.closing(maker):
+        local = list(_batches_of_entries(detected, maker, before_batch))
     # A batch lies on the processes in their order.
     pairs = [pair for parts in zip(*gather_objects(local), strict=True) for part in parts for pair in part]
     _check_each_once([image_id for image_id, _ in pairs], source.image_ids.tolist())
     return [entry for _, made in pairs for entry in made]
+
+
+def _batches_of_entries(
+    detected: Iterable[Sequence[inference.ImageDetections]],
+    maker: entry_processes.EntryMaker,
+    before_batch: Callable[[int], None] | None,
+) -> Iterator[list[tuple[int, Entries]]]:
+    """Yield for each batch its images, as pairs of id and entries; see `detect`."""
+    waiting: collections.deque[list[tuple[int, Callable[[], Entries]]]] = collections.deque()
+
+    def first() -> list[tuple[int, Entries]]:
+        return [(image_id, entries()) for image_id, entries in waiting.popleft()]
+
+    for number, images in enumerate(detected):
+        if before_batch is not None:
+            before_batch(number)
+        waiting.append(
+            [
+                (
+                    image.image_id,
+                    maker.submit(image.found, image_id=image.image_id, image_size=image.size, scale=image.scale),
+                )
+                for image in images
+            ]
+        )
+        # Their detections are in memory.
+        while waiting and sum(map(len, waiting)) - len(waiting[0]) >= maker.most_waiting:
+            yield first()
+    while waiting:
+        yield first()
 
 
 def _check_each_once(found: Sequence[int], expected: Collection[int]) -> None:

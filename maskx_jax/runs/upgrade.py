@@ -46,6 +46,7 @@ def upgrade(config: Mapping[str, Any]) -> dict[str, Any]:
         # These detected no keypoints.
         evaluation.setdefault("keypoint_grid", "image")
         evaluation.setdefault("keypoint_score", "probability")
+        evaluation.setdefault("num_processes", 1)
     model = upgraded.get("model")
     for old, new in _MOVED.items():
         _move(upgraded, old, new)

@@ -57,6 +57,7 @@ _LIMITS: Mapping[str, Check] = {
     "train.eval_every": number(0),
     "train.keep_checkpoints": number(1),
     "evaluation.batch_size": number(1),
+    "evaluation.num_processes": number(1),
     "evaluation.mask_threshold": number(0, 1),
     "evaluation.backend": one_of(*matching.BACKENDS),
     "evaluation.num_pictures": number(0),

@@ -119,6 +119,31 @@ def test_each_image_keeps_its_own_detections():
     assert all(entry["bbox"] == [0, 0, 64, 64] and entry["category_id"] == 1 for entry in results)
 
 
+def test_entries_made_by_other_processes_are_the_same_and_the_processes_end(monkeypatch):
+    makers = []
+    open_maker = evaluation.entry_processes.open_maker
+
+    def spy(*arguments, **conventions):
+        makers.append(open_maker(*arguments, **conventions))
+        return makers[-1]
+
+    monkeypatch.setattr(evaluation.entry_processes, "open_maker", spy)
+    mesh, source, config = make_mesh(), Source(), small_config(8)
+    step = one_box_step(mesh)
+    expected = evaluation.detect(step, {}, source, config, mesh)
+    config.evaluation.num_processes = 2
+    makers.clear()
+    assert evaluation.detect(step, {}, source, config, mesh) == expected
+
+    def break_off(number):
+        if number == 1:
+            raise InterruptedError("asked to leave")
+
+    with pytest.raises(InterruptedError, match="asked to leave"):
+        evaluation.detect(step, {}, source, config, mesh, before_batch=break_off)
+    assert [process._process.returncode for maker in makers for process in maker._processes] == [0] * 4
+
+
 def test_an_image_that_is_missing_or_doubled_is_named():
     mesh = make_mesh()
     with pytest.raises(RuntimeError, match=r"10 images.* 10 once: 1 missing, image ids \[4\]; 1 doubled, \[7\]"):
