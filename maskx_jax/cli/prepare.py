@@ -75,6 +75,11 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--num_shards", type=int, help="files a split is written to; by size if not given")
     parser.add_argument(
+        "--num_workers",
+        type=int,
+        help="processes that make the records, the same with any number; by default one a core",
+    )
+    parser.add_argument(
         "--skip_bad_images",
         action="store_true",
         help="leave out images that are missing, corrupt, too large or of another size than the JSON says",
@@ -121,6 +126,7 @@ def main(arguments: list[str] | None = None) -> int:
                 predicted_masks=options.predicted_masks,
                 keypoints=options.keypoints,
                 overwrite=options.overwrite,
+                num_workers=options.num_workers,
                 before_image=signals.check,
             )
     except _Terminated:

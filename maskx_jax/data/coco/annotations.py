@@ -4,7 +4,7 @@ import collections
 import dataclasses
 import itertools
 import reprlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -47,14 +47,16 @@ class Instances:
       images: the entries of `images`, in order, each with a `file_name`.
       annotations: for each image id its annotations, in order, each with `iscrowd`.
       header: the other top-level entries worth keeping: info, licenses, categories.
+      with_keypoints: the ids of the categories of which an annotation has keypoints.
     """
 
     categories: Categories
     images: list[dict]
-    annotations: dict[int, list[dict]]
+    annotations: Mapping[int, Sequence[dict]]
     header: dict[str, Any]
+    with_keypoints: frozenset[int]
 
-    def entries(self, images: range) -> Iterator[tuple[dict, list[dict]]]:
+    def entries(self, images: range) -> Iterator[tuple[dict, Sequence[dict]]]:
         """Yield the images at some places, each with its annotations."""
         for index in images:
             image = self.images[index]
@@ -101,7 +103,8 @@ def read_instances(path: Path, report: Report, drop_unknown: bool = False, allow
     for annotation in annotations:
         per_image[annotation["image_id"]].append(annotation)
     header = {key: content[key] for key in ("info", "licenses", "categories") if key in content}
-    return Instances(categories, images, per_image, header)
+    with_keypoints = frozenset(entry["category_id"] for entry in annotations if entry.get("keypoints"))
+    return Instances(categories, images, per_image, header, with_keypoints)
 
 
 def boxes_of(annotations: Sequence[dict]) -> np.ndarray:

@@ -14,7 +14,7 @@ import itertools
 import json
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -23,13 +23,14 @@ from tqdm import tqdm
 from maskx_jax import errors
 from maskx_jax.coco.categories import same_classes
 from maskx_jax.coco.keypoints import Skeleton, same_skeletons, skeletons_of
-from maskx_jax.data.coco import keypoints as keypoint_rules
 from maskx_jax.data.coco import shards
-from maskx_jax.data.coco.annotations import Instances, read_instances
-from maskx_jax.data.coco.examples import ExampleMaker, Examples, Rules, features_of, size_of
+from maskx_jax.data.coco.annotations import Instances
+from maskx_jax.data.coco.examples import Examples, Rules, features_of, size_of
 from maskx_jax.data.coco.images import UnreadableImageError, check_header, missing_files
 from maskx_jax.data.coco.report import Report
 from maskx_jax.data.coco.source import CATEGORIES_FILE
+from maskx_jax.data.coco.streaming import Annotations, open_instances
+from maskx_jax.data.coco.workers import choose_workers, make_examples
 
 PREDICTED_MASKS = ("use", "drop")
 KEYPOINTS = ("use", "drop")
@@ -84,25 +85,26 @@ class _Split:
         )
 
     def write(
-        self, folder: Path, num_shards: int | None, progress: tqdm, before_image: Callable[[], None]
+        self, folder: Path, num_shards: int | None, num_workers: int, progress: tqdm, before_image: Callable[[], None]
     ) -> list[Path]:
         """Write the shards into a folder; return their stems, see `shards`."""
         image_bytes = self.image_bytes()
-        maker = ExampleMaker(self.rules)
+        planned = [list(_parts(images, image_bytes)) for images in shards.plan(image_bytes, num_shards)]
+        parts = (list(self.instances.entries(part)) for shard in planned for part in shard)
         num_kept = 0
 
-        def examples(images: range) -> Iterator[Examples]:
+        def counted(made: Iterable[Examples]) -> Iterator[Examples]:
             nonlocal num_kept
-            for part in _parts(images, image_bytes):
-                made = maker.make(self.instances.entries(part), before_image)
-                progress.update(made.num_images)
-                num_kept += len(made.records)
-                yield made
+            for examples in made:
+                num_kept += len(examples.records)
+                yield examples
+                progress.update(examples.num_images)
 
         stems = []
-        for index, images in enumerate(shards.plan(image_bytes, num_shards)):
-            stems.append(folder / f"{index:05d}")
-            shards.write_shard(stems[-1], self.rules.split, examples(images))
+        with contextlib.closing(make_examples(self.rules, parts, num_workers, before_image)) as made:
+            for index, shard in enumerate(planned):
+                stems.append(folder / f"{index:05d}")
+                shards.write_shard(stems[-1], self.rules.split, counted(itertools.islice(made, len(shard))))
         if num_kept < self.fewest_images:
             raise ValueError(
                 f"split {self.rules.split!r}: {num_kept} of {len(self.instances.images)} images can be "
@@ -133,6 +135,7 @@ def prepare(
     predicted_masks: str = "drop",
     keypoints: str = "use",
     overwrite: bool = False,
+    num_workers: int | None = 1,
     before_image: Callable[[], None] = lambda: None,
 ) -> dict[str, Report]:
     """Check COCO-style annotations and images and write them as one TFDS dataset.
@@ -153,7 +156,10 @@ def prepare(
         No mask that a model made is taken for the truth unasked: it would be scored against, too.
       keypoints: "use" those that the categories name, or "drop" them: records have none.
       overwrite: replace the dataset that is at `output`.
-      before_image: called before each image and before the output appears; what it raises ends the work.
+      num_workers: how many processes make the records, which are the same with any number; None takes one a core, and
+        fewer of few images. With more than 1 a program that calls this does so below `if __name__ == "__main__":`.
+      before_image: called before each image (before some of them, with several processes) and before the output
+        appears; what it raises ends the work.
 
     Returns:
       For each split what was kept, dropped and repaired.
@@ -170,6 +176,8 @@ def prepare(
     _check_output(output, overwrite)
     if num_shards is not None and num_shards < 1:
         raise ValueError(f"num_shards is {num_shards}; expected at least 1")
+    if num_workers is not None and num_workers < 1:
+        raise ValueError(f"num_workers is {num_workers}; expected at least 1")
     for name, value, choices in (
         ("predicted_masks", predicted_masks, PREDICTED_MASKS),
         ("keypoints", keypoints, KEYPOINTS),
@@ -200,11 +208,18 @@ def prepare(
         raise ValueError(f"num_shards is {num_shards}; the smallest split has {smallest} images")
     if not skip_bad_images:
         _check_images(todo, before_image)
-    _write(todo, output, num_shards, before_image)
+    num_images = sum(len(split.instances.images) for split in todo.values())
+    _write(todo, output, num_shards, choose_workers(num_images, num_workers), before_image)
     return {name: split.report for name, split in todo.items()}
 
 
-def _write(todo: Mapping[str, _Split], output: Path, num_shards: int | None, before_image: Callable[[], None]) -> None:
+def _write(
+    todo: Mapping[str, _Split],
+    output: Path,
+    num_shards: int | None,
+    num_workers: int,
+    before_image: Callable[[], None],
+) -> None:
     """Write the dataset beside the output, and put it there when all is done."""
     output.parent.mkdir(parents=True, exist_ok=True)
     num_images = sum(len(split.instances.images) for split in todo.values())
@@ -219,13 +234,16 @@ def _write(todo: Mapping[str, _Split], output: Path, num_shards: int | None, bef
         for name, split in todo.items():
             folder = Path(temporary) / f"shards_{name}"
             folder.mkdir()
-            stems = split.write(folder, num_shards, progress, before_image)
+            stems = split.write(folder, num_shards, num_workers, progress, before_image)
             infos.append(shards.join(stems, written, split.report, split.instances.header))
         split = next(iter(todo.values()))
         shards.write_info(written, features_of(split.rules.skeletons), infos)
         named = {category_id: skeleton.to_coco() for category_id, skeleton in split.rules.skeletons.items()}
         categories = [entry | named.get(entry["id"], {}) for entry in split.instances.categories.to_coco()]
         (written / CATEGORIES_FILE).write_text(json.dumps(categories, indent=2))
+        for split in todo.values():
+            if isinstance(split.instances.annotations, Annotations):
+                split.instances.annotations.check()
         before_image()
         _move(written, output, Path(temporary) / "replaced")
 
@@ -284,7 +302,7 @@ def _open_split(
     if not folder.is_dir():
         raise FileNotFoundError(f"split {name!r}: there is no image folder {folder}")
     report = Report(name)
-    instances = read_instances(annotations, report, drop_unknown, allow_outside)
+    instances = open_instances(annotations, report, drop_unknown, allow_outside)
     skeletons = _skeletons(instances, report, annotations) if use_keypoints else {}
     rules = Rules(name, folder, instances.categories, skip_bad_images, use_predicted_masks, skeletons)
     return _Split(instances, rules, report, fewest_images)
@@ -294,8 +312,7 @@ def _skeletons(instances: Instances, report: Report, path: Path) -> dict[int, Sk
     """Return what the categories of a split say of keypoints, and count those that say nothing of theirs."""
     with _remedy_named(f"{path}: "):
         skeletons = skeletons_of(instances.header["categories"])
-    every = itertools.chain.from_iterable(instances.annotations.values())
-    for category_id in keypoint_rules.unnamed(every, skeletons):
+    for category_id in sorted(instances.with_keypoints - set(skeletons)):
         report.add("keypoints_unnamed", category_id)
     return skeletons
 
