@@ -6,6 +6,7 @@ import json
 import math
 import os
 import pathlib
+import shutil
 import signal
 
 import pytest
@@ -16,6 +17,7 @@ from maskx_jax import errors
 from maskx_jax.cli.prepare import main
 from maskx_jax.data.coco import builder as coco_builder
 from maskx_jax.data.coco import examples as coco_examples
+from maskx_jax.data.coco import unfinished
 from maskx_jax.data.coco.source import CocoSource
 from tests.data.coco.test_builder import annotation, content, left, make, pixels_of, write
 
@@ -103,7 +105,7 @@ def test_a_signal_leaves_nothing_behind_and_prints_one_line(tmp_path, capsys, mo
     request.addfinalizer(lambda: signal.signal(number, inherited))
     annotations, images = make(tmp_path)
     before, handlers = left(tmp_path), [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
-    read, remove = coco_examples.read_image, coco_builder.tempfile.TemporaryDirectory.cleanup
+    read, remove = coco_examples.read_image, shutil.rmtree
 
     def interrupted(path, size):
         if path.name == "1.png":
@@ -111,12 +113,12 @@ def test_a_signal_leaves_nothing_behind_and_prints_one_line(tmp_path, capsys, mo
             signal.raise_signal(number)
         return read(path, size)
 
-    def interrupted_again(folder):
+    def interrupted_again(folder, **options):
         signal.raise_signal(number)
-        remove(folder)
+        remove(folder, **options)
 
     monkeypatch.setattr(coco_examples, "read_image", interrupted)
-    monkeypatch.setattr(coco_builder.tempfile.TemporaryDirectory, "cleanup", interrupted_again)
+    monkeypatch.setattr(unfinished.shutil, "rmtree", interrupted_again)
     code, printed, error = run(capsys, tmp_path, annotations, images)
     assert (code, printed) == (128 + number, "") and number.name in error
     assert error.startswith("error: ") and error.count("\n") == 1
@@ -130,7 +132,7 @@ def test_a_folder_without_permission_is_one_line(tmp_path, capsys, monkeypatch):
     def refuse(*arguments):
         raise PermissionError(13, "Permission denied", str(arguments[-1]))
 
-    monkeypatch.setattr(coco_builder.tempfile, "mkdtemp", refuse)
+    monkeypatch.setattr(pathlib.Path, "mkdir", lambda path, **_: path == tmp_path or refuse(path.parent))
     assert_refused(run(capsys, tmp_path, annotations, images), f"error: {tmp_path}: Permission denied")
     monkeypatch.undo()
     # A test that runs as root can take no permission away.

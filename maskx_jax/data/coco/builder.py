@@ -10,10 +10,11 @@ A prepared directory holds, beside the files of TFDS (ArrayRecord, readable with
 
 import contextlib
 import dataclasses
+import hashlib
 import itertools
 import json
 import re
-import tempfile
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -30,12 +31,15 @@ from maskx_jax.data.coco.images import UnreadableImageError, check_header, missi
 from maskx_jax.data.coco.report import Report
 from maskx_jax.data.coco.source import CATEGORIES_FILE
 from maskx_jax.data.coco.streaming import Annotations, open_instances
+from maskx_jax.data.coco.unfinished import described_folder, work_folder
 from maskx_jax.data.coco.workers import choose_workers, make_examples
 
 PREDICTED_MASKS = ("use", "drop")
 KEYPOINTS = ("use", "drop")
 
 
+# To be counted up with what records hold: a run does not go on with those of another version.
+_RECORDS_VERSION = 1
 # What an object takes in an example, nearly all of it its mask.
 _OBJECT_BYTES = 1640
 # Examples are made, and held in memory, by so many images and about so many bytes at a time.
@@ -70,28 +74,45 @@ class _Split:
                 bad.append(f"image {image['id']}: {message}")
         return bad
 
-    def image_bytes(self) -> np.ndarray:
-        """Return int64 `n`: about how large the example of each image is."""
+    def image_files(self) -> np.ndarray:
+        """Return int64 `n 2`: the bytes of each image file, and when it was changed (ns); zeros for what is missing."""
 
-        def of(image: dict) -> int:
+        def of(image: dict) -> tuple[int, int]:
             # What cannot be used may be skipped, and is named otherwise where it is read.
             with contextlib.suppress(OSError):
-                return (self.rules.folder / image["file_name"]).stat().st_size
-            return 0
+                status = (self.rules.folder / image["file_name"]).stat()
+                return status.st_size, status.st_mtime_ns
+            return 0, 0
 
+        return np.array([of(image) for image in self.instances.images], np.int64)
+
+    def description(self, image_files: np.ndarray, num_shards: int | None) -> str:
+        """Return what decides the records: of the same description they are the same."""
+        digest = hashlib.sha256(image_files.tobytes())
+        for image, entries in self.instances.entries(range(len(image_files))):
+            digest.update(f"{image}{len(entries)}".encode("utf-8", "surrogatepass"))
         annotations = self.instances.annotations
-        return np.array(
-            [of(image) + _OBJECT_BYTES * len(annotations[image["id"]]) for image in self.instances.images], np.int64
-        )
+        read = annotations.stamp if isinstance(annotations, Annotations) else None
+        return f"{_RECORDS_VERSION} {digest.hexdigest()} {num_shards} {read} {self.rules} {self.report}"
 
     def write(
         self, folder: Path, num_shards: int | None, num_workers: int, progress: tqdm, before_image: Callable[[], None]
     ) -> list[Path]:
-        """Write the shards into a folder; return their stems, see `shards`."""
-        image_bytes = self.image_bytes()
+        """Write the shards into a folder, as far as they are not there; return their stems, see `shards`."""
+        image_files = self.image_files()
+        folder = described_folder(folder, self.description(image_files, num_shards))
+        annotations = self.instances.annotations
+        numbers = [len(annotations[image["id"]]) for image in self.instances.images]
+        image_bytes = image_files[:, 0] + _OBJECT_BYTES * np.array(numbers, np.int64)
         planned = [list(_parts(images, image_bytes)) for images in shards.plan(image_bytes, num_shards)]
-        parts = (list(self.instances.entries(part)) for shard in planned for part in shard)
-        num_kept = 0
+        stems = [folder / f"{index:05d}" for index in range(len(planned))]
+        there = [shards.num_whole(stem) for stem in stems]
+        todo = [(stem, shard) for stem, shard, number in zip(stems, planned, there, strict=True) if number is None]
+        num_kept = sum(number for number in there if number)
+        num_todo = sum(len(part) for _, shard in todo for part in shard)
+        # Not by `update`: the time left is told by what is made.
+        progress.total -= len(self.instances.images) - num_todo
+        parts = (list(self.instances.entries(part)) for _, shard in todo for part in shard)
 
         def counted(made: Iterable[Examples]) -> Iterator[Examples]:
             nonlocal num_kept
@@ -100,11 +121,9 @@ class _Split:
                 yield examples
                 progress.update(examples.num_images)
 
-        stems = []
         with contextlib.closing(make_examples(self.rules, parts, num_workers, before_image)) as made:
-            for index, shard in enumerate(planned):
-                stems.append(folder / f"{index:05d}")
-                shards.write_shard(stems[-1], self.rules.split, counted(itertools.islice(made, len(shard))))
+            for stem, shard in todo:
+                shards.write_shard(stem, self.rules.split, counted(itertools.islice(made, len(shard))))
         if num_kept < self.fewest_images:
             raise ValueError(
                 f"split {self.rules.split!r}: {num_kept} of {len(self.instances.images)} images can be "
@@ -141,7 +160,9 @@ def prepare(
     """Check COCO-style annotations and images and write them as one TFDS dataset.
 
     All annotations and the headers of all images are checked before anything is written; the pixels are decoded as they
-    are written. The output appears at once when all is done; a failed run leaves nothing behind.
+    are written. The output appears at once when all is done; a failed run leaves nothing behind. One that is
+    killed leaves a hidden folder beside the output, with which the next run goes on: what is whole there is not made
+    again, if nothing of the input has changed.
 
     Args:
       output: the directory to make, on a local disk.
@@ -225,17 +246,19 @@ def _write(
     num_images = sum(len(split.instances.images) for split in todo.values())
     # Beside the output, so that the move at the end is one rename.
     with (
-        tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as temporary,
+        work_folder(output) as folder,
         tqdm(total=num_images, desc="writing records", unit="image", disable=None) as progress,
     ):
-        written = Path(temporary) / "written"
+        stems = {
+            name: split.write(folder / f"shards_{name}", num_shards, num_workers, progress, before_image)
+            for name, split in todo.items()
+        }
+        written = folder / "written"
+        shutil.rmtree(written, ignore_errors=True)
         written.mkdir()
-        infos = []
-        for name, split in todo.items():
-            folder = Path(temporary) / f"shards_{name}"
-            folder.mkdir()
-            stems = split.write(folder, num_shards, num_workers, progress, before_image)
-            infos.append(shards.join(stems, written, split.report, split.instances.header))
+        infos = [
+            shards.join(stems[name], written, split.report, split.instances.header) for name, split in todo.items()
+        ]
         split = next(iter(todo.values()))
         shards.write_info(written, features_of(split.rules.skeletons), infos)
         named = {category_id: skeleton.to_coco() for category_id, skeleton in split.rules.skeletons.items()}
@@ -245,7 +268,7 @@ def _write(
             if isinstance(split.instances.annotations, Annotations):
                 split.instances.annotations.check()
         before_image()
-        _move(written, output, Path(temporary) / "replaced")
+        _move(written, output, folder / "replaced")
 
 
 def _check_images(splits: Mapping[str, _Split], before_image: Callable[[], None]) -> None:

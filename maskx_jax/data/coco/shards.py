@@ -73,9 +73,20 @@ def write_shard(stem: Path, split: str, examples: Iterable[Examples]) -> None:
         labels=np.concatenate([np.zeros(0, np.int32), *whole.labels]),
         has_mask=np.concatenate([np.zeros(0, bool), *whole.has_mask]),
         num_bytes=np.int64(num_bytes),
+        file_bytes=np.int64(stem.with_suffix(".array_record").stat().st_size),
         report=np.array(json.dumps(dataclasses.asdict(whole.report))),
     )
     partial.rename(stem.with_suffix(".npz"))
+
+
+def num_whole(stem: Path) -> int | None:
+    """Return how many examples a shard has, or None if it is not whole."""
+    try:
+        with np.load(stem.with_suffix(".npz"), allow_pickle=False) as stored:
+            is_whole = stem.with_suffix(".array_record").stat().st_size == stored["file_bytes"]
+            return len(stored["image_ids"]) if is_whole and stem.with_suffix(".ground_truth").exists() else None
+    except FileNotFoundError:
+        return None
 
 
 def join(stems: Sequence[Path], directory: Path, report: Report, header: Mapping[str, Any]) -> tfds.core.SplitInfo:

@@ -67,13 +67,16 @@ class Annotations(Mapping[int, Sequence[dict]]):
       image_ids: of the images, in order.
       owners: int64 `n`, the image of each annotation, all among `image_ids`.
       spans: int64 `n 2`, where each begins and ends in the file, in bytes.
+
+    Attributes:
+      stamp: the size of the file in bytes, and when it was changed (ns).
     """
 
     def __init__(self, path: Path, image_ids: Sequence[int], owners: np.ndarray, spans: np.ndarray) -> None:
         self._path = path
         self._file = os.open(path, os.O_RDONLY)
         weakref.finalize(self, os.close, self._file)
-        self._stamp = self._now()
+        self.stamp = self._now()
         self._rows = {image_id: row for row, image_id in enumerate(image_ids)}
         ids = np.array(image_ids, np.int64)
         by_id = np.argsort(ids)
@@ -103,7 +106,7 @@ class Annotations(Mapping[int, Sequence[dict]]):
         Raises:
           ValueError: it has changed since.
         """
-        if self._now() != self._stamp:
+        if self._now() != self.stamp:
             raise ValueError(f"{self._path} has changed while it was read; expected it to stay as it was")
 
     def _now(self) -> tuple[int, int]:
