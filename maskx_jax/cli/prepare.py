@@ -97,6 +97,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--keypoints", choices=("use", "drop"), default="use", help="whether records have the keypoints of the JSON"
     )
+    parser.add_argument("--add", action="store_true", help="add the splits to the dataset that is at the output")
     parser.add_argument("--overwrite", action="store_true", help="replace the dataset that is at the output")
     options = parser.parse_args(arguments)
     splits = {}
@@ -126,6 +127,7 @@ def main(arguments: list[str] | None = None) -> int:
                 predicted_masks=options.predicted_masks,
                 keypoints=options.keypoints,
                 overwrite=options.overwrite,
+                add=options.add,
                 num_workers=options.num_workers,
                 before_image=signals.check,
             )

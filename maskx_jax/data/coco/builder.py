@@ -22,7 +22,7 @@ import numpy as np
 from tqdm import tqdm
 
 from maskx_jax import errors
-from maskx_jax.coco.categories import same_classes
+from maskx_jax.coco.categories import Categories, same_classes
 from maskx_jax.coco.keypoints import Skeleton, same_skeletons, skeletons_of
 from maskx_jax.data.coco import shards
 from maskx_jax.data.coco.annotations import Instances
@@ -38,6 +38,8 @@ PREDICTED_MASKS = ("use", "drop")
 KEYPOINTS = ("use", "drop")
 
 
+# Equal in a dataset and in what is added to it.
+_SAME_FILES = ("features.json", CATEGORIES_FILE)
 # To be counted up with what records hold: a run does not go on with those of another version.
 _RECORDS_VERSION = 1
 # What an object takes in an example, nearly all of it its mask.
@@ -154,6 +156,7 @@ def prepare(
     predicted_masks: str = "drop",
     keypoints: str = "use",
     overwrite: bool = False,
+    add: bool = False,
     num_workers: int | None = 1,
     before_image: Callable[[], None] = lambda: None,
 ) -> dict[str, Report]:
@@ -177,6 +180,7 @@ def prepare(
         No mask that a model made is taken for the truth unasked: it would be scored against, too.
       keypoints: "use" those that the categories name, or "drop" them: records have none.
       overwrite: replace the dataset that is at `output`.
+      add: add the splits to the dataset that is at `output`, whose classes and keypoints they have to have.
       num_workers: how many processes make the records, which are the same with any number; None takes one a core, and
         fewer of few images. With more than 1 a program that calls this does so below `if __name__ == "__main__":`.
       before_image: called before each image (before some of them, with several processes) and before the output
@@ -194,7 +198,9 @@ def prepare(
         if re.match(r"\w\w+:/", str(path)):
             raise ValueError(f"got {str(path)!r}; expected a local path: prepare on a local disk, and copy the result")
     output = Path(output).expanduser()
-    _check_output(output, overwrite)
+    _check_output(output, overwrite or add)
+    if add:
+        _check_addition(output, splits)
     if num_shards is not None and num_shards < 1:
         raise ValueError(f"num_shards is {num_shards}; expected at least 1")
     if num_workers is not None and num_workers < 1:
@@ -224,13 +230,16 @@ def prepare(
             keypoints == "use",
         )
     _check_same_categories(todo)
+    if add:
+        there = Categories.from_coco(json.loads((output / CATEGORIES_FILE).read_bytes()))
+        same_classes(there, next(iter(todo.values())).instances.categories, f"{output} and the added", same_ids=True)
     smallest = min(len(split.instances.images) for split in todo.values())
     if num_shards is not None and num_shards > smallest:
         raise ValueError(f"num_shards is {num_shards}; the smallest split has {smallest} images")
     if not skip_bad_images:
         _check_images(todo, before_image)
     num_images = sum(len(split.instances.images) for split in todo.values())
-    _write(todo, output, num_shards, choose_workers(num_images, num_workers), before_image)
+    _write(todo, output, num_shards, choose_workers(num_images, num_workers), before_image, add)
     return {name: split.report for name, split in todo.items()}
 
 
@@ -240,6 +249,7 @@ def _write(
     num_shards: int | None,
     num_workers: int,
     before_image: Callable[[], None],
+    add: bool,
 ) -> None:
     """Write the dataset beside the output, and put it there when all is done."""
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -256,7 +266,8 @@ def _write(
         written = folder / "written"
         shutil.rmtree(written, ignore_errors=True)
         written.mkdir()
-        infos = [
+        infos = shards.link_splits(output, written) if add else []
+        infos += [
             shards.join(stems[name], written, split.report, split.instances.header) for name, split in todo.items()
         ]
         split = next(iter(todo.values()))
@@ -267,6 +278,8 @@ def _write(
         for split in todo.values():
             if isinstance(split.instances.annotations, Annotations):
                 split.instances.annotations.check()
+        if add and any((written / name).read_bytes() != (output / name).read_bytes() for name in _SAME_FILES):
+            raise ValueError(f"{output} and the added splits differ in keypoints, or in the version that prepared them")
         before_image()
         _move(written, output, folder / "replaced")
 
@@ -299,6 +312,14 @@ def _move(written: Path, output: Path, replaced: Path) -> None:
         if replaced.exists() and not output.exists():
             replaced.rename(output)
         raise
+
+
+def _check_addition(output: Path, splits: Iterable[str]) -> None:
+    if not (output / CATEGORIES_FILE).exists():
+        raise FileNotFoundError(f"{output}: found no prepared dataset to add to")
+    for name in splits:
+        if (output / f"index_{name}.npz").exists():
+            raise FileExistsError(f"{output} has a split {name!r}; give another name")
 
 
 def _check_output(output: Path, overwrite: bool) -> None:

@@ -10,6 +10,8 @@ shard is whole:
 
 import dataclasses
 import json
+import os
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -149,6 +151,27 @@ def _join_ground_truth(parts: Sequence[Path], target: Path, header: Mapping[str,
                 file.write(", " * (written and bool(text)) + text)
                 written = written or bool(text)
             file.write("], " if line == 0 else "]}")
+
+
+def link_splits(output: Path, directory: Path) -> list[tfds.core.SplitInfo]:
+    """Give a dataset's files another place too, without a copy where the disk allows it; return its splits there."""
+    infos = []
+    for name, info in tfds.builder_from_directory(output).info.splits.items():
+        infos.append(
+            tfds.core.SplitInfo(
+                name=name,
+                shard_lengths=info.shard_lengths,
+                num_bytes=info.num_bytes,
+                filename_template=info.filename_template.replace(data_dir=directory),
+            )
+        )
+        companions = (f"index_{name}.npz", f"annotations_{name}.json", f"report_{name}.json")
+        for path in (*map(Path, info.filepaths), *(output / companion for companion in companions)):
+            try:
+                os.link(path, directory / path.name)
+            except OSError:
+                shutil.copy2(path, directory)
+    return infos
 
 
 def write_info(directory: Path, features: tfds.features.FeaturesDict, splits: Sequence[tfds.core.SplitInfo]) -> None:

@@ -1,9 +1,11 @@
 import json
 
 import numpy as np
+import pytest
 
 from maskx_jax.data.coco import builder, shards
 from maskx_jax.data.coco.builder import prepare
+from maskx_jax.data.coco.source import CocoSource
 from tests.data.coco.test_builder import annotation, content, make, write
 
 
@@ -64,3 +66,29 @@ def test_the_temporary_folder_is_little_larger_than_the_output(tmp_path):
 
     prepare(tmp_path / "out", {"val": make(tmp_path, 12)}, 3, before_image=measure)
     assert 0 < max(sizes) <= 1.1 * sum(map(len, files_of(tmp_path / "out").values()))
+
+
+def test_a_split_that_is_added_is_as_if_prepared_with_the_others(tmp_path):
+    split = mixed(tmp_path)
+    prepare(tmp_path / "both", {"train": split, "val": split}, 2, skip_bad_images=True)
+    prepare(tmp_path / "out", {"train": split}, 2, skip_bad_images=True)
+    prepare(tmp_path / "out", {"val": split}, 2, skip_bad_images=True, add=True)
+    assert files_of(tmp_path / "out") == files_of(tmp_path / "both")
+    assert [len(CocoSource(tmp_path / "out", name)) for name in ("train", "val")] == [10, 10]
+
+
+def test_what_does_not_fit_is_not_added(tmp_path):
+    split = make(tmp_path)
+    prepare(tmp_path / "out", {"train": split})
+    before = files_of(tmp_path / "out")
+    other = content()
+    other["categories"] = [{"id": 90, "name": "wolf"}, *other["categories"][1:]]
+    for name, added, message in (
+        ("train", split, "has a split 'train'"),
+        ("val", (write(tmp_path, other, "other.json"), split[1]), "'dog' .* and 'wolf'"),
+    ):
+        with pytest.raises((FileExistsError, ValueError), match=message):
+            prepare(tmp_path / "out", {name: added}, add=True)
+    with pytest.raises(FileNotFoundError, match="found no prepared dataset to add to"):
+        prepare(tmp_path / "nowhere", {"val": split}, add=True)
+    assert files_of(tmp_path / "out") == before
