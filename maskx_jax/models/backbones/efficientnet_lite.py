@@ -50,7 +50,7 @@ class InvertedResidual(nn.Module):
       stride: of it.
       expansion: of the channels in between; 1 has no first convolution.
       residual_scale: of the output's normalisation until weights are imported.
-      dtype, cpu: see `EfficientNetLite`.
+      others: see `EfficientNetLite`.
     """
 
     channels: int
