@@ -11,11 +11,9 @@ import contextlib
 import dataclasses
 import functools
 import itertools
-import multiprocessing
 import os
 import signal
 import sys
-import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
@@ -23,6 +21,7 @@ import cv2
 import numpy as np
 from absl import flags
 
+from maskx_jax.data.worker_processes import end_with_parent
 from maskx_jax.structures import Batch, GroundTruth, Keypoints
 
 # Example number n of this process -> a `Batch` without leading axis, and a remark for whoever takes the batch.
@@ -206,14 +205,7 @@ def _begin_worker(index: int, count: int) -> None:
     # A terminal and a scheduler signal all processes of a group; that process says when they end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
+    end_with_parent()
 
 
 LOADERS: dict[str, Loader] = {

@@ -3,14 +3,13 @@
 import collections
 import concurrent.futures
 import multiprocessing
-import multiprocessing.connection
 import os
 import signal
-import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures.process import BrokenProcessPool
 
 from maskx_jax.data.coco.examples import ExampleMaker, Examples, Rules
+from maskx_jax.data.worker_processes import end_with_parent
 
 # A process takes seconds to start, for TensorFlow: so many images are to be worth it.
 _IMAGES_PER_WORKER = 512
@@ -75,16 +74,8 @@ def _start(rules: Rules) -> None:
     global _maker
     # Ctrl-C goes to all processes of a terminal: the first one ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    end_with_parent()
     _maker = ExampleMaker(rules)
-
-
-def _leave_with_parent() -> None:
-    """End this process where the first one is killed: nobody else would."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        multiprocessing.connection.wait([parent.sentinel])
-        os._exit(1)
 
 
 def _make(part: Part) -> Examples:
