@@ -64,7 +64,7 @@ def test_every_limit_is_of_a_field(family):
     ("field", "value", "message"),
     [
         ("family", "yolo", "^family is 'yolo'; expected one of rcnn, dense$"),
-        ("backbone.kind", "vit", "^backbone.kind is 'vit'; expected one of resnet, resnet_c4$"),
+        ("backbone.kind", "vit", "^backbone.kind is 'vit'; expected one of resnet, resnet_c4, efficientnet_lite$"),
         ("rcnn.mask_predictor", "any", "^rcnn.mask_predictor is 'any'; expected one of none, class_specific"),
         ("rcnn.keypoint_predictor", "any", "^rcnn.keypoint_predictor is 'any'; expected one of none, heatmaps$"),
     ],
