@@ -15,7 +15,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import cv2
 import numpy as np
@@ -30,18 +30,20 @@ MakeExample = Callable[[int], tuple[Batch, Any]]
 Loaded = Generator[tuple[Batch, list[Any]], None, None]
 
 
-class Loader(Protocol):
-    """Yields the batches of the steps from `start_step` to `stop_step` (or without end), in order."""
+@dataclasses.dataclass(frozen=True)
+class _Order:
+    """What a loader is asked for: the batches of some steps, in order. The fields are arguments of `load`."""
 
-    def __call__(
-        self,
-        make_example: MakeExample,
-        batch_size: int,
-        start_step: int,
-        stop_step: int | None,
-        num_workers: int,
-        prefetch: int,
-    ) -> Loaded: ...
+    make_example: MakeExample
+    batch_size: int
+    start_step: int
+    stop_step: int | None
+    num_workers: int
+    prefetch: int
+
+    def numbers(self, step: int) -> range:
+        """Return the numbers of the examples of a step."""
+        return range(step * self.batch_size, (step + 1) * self.batch_size)
 
 
 def load(
@@ -77,7 +79,8 @@ def load(
         raise ValueError(f"num_workers is {num_workers} and prefetch {prefetch}; expected at least 1 and 0")
     # The workers are the parallelism; OpenCV's own threads would only compete with them.
     cv2.setNumThreads(1)
-    return _taken(LOADERS[loader](make_example, batch_size, start_step, stop_step, num_workers, prefetch), take)
+    order = _Order(make_example, batch_size, start_step, stop_step, num_workers, prefetch)
+    return _taken(LOADERS[loader](order), take)
 
 
 def _taken(loaded: Loaded, take: Callable[[list[Any]], None]) -> Iterator[Batch]:
@@ -87,31 +90,26 @@ def _taken(loaded: Loaded, take: Callable[[list[Any]], None]) -> Iterator[Batch]
             yield batch
 
 
-def _load_with_threads(
-    make_example: MakeExample,
-    batch_size: int,
-    start_step: int,
-    stop_step: int | None,
-    num_workers: int,
-    prefetch: int,
-) -> Loaded:
-    steps = itertools.count(start_step) if stop_step is None else iter(range(start_step, stop_step))
-    workers = concurrent.futures.ThreadPoolExecutor(num_workers, thread_name_prefix="make_example")
+def _load_with_threads(order: _Order) -> Loaded:
+    steps = (
+        itertools.count(order.start_step) if order.stop_step is None else iter(range(order.start_step, order.stop_step))
+    )
+    workers = concurrent.futures.ThreadPoolExecutor(order.num_workers, thread_name_prefix="make_example")
     # One more puts the batches together, so that whoever asks for one finds it whole.
     stacker = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="stack_examples")
     pending: collections.deque[concurrent.futures.Future[tuple[Batch, list[Any]]]] = collections.deque()
 
     def submit(num_steps: int) -> None:
         for step in itertools.islice(steps, num_steps):
-            numbers = range(step * batch_size, (step + 1) * batch_size)
-            pending.append(stacker.submit(stack, [workers.submit(make_example, number) for number in numbers]))
+            examples = [workers.submit(order.make_example, number) for number in order.numbers(step)]
+            pending.append(stacker.submit(stack, examples))
 
     def stack(examples: list[concurrent.futures.Future[tuple[Batch, Any]]]) -> tuple[Batch, list[Any]]:
         arrays, remarks = _stack(example.result() for example in examples)
         return batch_of(arrays), remarks
 
     try:
-        submit(1 + prefetch)
+        submit(1 + order.prefetch)
         while pending:
             batch = pending.popleft().result()
             submit(1)
@@ -121,14 +119,7 @@ def _load_with_threads(
             executor.shutdown(wait=False, cancel_futures=True)
 
 
-def _load_with_tf_data(
-    make_example: MakeExample,
-    batch_size: int,
-    start_step: int,
-    stop_step: int | None,
-    num_workers: int,
-    prefetch: int,
-) -> Loaded:
+def _load_with_tf_data(order: _Order) -> Loaded:
     import tensorflow as tf
 
     if tf.config.get_visible_devices("GPU"):
@@ -142,59 +133,53 @@ def _load_with_tf_data(
 
     def make_arrays(number: np.ndarray) -> list[np.ndarray]:
         try:
-            example, remarks[int(number)] = make_example(int(number))
+            example, remarks[int(number)] = order.make_example(int(number))
             return arrays_of(example)
         except Exception as error:
             failures[int(number)] = error
             raise
 
-    stop = np.iinfo(np.int64).max if stop_step is None else stop_step * batch_size
+    stop = np.iinfo(np.int64).max if order.stop_step is None else order.stop_step * order.batch_size
     options = tf.data.Options()
-    options.threading.private_threadpool_size = num_workers
+    options.threading.private_threadpool_size = order.num_workers
     options.deterministic = True
     dataset = (
-        tf.data.Dataset.range(start_step * batch_size, stop)
-        .map(lambda number: tf.numpy_function(make_arrays, [number], _TYPES, stateful=False), num_workers, True)
-        .batch(batch_size, drop_remainder=True)
-        .prefetch(prefetch)
+        tf.data.Dataset.range(order.start_step * order.batch_size, stop)
+        .map(lambda number: tf.numpy_function(make_arrays, [number], _TYPES, stateful=False), order.num_workers, True)
+        .batch(order.batch_size, drop_remainder=True)
+        .prefetch(order.prefetch)
         .with_options(options)
     )
     try:
-        for step, arrays in enumerate(dataset.as_numpy_iterator(), start_step):
-            numbers = range(step * batch_size, (step + 1) * batch_size)
-            yield batch_of(arrays), [remarks.pop(number) for number in numbers]
+        for step, arrays in enumerate(dataset.as_numpy_iterator(), order.start_step):
+            yield batch_of(arrays), [remarks.pop(number) for number in order.numbers(step)]
     except tf.errors.OpError as error:
         if failures:
             raise failures[min(failures)] from error
         raise
 
 
-def _load_with_processes(
-    make_example: MakeExample,
-    batch_size: int,
-    start_step: int,
-    stop_step: int | None,
-    num_workers: int,
-    prefetch: int,
-) -> Loaded:
+def _load_with_processes(order: _Order) -> Loaded:
     import grain
 
     if not flags.FLAGS.is_parsed():
         # Grain reads flags of its own, which only `absl.app` parses.
         flags.FLAGS.mark_as_parsed()
-    steps = grain.MapDataset.range(start_step, sys.maxsize if stop_step is None else stop_step)
+    steps = grain.MapDataset.range(order.start_step, sys.maxsize if order.stop_step is None else order.stop_step)
     # A worker makes whole batches, which come through shared memory.
-    batches = steps.map(functools.partial(_make_batch, make_example, batch_size)).to_iter_dataset(
+    batches = steps.map(functools.partial(_make_batch, order)).to_iter_dataset(
         grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
     )
-    ahead = grain.MultiprocessingOptions(num_workers, per_worker_buffer_size=max(1, prefetch // num_workers))
+    ahead = grain.MultiprocessingOptions(
+        order.num_workers, per_worker_buffer_size=max(1, order.prefetch // order.num_workers)
+    )
     with contextlib.closing(iter(batches.mp_prefetch(ahead, worker_init_fn=_begin_worker))) as loaded:
         for arrays, remarks in loaded:
             yield batch_of(arrays), remarks
 
 
-def _make_batch(make_example: MakeExample, batch_size: int, step: int) -> tuple[list[np.ndarray], list[Any]]:
-    return _stack(map(make_example, range(step * batch_size, (step + 1) * batch_size)))
+def _make_batch(order: _Order, step: int) -> tuple[list[np.ndarray], list[Any]]:
+    return _stack(map(order.make_example, order.numbers(step)))
 
 
 def _begin_worker(index: int, count: int) -> None:
@@ -208,7 +193,7 @@ def _begin_worker(index: int, count: int) -> None:
     end_with_parent()
 
 
-LOADERS: dict[str, Loader] = {
+LOADERS: dict[str, Callable[[_Order], Loaded]] = {
     "tf_data": _load_with_tf_data,
     "threads": _load_with_threads,
     "processes": _load_with_processes,
