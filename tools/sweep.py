@@ -17,7 +17,7 @@ import re
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from configs import paper
@@ -126,7 +126,10 @@ def final_metrics(workdir: pathlib.Path) -> dict[str, Any] | None:
 
 
 def write_tables(runs: Sequence[Run], output: pathlib.Path, size: str) -> None:
-    """Write table.md (mean and standard deviation over the seeds, in percent) and table.csv (every run)."""
+    """Write table.md (mean and standard deviation over the seeds, in percent) and table.csv (every run).
+
+    A metric that a run does not have, such as AP on B where all classes have masks, is left empty.
+    """
     finished = {run: metrics for run in runs if (metrics := final_metrics(run.workdir(output))) is not None}
     with (output / "table.csv").open("w", newline="") as file:
         writer = csv.writer(file)
@@ -141,12 +144,11 @@ def write_tables(runs: Sequence[Run], output: pathlib.Path, size: str) -> None:
     ]
     for row, masks in dict.fromkeys((run.row, run.masks) for run in runs):
         of_row = [metrics for run, metrics in finished.items() if (run.row, run.masks) == (row, masks)]
-        oracle = [
-            metrics["segm/B/AP"]
-            for run, metrics in finished.items()
-            if run.masks == masks and paper.ROWS[run.row].is_oracle
-        ]
-        own = [metrics["segm/B/AP"] for metrics in of_row]
+        oracle = _values(
+            (metrics for run, metrics in finished.items() if run.masks == masks and paper.ROWS[run.row].is_oracle),
+            "segm/B/AP",
+        )
+        own = _values(of_row, "segm/B/AP")
         fraction = f"{100 * statistics.mean(own) / statistics.mean(oracle):.0f} %" if own and any(oracle) else "-"
         # The paper's numbers are of COCO: the tiny size has none.
         reference = paper.ROWS[row].published(masks) if size == "full" else None
@@ -157,8 +159,12 @@ def write_tables(runs: Sequence[Run], output: pathlib.Path, size: str) -> None:
     (output / "table.md").write_text("\n".join(lines) + "\n")
 
 
-def _mean(of_row: Sequence[dict[str, Any]], name: str) -> str:
-    values = [100 * metrics[name] for metrics in of_row if metrics.get(name) is not None]
+def _values(runs: Iterable[Mapping[str, Any]], name: str) -> list[float]:
+    return [metrics[name] for metrics in runs if metrics.get(name) is not None]
+
+
+def _mean(of_row: Sequence[Mapping[str, Any]], name: str) -> str:
+    values = [100 * value for value in _values(of_row, name)]
     if not values:
         return "-"
     return f"{statistics.mean(values):.1f}" + (f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else "")
