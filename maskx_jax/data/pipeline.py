@@ -90,6 +90,7 @@ def train_batches(
     transform: Transform,
     allowed_masks: np.ndarray,
     start_step: int = 0,
+    stop_step: int | None = None,
     process_index: int = 0,
     process_count: int = 1,
     loader: str = "tf_data",
@@ -99,7 +100,7 @@ def train_batches(
     statistics: Statistics | None = None,
     keypoint_fraction: float = 1.0,
 ) -> Iterator[Batch]:
-    """Yield this process's part of every global batch, from `start_step` on, without end.
+    """Yield this process's part of every global batch, from `start_step` on.
 
     Args:
       source: the dataset.
@@ -108,6 +109,7 @@ def train_batches(
         global batch.
       allowed_masks: bool `C + 1`, the labels whose masks may be used; see `mask_classes.mask_labels`.
       start_step: the first step.
+      stop_step: the one after the last; None for no end. No batch is made ahead that nobody takes.
       process_index: which part of the global batch.
       process_count: in how many parts the global batch is cut.
       loader: one of `loaders.LOADERS`.
@@ -142,7 +144,7 @@ def train_batches(
         for made in remarks:
             counted.add(made, transform.num_slots, max_broken_records)
 
-    return load(loader, part.numbered(make_example), part.size, start_step, None, num_workers, prefetch, count)
+    return load(loader, part.numbered(make_example), part.size, start_step, stop_step, num_workers, prefetch, count)
 
 
 def evaluation_batches(

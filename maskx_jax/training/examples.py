@@ -54,13 +54,14 @@ class Examples:
         return dataclasses.replace(self.train_source.categories, skeleton=self.train_source.skeleton)
 
     def batches(self, config: ConfigDict, start_step: int, statistics: pipeline.Statistics) -> Iterator[Batch]:
-        """Return this process' share of each batch after `start_step` steps; see `pipeline.train_batches`."""
+        """Return this process' share of each batch from `start_step` to the run's end; see `pipeline.train_batches`."""
         return pipeline.train_batches(
             self.train_source,
             self.order,
             self.transform,
             self.allowed_masks,
             start_step=start_step,
+            stop_step=config.train.num_steps,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
             loader=config.data.loader,

@@ -82,6 +82,14 @@ def test_parts_of_the_processes_make_the_global_batch(source, schedule, referenc
         assert_same(loaders.batch_of([np.concatenate(pair) for pair in leaves]), reference[step])
 
 
+@pytest.mark.parametrize("loader", loaders.LOADERS)
+def test_a_run_that_ends_is_given_the_batches_up_to_its_end(loader, source, schedule, reference):
+    arguments = {"start_step": 7, "stop_step": 10, "loader": loader, "num_workers": 2, "prefetch": 4}
+    made = list(train_batches(source, schedule, TRANSFORM, ALLOWED, **arguments))
+    for mine, other in zip(made, reference[7:10], strict=True):
+        assert_same(mine, other)
+
+
 @pytest.mark.parametrize("loader", IN_PROCESS)
 def test_keypoints_come_with_their_objects_by_every_loader(loader, source, schedule, reference):
     marked = ShapesSource(NUM_IMAGES, 0, image_size=(48, 80), num_hues=3, num_textures=2, keypoints=True)
