@@ -240,7 +240,7 @@ class Day:
 def train_on_shapes(deadline: float, rehearse: bool, environment: Mapping[str, str]) -> Record:
     """Run train.py on the demo's config until it ends, or it is asked to leave in time; return what it reached."""
     record: Record = {"case": "train.py --config=configs/demo.py"}
-    flags = ["--config.data.num_workers=8", "--config.train.eval_every=1600"]
+    flags = ["--config.data.loader=processes", "--config.data.num_workers=12", "--config.train.eval_every=1600"]
     if rehearse:
         flags = ["--config.train.num_steps=20", "--config.train.eval_every=20", "--config.data.shapes.num_eval=8"]
     with tempfile.TemporaryDirectory() as workdir:
