@@ -9,6 +9,7 @@ from absl import logging
 
 from maskx_jax import errors
 from maskx_jax.data.loaders import MakeExample, load
+from maskx_jax.data.reading import read_record
 from maskx_jax.data.records import BrokenRecordError, Record, Source, check_record
 from maskx_jax.data.schedule import ORIENTATION_NAMES, Schedule, evaluation_order
 from maskx_jax.data.transforms import Counts, Transform, remove_keypoints, remove_masks
@@ -252,7 +253,7 @@ def _make_example(
     """
     name = f"example {index}"
     try:
-        record = source[index]
+        record = read_record(source, index)
         name = f"example {index}, image id {record.image_id}"
         check_record(record, len(source.categories), source.skeleton)
         return transform(record)

@@ -16,6 +16,7 @@ from maskx_jax import files
 from maskx_jax.coco import mask_classes, rle
 from maskx_jax.coco.categories import Categories, same_classes
 from maskx_jax.coco.garbage import no_garbage_collection
+from maskx_jax.data.reading import read_record
 from maskx_jax.data.records import Source, decode_image
 from maskx_jax.data.transforms import decode
 from maskx_jax.evaluation import metrics, scores
@@ -246,7 +247,7 @@ def _check_titles(models: Sequence[Model]) -> None:
 def picture_of_source(source: Source) -> Picture:
     """Return what reads an image of a source by its id."""
     index = {image_id: number for number, image_id in enumerate(source.image_ids.tolist())}
-    return lambda image_id: decode(source[index[image_id]])
+    return lambda image_id: decode(read_record(source, index[image_id]))
 
 
 def _picture_of_folder(folder: pathlib.Path, ground_truth: Mapping[str, Any]) -> Picture:

@@ -16,6 +16,7 @@ from maskx_jax.coco import mask_classes
 from maskx_jax.coco.categories import Categories
 from maskx_jax.coco.keypoints import skeletons_of
 from maskx_jax.data import roles
+from maskx_jax.data.reading import read_record
 from maskx_jax.data.records import Source
 from maskx_jax.data.sources import open_source
 from maskx_jax.data.transforms import Transform, decode
@@ -284,7 +285,7 @@ def draw(
     # What a dataset has without use need not be sound.
     skeletons = skeletons_of(ground_truth["categories"]) if source.skeleton else {}
     for index in range(min(config.evaluation.num_pictures, len(source))):
-        record = source[index]
+        record = read_record(source, index)
         annotations = [a for a in ground_truth["annotations"] if a["image_id"] == record.image_id]
         panels = {
             title: [entry for entry in entries if entry["image_id"] == record.image_id]

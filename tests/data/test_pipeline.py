@@ -11,7 +11,7 @@ import numpy as np
 import psutil
 import pytest
 
-from maskx_jax.data import loaders
+from maskx_jax.data import loaders, reading
 from maskx_jax.data.pipeline import Statistics, evaluation_batches, train_batches
 from maskx_jax.data.records import BrokenRecordError, check_record
 from maskx_jax.data.schedule import Schedule
@@ -358,7 +358,9 @@ def test_a_record_of_other_shapes_is_broken(source, arrays):
         (TypeError("a defect"), "TypeError: a defect"),
     ],
 )
-def test_what_fails_for_the_moment_is_no_broken_record(loader, source, schedule, error, said):
+def test_what_fails_for_the_moment_is_no_broken_record(loader, source, schedule, error, said, monkeypatch):
+    monkeypatch.setattr(reading, "_WAITS", (0.0, 0.0))
+
     def fail(record):
         raise error
 

@@ -1,6 +1,7 @@
 """Reads one split of a prepared dataset by index; `builder` says what such a directory holds."""
 
 import contextlib
+import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -71,13 +72,17 @@ class CocoSource:
     def __getitem__(self, index: int) -> Record:
         if not 0 <= index < len(self):
             raise IndexError(f"image {index} of a split of {len(self)}")
+        records = self._records
         try:
-            example = self._records[index]
+            example = records[index]
         except (MemoryError, OSError):
             raise
         except Exception as error:
             # ArrayRecord has one error for all: what is not corrupted could not be read for the moment.
             if isinstance(error, RuntimeError) and not str(error).startswith("Corrupted"):
+                # A file that could not be opened, or that is stale, stays so in what has it open.
+                if self._records is records:
+                    self._records = dataclasses.replace(records)
                 raise OSError(f"{self._directory}: split {self._split!r} cannot be read: {error}") from error
             raise BrokenRecordError(f"its record cannot be decoded: {error}") from error
         objects = example["objects"]

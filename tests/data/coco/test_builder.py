@@ -345,15 +345,26 @@ def test_damage_of_a_record_is_told_from_a_read_that_fails(prepared, tmp_path):
     # The second half of what is no padding.
     end = len(bytes(data).rstrip(b"\0"))
     data[end // 2 : end] = bytes(value ^ 1 for value in data[end // 2 : end])
+    source = CocoSource(copied, "val")
     shards[0].write_bytes(data)
     shards[-1].unlink()
-    source = CocoSource(copied, "val")
     with pytest.raises(BrokenRecordError, match="its record cannot be decoded: Corrupted"):
         for index in range(NUM_IMAGES // 3):
             source[index]
     with pytest.raises(OSError, match=r"copy: split 'val' cannot be read: open\(\) failed: No such file"):
         source[NUM_IMAGES - 1]
     assert source[NUM_IMAGES // 2].image_id >= 0
+
+
+def test_a_file_that_comes_back_is_opened_again(prepared, tmp_path):
+    copied = shutil.copytree(prepared[0], tmp_path / "copy")
+    source, path = CocoSource(copied, "val"), min(copied.glob("*-val.array_record-*"))
+    hidden = path.rename(copied / "hidden")
+    for _ in range(2):
+        with pytest.raises(OSError, match="split 'val' cannot be read"):
+            source[1]
+    hidden.rename(path)
+    assert source[1].size == pixels_of(1).shape[:2]
 
 
 def test_identity_is_that_of_the_index_and_not_of_the_place(prepared, source, tmp_path):
