@@ -13,6 +13,7 @@ from etils import epath
 from maskx_jax import errors
 from maskx_jax.coco.categories import Categories
 from maskx_jax.coco.keypoints import Skeleton, skeletons_of
+from maskx_jax.data.coco.shard_files import check_files
 from maskx_jax.data.records import BrokenRecordError, Record, identity_of
 from maskx_jax.structures import Keypoints
 
@@ -31,7 +32,8 @@ class CocoSource:
 
     Raises:
       FileNotFoundError: there is no prepared dataset, or no such split; the message names those that exist.
-      ValueError: the dataset is damaged, or asks for code that is not TFDS's own.
+      ValueError: the dataset is damaged, a file of records missing or cut off, or it asks for code that is not TFDS's
+        own.
     """
 
     def __init__(self, directory: str | Path, split: str) -> None:
@@ -65,6 +67,8 @@ class CocoSource:
             self._records = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
             if len(self._records) != len(self.sizes):
                 raise ValueError(f"{len(self._records)} records in split {split!r}; its index has {len(self.sizes)}")
+            files = {file.filename: file.examples_in_shard for file in builder.info.splits[split].file_instructions}
+            check_files(files)
 
     def __len__(self) -> int:
         return len(self.sizes)
