@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from etils import epath
 from maskx_jax import errors
 from maskx_jax.coco.categories import Categories
 from maskx_jax.coco.keypoints import Skeleton, skeletons_of
-from maskx_jax.data.coco.shard_files import check_files
+from maskx_jax.data.coco.shard_files import allow_open_files, check_files
 from maskx_jax.data.records import BrokenRecordError, Record, identity_of
 from maskx_jax.structures import Keypoints
 
@@ -21,6 +22,8 @@ CATEGORIES_FILE = "categories.json"
 _TFDS_FEATURES = "tensorflow_datasets.core.features."
 _LARGEST_INDEX_BYTES = 2**31
 _INDEX_ARRAYS = ("image_ids", "sizes", "num_objects", "labels", "has_mask")
+# Those of this process that are in use: together they must not open more files than it may.
+_open_sources: weakref.WeakSet["CocoSource"] = weakref.WeakSet()
 
 
 class CocoSource:
@@ -32,6 +35,7 @@ class CocoSource:
 
     Raises:
       FileNotFoundError: there is no prepared dataset, or no such split; the message names those that exist.
+      OSError: it has more files than this process may open.
       ValueError: the dataset is damaged, a file of records missing or cut off, or it asks for code that is not TFDS's
         own.
     """
@@ -68,6 +72,9 @@ class CocoSource:
             if len(self._records) != len(self.sizes):
                 raise ValueError(f"{len(self._records)} records in split {split!r}; its index has {len(self.sizes)}")
             files = {file.filename: file.examples_in_shard for file in builder.info.splits[split].file_instructions}
+            self._num_files = len(files)
+            _open_sources.add(self)
+            allow_open_files(sum(source._num_files for source in _open_sources))
             check_files(files)
 
     def __len__(self) -> int:

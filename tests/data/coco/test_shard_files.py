@@ -1,4 +1,10 @@
+import os
+import pickle
+import re
+import resource
 import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -67,3 +73,48 @@ def test_the_first_files_that_are_not_whole_are_named_and_all_are_counted(copied
     with pytest.raises(ValueError, match=r"8 of 12 files cannot be used: .*00002-of.*00006-of.* and 3 more") as caught:
         CocoSource(copied, "val")
     assert "00007" not in str(caught.value)
+
+
+@pytest.fixture
+def few_files():
+    """Let this process open ten files more than it has: the limit is one of their numbers, and gaps are filled."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = set(range(soft)) - set(map(int, os.listdir("/proc/self/fd")))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (sorted(free)[10], hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_set_of_more_files_than_a_process_may_open_raises_the_limit(prepared, few_files):
+    sources = [CocoSource(prepared, "val") for _ in range(2)]
+    assert [source[index].image_id - 100 for source in sources for index in range(NUM_IMAGES)] == [
+        *range(NUM_IMAGES),
+        *range(NUM_IMAGES),
+    ]
+    assert pickle.loads(pickle.dumps(sources[0]))[3].image_id == 103
+
+
+def test_a_limit_that_cannot_be_raised_is_one_line():
+    program = (
+        "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (90, 100))\n"
+        "from maskx_jax.data.coco.shard_files import allow_open_files\n"
+        "limits = []\n"
+        "for number in (1, 60, 70):\n"
+        "    try:\n"
+        "        allow_open_files(number)\n"
+        "        print(resource.getrlimit(resource.RLIMIT_NOFILE))\n"
+        "    except OSError as error:\n"
+        "        print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    *raised, said = done.stdout.strip().split("\n")
+    assert raised == ["(100, 100)", "(100, 100)"]
+    assert re.match(r"got 70 files of prepared data, .* expected fewer than the 100 .*ulimit -Hn", said)
+
+
+def test_a_limit_that_suffices_stays(prepared):
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if before[0] != resource.RLIM_INFINITY and before[0] < 1024:
+        pytest.skip("this process may open few files")
+    CocoSource(prepared, "val")
+    assert resource.getrlimit(resource.RLIMIT_NOFILE) == before
