@@ -45,6 +45,12 @@ def clip(boxes: Float[Array, "*n 4"], size: Float[Array, "2"]) -> Float[Array, "
     return jnp.clip(boxes, 0.0, limit)
 
 
+def widen(boxes: Float[Array, "*n 4"], factors: Float[Array, "*n 4"]) -> Float[Array, "*n 4"]:
+    """Move each of the four sides away from the middle of its box, to as many times its distance from it."""
+    middle = jnp.tile(0.5 * (boxes[..., :2] + boxes[..., 2:]), 2)
+    return middle + factors * (boxes - middle)
+
+
 def encode(
     boxes: Float[Array, "*n 4"], anchors: Float[Array, "*n 4"], weights: tuple[float, float, float, float]
 ) -> Float[Array, "*n 4"]:
