@@ -5,9 +5,9 @@
 Variants: predictor (class_specific, class_agnostic, none), size (full, tiny, tiny_c4),
 backbone (r50, r101, x101_32x8d, x101_64x4d, r50_gn, lite0, and on one map, C4: r50_c4, r101_c4),
 batch (1, 2, 4, ... 128),
-data (prepared, shapes), schedule (1x, 2x), jitter (none, short_sides), masks (all, voc, nonvoc, annotated),
-start (weights, scratch), dtype (float32, bfloat16). size=tiny is a small experiment, from its 128-pixel images to its
-schedule.
+data (prepared, shapes), schedule (1x, 2x), jitter (none, short_sides), masks (all, none, voc, nonvoc, annotated),
+start (weights, scratch), dtype (float32, bfloat16), box_losses (no, yes: objects without masks learn them from their
+boxes). size=tiny is a small experiment, from its 128-pixel images to its schedule.
 """
 
 from ml_collections import ConfigDict
@@ -33,6 +33,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
             "predictor": {name: predictor(name) for name in ("class_specific", "class_agnostic", "none")},
             **variants.COMMON,
             "backbone": rcnn.BACKBONE_C4,
+            "box_losses": rcnn.BOX_LOSSES,
         },
         rcnn.EXCLUDED_C4,
     )

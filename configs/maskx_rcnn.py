@@ -9,9 +9,10 @@ without masks for R-50-FPN (masks=voc; not verified by a run here).
 Variants: mlp (paper, light, none), training (end_to_end, stage_wise), size (full, tiny, tiny_c4),
 backbone (r50, r101, x101_32x8d, x101_64x4d, r50_gn, lite0, and on one map, C4: r50_c4, r101_c4),
 batch (1, 2, 4, ... 128),
-data (prepared, shapes), schedule (1x, 2x), jitter (none, short_sides), masks (voc, nonvoc, all, annotated),
-start (weights, scratch), dtype (float32, bfloat16). size=tiny is a small experiment, from its 128-pixel images to its
-schedule. The fields of T are set as --config.model.rcnn.weight_transfer.input=cls and so on.
+data (prepared, shapes), schedule (1x, 2x), jitter (none, short_sides), masks (voc, nonvoc, all, none, annotated),
+start (weights, scratch), dtype (float32, bfloat16), box_losses (no, yes: objects without masks learn them from their
+boxes). size=tiny is a small experiment, from its 128-pixel images to its schedule. The fields of T are set as
+--config.model.rcnn.weight_transfer.input=cls and so on.
 """
 
 from ml_collections import ConfigDict
@@ -49,6 +50,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
             "training": {"end_to_end": lambda config: None, "stage_wise": stage_wise},
             **variants.COMMON,
             "backbone": rcnn.BACKBONE_C4,
+            "box_losses": rcnn.BOX_LOSSES,
         },
         rcnn.EXCLUDED_C4,
     )

@@ -41,6 +41,8 @@ class Row:
       transfer: fields of T.
       gt_boxes: whether masks are trained on the objects' own boxes.
       deep: an 11-convolution residual mask head.
+      box_losses: whether objects without masks learn masks from their boxes.
+      boxes_alone: whether no class has masks, A neither; what is scored as A and B stays.
       mlp_layers: hidden layers of 1,024 units that stand in place of the mask head's convolutions, where there are any.
       pooling: the operation that pools regions.
       people: whether the data are of people with keypoints; the tiny size marks its images.
@@ -57,6 +59,8 @@ class Row:
     transfer: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     gt_boxes: bool = False
     deep: bool = False
+    box_losses: bool = False
+    boxes_alone: bool = False
     mlp_layers: int = 0
     pooling: str = "roi_align"
     people: bool = False
@@ -69,6 +73,11 @@ class Row:
     def is_oracle(self) -> bool:
         """Whether it has the masks that the others are without."""
         return self.partial and self.predictor == "class_specific"
+
+    @property
+    def has_own_masks(self) -> bool:
+        """Whether it learns from the same masks whichever classes are chosen as A."""
+        return self.is_oracle or self.boxes_alone
 
     def published(self, masks: str) -> float | None:
         """Return the paper's number for a choice of A; "" is the row's own choice, which stands first."""
@@ -149,6 +158,12 @@ ROWS: dict[str, Row] = {
     "beyond/transfer_gt_boxes": Row(gt_boxes=True),
     "beyond/transfer_deep": Row(deep=True),
     "beyond/transfer_gt_boxes_deep": Row(gt_boxes=True, deep=True),
+    "beyond/class_agnostic_box_losses": Row("class_agnostic", box_losses=True),
+    "beyond/transfer_box_losses": Row(box_losses=True),
+    "beyond/transfer_deep_box_losses": Row(deep=True, box_losses=True),
+    "beyond/transfer_gt_boxes_deep_box_losses": Row(gt_boxes=True, deep=True, box_losses=True),
+    "beyond/class_agnostic_boxes_alone": Row("class_agnostic", box_losses=True, boxes_alone=True),
+    "beyond/transfer_boxes_alone": Row(box_losses=True, boxes_alone=True),
     "beyond/oracle": _ORACLE,
     # Two stages and one, end to end.
     "one_stage/class_agnostic": _AGNOSTIC_END_TO_END,
@@ -274,6 +289,10 @@ def _change(row: Row) -> variants.Change:
             config.data.shapes.keypoints, model.keypoint_head.num_keypoints = True, 5
         if row.is_oracle:
             config.data.mask_classes = "all"
+        if row.boxes_alone:
+            config.data.mask_classes = "none"
+            # No region has a mask to be trained on.
+            model.mask_head.num_samples = 1
         if not row.partial:
             config.data.mask_classes, config.evaluation.mask_classes = "all", None
         if row.stage_wise:
@@ -282,5 +301,7 @@ def _change(row: Row) -> variants.Change:
             if is_tiny:
                 # Enough for two convolutions on features that stand still.
                 config.train.update(num_steps=600, eval_every=600)
+        if row.box_losses:
+            rcnn.box_losses(config)
 
     return change

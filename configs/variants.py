@@ -140,7 +140,7 @@ def _mask_classes(name: str) -> Change:
 
 
 # Any other choice is set with --config.data.mask_classes.
-MASKS = {name: _mask_classes(name) for name in ("all", "voc", "nonvoc", "annotated")}
+MASKS = {name: _mask_classes(name) for name in ("all", "none", "voc", "nonvoc", "annotated")}
 
 # What all configs of COCO's systems offer beside their size, in the order in which the changes are made.
 COMMON: Mapping[str, Mapping[str, Change]] = {

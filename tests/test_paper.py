@@ -20,7 +20,7 @@ DISTINCT = list({str(row): name for name, row in reversed(paper.ROWS.items())}.v
 
 
 # The rows that trace the most of the code.
-USUAL = ("1a/random", "2/r101_maskx", "beyond/transfer_gt_boxes_deep", "mask_rcnn/2c/roi_pool")
+USUAL = ("1a/random", "2/r101_maskx", "beyond/transfer_gt_boxes_deep_box_losses", "mask_rcnn/2c/roi_pool")
 
 
 @pytest.mark.slow
@@ -38,6 +38,7 @@ def test_every_row_traces_at_full_size(row):
     total, losses = jax.eval_shape(lambda v: model.apply(v, batch, jax.random.key(0), method="losses"), variables)
     assert ("keypoint" in losses) == ("keypoints" in model.produces)
     assert total.shape == () and ("mask" in losses) == (paper.ROWS[row].predictor != "none")
+    assert ("mask_projection" in losses) == ("mask_pairwise" in losses) == paper.ROWS[row].box_losses
     modules = set(trained)
     if paper.ROWS[row].stage_wise:
         assert modules == {"mask_head", "mask_weights"}
@@ -60,6 +61,14 @@ def test_rows_are_what_their_names_say():
     assert paper.get_config("row=2/r101_maskx").model.backbone.stage_sizes == (3, 4, 23, 3)
     assert model("beyond/transfer_gt_boxes_deep").mask_head.train_on == "gt_boxes"
     assert model("beyond/transfer_gt_boxes_deep").mask_head.body == "residual"
+    supervision = model("beyond/transfer_gt_boxes_deep_box_losses").box_supervision
+    assert (
+        supervision.enabled
+        and supervision.warmup_steps == 10_000
+        and not model("beyond/transfer").box_supervision.enabled
+    )
+    # A ninth of the 600 steps of a stage.
+    assert model("beyond/transfer_box_losses", "size=tiny").box_supervision.warmup_steps == 66
     assert model("detector").mask_predictor == "none"
     assert model("mask_rcnn/2b/multinomial").mask_predictor == "multinomial"
     mlp = model("mask_rcnn/2e/mlp_3").mask_head
@@ -105,6 +114,15 @@ def test_the_oracle_learns_all_masks_and_is_scored_on_the_classes_without():
     assert (config.data.mask_classes, config.evaluation.mask_classes) == ("all", "nonvoc")
     config = paper.get_config("row=2/r50_maskx,masks=nonvoc")
     assert (config.data.mask_classes, config.evaluation.mask_classes) == ("nonvoc", "nonvoc")
+
+
+def test_boxes_alone_have_no_masks_whatever_is_scored_as_a(output):
+    config = paper.get_config("row=beyond/transfer_boxes_alone,masks=nonvoc")
+    assert (config.data.mask_classes, config.evaluation.mask_classes) == ("none", "nonvoc")
+    assert config.model.rcnn.box_supervision.enabled
+    sweep.main(["--row=beyond/transfer_boxes_alone", "--size=tiny", "--masks=random(2,50)", f"--output={output}"])
+    options = calls(output)[-1]
+    assert options["config.evaluation.mask_classes"] == "random(2,50)" and "config.data.mask_classes" not in options
 
 
 def test_r101_is_trained_with_8_images_a_step_for_twice_as_long():

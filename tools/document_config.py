@@ -27,6 +27,7 @@ EXPLAINED_BY = {
     "model.rcnn.box_head": "maskx_jax/models/rcnn/box_head.py:BoxHead",
     "model.rcnn.mask_head": "maskx_jax/models/rcnn/mask_head.py:MaskHead",
     "model.rcnn.weight_transfer": "maskx_jax/models/rcnn/weight_transfer.py:WeightTransfer",
+    "model.rcnn.box_supervision": "maskx_jax/models/rcnn/box_supervision.py:BoxSupervision",
     "model.dense.fpn": "maskx_jax/models/backbones/fpn.py:FPN",
     "model.dense.head": "maskx_jax/models/dense/fcos_head.py:FCOSHead",
     "model.dense.embed_head": "maskx_jax/models/dense/embed_head.py:EmbedMaskHead",

@@ -98,11 +98,11 @@ def complete(run: Run, size: str, output: pathlib.Path, extra: Sequence[str]) ->
 
 
 def mask_options(run: Run) -> list[str]:
-    """Return the options of train.py that say which classes keep masks; the oracle keeps all, and is scored by them."""
+    """Return the options of train.py that say which classes keep masks, and are scored as A; the oracle keeps all."""
     if not run.masks:
         return []
     scored = [f"--config.evaluation.mask_classes={run.masks}"]
-    if run.row != paper.DETECTOR and paper.ROWS[run.row].is_oracle:
+    if run.row != paper.DETECTOR and paper.ROWS[run.row].has_own_masks:
         return scored
     return [*scored, f"--config.data.mask_classes={run.masks}"]
 

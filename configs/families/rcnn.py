@@ -80,6 +80,17 @@ def get_config() -> ConfigDict:
                 "stop_gradient": True,
                 "embedding_size": 300,
             },
+            # Masks of objects without masks are learned from their boxes: the variant box_losses=yes enables it.
+            "box_supervision": {
+                "enabled": False,
+                "num_samples": 32,
+                "widening": 1.2,
+                "dilation": 2,
+                "similarity": 0.3,
+                "projection_weight": 1.0,
+                "pairwise_weight": 1.0,
+                "warmup_steps": 10_000,
+            },
             "keypoint_head": {
                 # As many as the data's skeleton has.
                 "num_keypoints": 17,
@@ -110,6 +121,7 @@ def tiny(config: ConfigDict) -> None:
     )
     model.box_head.update(hidden=256, num_samples=64, pre_nms_top_k=200)
     model.mask_head.update(channels=64, num_convs=2, num_samples=8, mlp_channels=2)
+    model.box_supervision.num_samples = 8
     model.keypoint_head.update(channels=64, num_convs=4, num_samples=16)
 
 
@@ -140,6 +152,13 @@ def tiny_c4(config: ConfigDict) -> None:
     c4(config)
 
 
+def box_losses(config: ConfigDict) -> None:
+    """Learn masks of objects without masks from their boxes; the warm-up is a ninth of the steps, as BoxInst's."""
+    config.model.rcnn.box_supervision.update(enabled=True, warmup_steps=config.train.num_steps // 9)
+
+
+# The variant `box_losses`: after the schedule, whose steps it looks at.
+BOX_LOSSES = {"no": lambda config: None, "yes": box_losses}
 # The variant `size`.
 SIZE = {"full": lambda config: None, "tiny": tiny}
 # The variants `size` and `backbone` with the form C4 too, and what excludes each other.

@@ -9,7 +9,7 @@ import numpy as np
 
 from maskx_jax.coco.categories import VOC_NAMES, Categories
 
-CHOICES = ("all", "annotated", "voc", "nonvoc", "random(trial, num_classes)")
+CHOICES = ("all", "annotated", "none", "voc", "nonvoc", "random(trial, num_classes)")
 
 # The random choices of the paper: five trials for each number of classes in A, of COCO's 80.
 NUM_TRIALS = 5
@@ -23,6 +23,7 @@ def mask_labels(mask_classes: str | Sequence[str], categories: Categories) -> np
     Args:
       mask_classes: one of
         - `all`, `annotated`: every mask that the dataset has;
+        - `none`: no mask at all;
         - `voc`, `nonvoc`: the classes that PASCAL VOC has, or all others;
         - `random(trial, num_classes)`: see `random_labels`;
         - the path of a text file (with a `/` or ending in `.txt`) with one category name a line;
@@ -39,6 +40,8 @@ def mask_labels(mask_classes: str | Sequence[str], categories: Categories) -> np
         allowed[_labels_of_names(mask_classes, categories, "the list of class names")] = True
     elif mask_classes in ("all", "annotated"):
         allowed[1:] = True
+    elif mask_classes == "none":
+        pass
     elif mask_classes in ("voc", "nonvoc"):
         is_voc = np.array([name in VOC_NAMES for name in categories.names], bool)
         allowed[1:] = is_voc if mask_classes == "voc" else ~is_voc

@@ -1,7 +1,7 @@
 """The jitted step: one update of the parameters."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,7 +11,7 @@ from flax import linen as nn
 from jax.sharding import Mesh
 
 from maskx_jax.distributed.mesh import apply_on, replicated, split_batch, whole
-from maskx_jax.ops.losses import total_loss
+from maskx_jax.ops.losses import Mean, total_loss
 from maskx_jax.structures import Batch, PyTree, TrainState, merge
 from maskx_jax.training.optimizer import split_params
 
@@ -61,7 +61,8 @@ def make_train_step(
     forward and backward pass of a device work on its own images with the whole parameters, however the state is split.
 
     Args:
-      model: with the method "loss_means".
+      model: with the method "loss_means", and maybe `warmups`: in how many steps the weight of a part of the loss rises
+        linearly from 0 to 1, by its name.
       optimizer: of the trained parameters.
       mesh: the batch is split over it.
       seed: of the sampling.
@@ -121,9 +122,15 @@ def _make_loss(model: nn.Module, mesh: Mesh, num_microbatches: int) -> Callable[
             # Nothing of a part is kept for its backward pass, which computes it again.
             means_of_parts = jax.lax.map(jax.checkpoint(means, prevent_cse=False), parts)
             summed = jax.tree.map(lambda x: x.sum(axis=0), means_of_parts)
-        return total_loss(summed)
+        return total_loss(summed | _warmed_up(summed, getattr(model, "warmups", {}), state.step))
 
     return loss
+
+
+def _warmed_up(means: Mapping[str, Mean], warmups: Mapping[str, int], step: jax.Array) -> dict[str, Mean]:
+    """Return the parts of the loss whose weight rises, with what it is in this step."""
+    weights = {name: jnp.minimum((step + 1) / steps, 1.0) for name, steps in warmups.items()}
+    return {name: Mean(means[name].total * weight, means[name].number) for name, weight in weights.items()}
 
 
 def _averaged(state: TrainState, trained: PyTree, decay: float) -> PyTree:

@@ -41,6 +41,10 @@ def test_all_excludes_background_alone(chosen):
     assert mask_labels(chosen, COCO).tolist() == [False] + [True] * 80
 
 
+def test_none_is_no_class():
+    assert not mask_labels("none", COCO).any()
+
+
 def test_random_choices_are_those_of_the_paper():
     lines = (FOLDER / "random_mask_classes.txt").read_text().splitlines()
     assert len(lines) == 25

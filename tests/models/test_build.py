@@ -12,6 +12,7 @@ from maskx_jax.models.dense.embed_head import EmbedMaskHead
 from maskx_jax.models.dense.fcos_head import FCOSHead
 from maskx_jax.models.pixels import Pixels
 from maskx_jax.models.rcnn.box_head import BoxHead
+from maskx_jax.models.rcnn.box_supervision import BoxSupervision
 from maskx_jax.models.rcnn.keypoint_head import KeypointHead
 from maskx_jax.models.rcnn.mask_head import MaskHead
 from maskx_jax.models.rcnn.pooling import RoIAlign
@@ -29,6 +30,7 @@ SECTIONS = {
     "rcnn.mask_head": MaskHead,
     "rcnn.weight_transfer": WeightTransfer,
     "rcnn.keypoint_head": KeypointHead,
+    "rcnn.box_supervision": BoxSupervision,
     "dense.fpn": FPN,
     "dense.head": FCOSHead,
     "dense.embed_head": EmbedMaskHead,

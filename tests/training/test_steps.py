@@ -1,5 +1,6 @@
 import dataclasses
 import re
+import types
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +30,10 @@ def small_model(system: str = "maskx_rcnn"):
         config = keypoint_rcnn.get_config("size=tiny,data=shapes")
         config.model.rcnn.keypoint_head.update(channels=16, num_convs=1, num_samples=4)
         return build(config.model, NUM_CLASSES)
-    return tiny_model(rpn__post_nms_top_k=(20, 20), box_head__num_samples=16, mask_head__num_samples=4)
+    fields = (
+        {"box_supervision__enabled": True, "box_supervision__warmup_steps": 4} if system == "box_supervision" else {}
+    )
+    return tiny_model(rpn__post_nms_top_k=(20, 20), box_head__num_samples=16, mask_head__num_samples=4, **fields)
 
 
 def run(devices, system: str = "maskx_rcnn", num_steps: int = 2, state_sharding: str = "replicated", **options):
@@ -42,7 +46,11 @@ def run(devices, system: str = "maskx_rcnn", num_steps: int = 2, state_sharding:
     options["state_shardings"] = state_shardings(mesh, state, state_sharding, min_size=2**10)
     step = make_train_step(model, optimizer, mesh, seed=0, **options)
     state = jax.device_put(state, options["state_shardings"])
-    batch = global_batch(mesh, shapes_batch(8, keypoints=system == "keypoint_rcnn"))
+    batch = shapes_batch(8, keypoints=system == "keypoint_rcnn")
+    if system == "box_supervision":
+        gt = batch.ground_truth
+        batch = batch.replace(ground_truth=gt.replace(has_mask=gt.has_mask & (gt.labels % 2 == 0)))
+    batch = global_batch(mesh, batch)
     compiled = step.lower(state, batch).compile()
     for _ in range(num_steps):
         state, losses = compiled(state, batch)
@@ -60,7 +68,11 @@ rcnn_or_long = pytest.mark.parametrize(
 
 # One of each family, with all that the family has.
 @pytest.fixture(
-    scope="module", params=["maskx_rcnn", "embedmask", pytest.param("keypoint_rcnn", marks=pytest.mark.long)]
+    scope="module",
+    params=[
+        *("maskx_rcnn", "embedmask"),
+        *(pytest.param(system, marks=pytest.mark.long) for system in ("keypoint_rcnn", "box_supervision")),
+    ],
 )
 def system(request):
     return request.param
@@ -210,12 +222,16 @@ def toy_batch():
     return dataclasses.replace(shapes_batch(8), scales=scales, image_sizes=jnp.arange(16.0).reshape(8, 2), valid=valid)
 
 
-def toy_step(num_steps: int, num_devices: int = 1, **options):
+class WarmingUp(Toy):
+    warmups = types.MappingProxyType({"noise": 4})
+
+
+def toy_step(num_steps: int, num_devices: int = 1, model=Toy, learning_rate: float = 0.01, **options):
     mesh = make_mesh(jax.devices()[:num_devices])
-    optimizer = optax.sgd(0.01)
+    optimizer = optax.sgd(learning_rate)
     ema = "ema_decay" in options
     state = make_state({"params": {"kernel": jnp.float32(1)}}, optimizer, (), ema=ema)
-    step = make_train_step(Toy(), optimizer, mesh, seed=0, **options)
+    step = make_train_step(model(), optimizer, mesh, seed=0, **options)
     batch = global_batch(mesh, toy_batch())
     for _ in range(num_steps):
         state, losses = step(state, batch)
@@ -237,6 +253,18 @@ def test_parts_that_do_not_divide_the_images_of_a_device_are_refused_by_name(num
     images = 8 // num_devices
     with pytest.raises(ValueError, match=f"num_microbatches {num_microbatches} .* a device's {images} images"):
         toy_step(1, num_devices, num_microbatches=num_microbatches)
+
+
+@pytest.mark.parametrize(("num_steps", "weight"), [(1, 0.25), (3, 0.75), (6, 1.0)])
+def test_the_weight_of_a_part_of_the_loss_rises_over_its_first_steps(num_steps, weight):
+    _, plain = toy_step(num_steps, learning_rate=0.0)
+    for options in ({}, {"num_microbatches": 2}):
+        _, losses = toy_step(num_steps, model=WarmingUp, learning_rate=0.0, **options)
+        assert losses["noise"] == pytest.approx(weight * float(plain["noise"]))
+        assert losses["error"] == pytest.approx(float(plain["error"]))
+        assert losses["total"] == pytest.approx(float(losses["error"] + losses["noise"]))
+    before, after = 1.0, toy_step(1, model=WarmingUp)[0].params["kernel"]
+    assert after != before and after != toy_step(1)[0].params["kernel"]
 
 
 def test_average_of_the_parameters_follows_them_closely_at_first():

@@ -14,8 +14,18 @@ from maskx_jax.limits import Check, one_of, within
 from maskx_jax.models.backbones import fpn
 from maskx_jax.models.backbones.fpn import FPN, compute_pyramid
 from maskx_jax.models.pixels import Pixels
-from maskx_jax.models.rcnn import box_head, keypoint_head, mask_branch, mask_head, pooling, rpn, weight_transfer
+from maskx_jax.models.rcnn import (
+    box_head,
+    box_supervision,
+    keypoint_head,
+    mask_branch,
+    mask_head,
+    pooling,
+    rpn,
+    weight_transfer,
+)
 from maskx_jax.models.rcnn.box_head import BoxHead, BoxPredictions, ClassWeights
+from maskx_jax.models.rcnn.box_supervision import BoxSupervision
 from maskx_jax.models.rcnn.keypoint_head import KeypointHead
 from maskx_jax.models.rcnn.mask_branch import MaskBranch
 from maskx_jax.models.rcnn.pooling import RoIAlign
@@ -32,6 +42,7 @@ _MODULES: Mapping[str, Mapping[str, Check]] = {
     "box_head": box_head.LIMITS,
     "mask_head": mask_head.LIMITS,
     "weight_transfer": weight_transfer.LIMITS,
+    "box_supervision": box_supervision.LIMITS,
     "keypoint_head": keypoint_head.LIMITS,
 }
 LIMITS: Mapping[str, Check] = {
@@ -49,6 +60,7 @@ class RCNN(nn.Module):
         last stage of the backbone works on regions, and all heads see what it makes of them.
       heads: what works on regions after the box head: the mask branch, the keypoint head, both, or nothing for
         boxes only.
+      box_supervision: how the mask branch learns from boxes of objects without masks, if it does.
     """
 
     pixels: Pixels
@@ -58,6 +70,7 @@ class RCNN(nn.Module):
     roi_align: RoIAlign
     box_head: BoxHead
     heads: tuple[RegionHead, ...] = ()
+    box_supervision: BoxSupervision = BoxSupervision()
 
     # The modules of `heads` are named by their own names: parameter paths are "mask_head/...", not "heads_0_...".
     preserve_adopted_names = True
@@ -82,10 +95,18 @@ class RCNN(nn.Module):
         """Keypoints of an object; None where there is no keypoint head."""
         return next((head.num_keypoints for head in self.heads if isinstance(head, KeypointHead)), None)
 
+    @property
+    def warmups(self) -> Mapping[str, int]:
+        """In how many steps the weight of a part of the loss rises from 0 to 1, by its name."""
+        return self.box_supervision.warmups
+
     def losses(
         self, batch: Batch, key: Key[Array, ""] | Int[Array, "2"]
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-        """Return the total loss and its parts: rpn_class, rpn_box, box_class, box, and those of the heads."""
+        """Return the total loss and its parts: rpn_class, rpn_box, box_class, box, and those of the heads.
+
+        With box supervision also mask_projection and mask_pairwise.
+        """
         return total_loss(self.loss_means(batch, jax.random.split(key, batch.images.shape[0])))
 
     def loss_means(self, batch: Batch, keys: Key[Array, "b"] | Int[Array, "b 2"]) -> dict[str, Mean]:
@@ -117,6 +138,14 @@ class RCNN(nn.Module):
                 head, pyramid, own.boxes, own.labels, used, predictions.class_weights, own.features
             )
             losses |= head.losses(predicted, own, used, gt)
+        if self.box_supervision.enabled and (branch := self.mask_branch) is not None:
+            # What else is drawn stays as it is without.
+            keys = jax.vmap(lambda key: jax.random.fold_in(key, 1))(roi_keys)
+            rois = self.box_supervision.regions(batch, keys)
+            logits = self.region_predictions(
+                branch, pyramid, rois.boxes, rois.labels, rois.valid, predictions.class_weights
+            )
+            losses |= self.box_supervision.losses(logits, rois, batch)
         return losses
 
     def detect(self, images: UInt8[Array, "b h w 3"], image_sizes: Float[Array, "b 2"]) -> Detections:
@@ -218,6 +247,7 @@ def build(
     weight_transfer: Mapping[str, Any],
     keypoint_predictor: str = "none",
     keypoint_head: Mapping[str, Any] = types.MappingProxyType({}),
+    box_supervision: Mapping[str, Any] = types.MappingProxyType({}),
 ) -> RCNN:
     """Build a detector of this family, see `models.build.Part`.
 
@@ -231,10 +261,11 @@ def build(
       mask_predictor: one of `mask_branch.PREDICTORS`.
       fpn, rpn, roi_align, box_head, mask_head, weight_transfer, keypoint_head: fields of the modules of that name.
       keypoint_predictor: "none" or "heatmaps"; runs from before there were keypoints do not say.
+      box_supervision: fields of `BoxSupervision`; runs from before there was any do not say.
 
     Raises:
       ValueError: `keypoint_predictor` is unknown, the number of anchor sizes does not fit the levels, one head's
-        resolution is not another's on C4, or as `mask_branch.build`.
+        resolution is not another's on C4, the mask predictor cannot learn from boxes, or as `mask_branch.build`.
       TypeError: a mapping has a key that its module does not know.
     """
     masks = mask_branch.build(mask_predictor, num_classes, mask_head, weight_transfer, dtype, cpu)
@@ -249,6 +280,12 @@ def build(
             f"rcnn.box_head.resolution is {boxes.resolution}; expected {heads[0].resolution}, as of the other heads: "
             "all see what the backbone makes of a region"
         )
+    supervision = BoxSupervision(**box_supervision)
+    if supervision.enabled and mask_predictor in (refused := ("none", "multinomial")):
+        raise ValueError(
+            f"rcnn.mask_predictor is {mask_predictor!r}; expected none of {', '.join(refused)} for "
+            "box_supervision.enabled: it needs a logit for each pixel"
+        )
     return RCNN(
         pixels=pixels,
         backbone=backbone,
@@ -257,6 +294,7 @@ def build(
         roi_align=RoIAlign(**roi_align),
         box_head=boxes,
         heads=tuple(heads),
+        box_supervision=supervision,
     )
 
 
