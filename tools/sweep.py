@@ -128,7 +128,8 @@ def final_metrics(workdir: pathlib.Path) -> dict[str, Any] | None:
 def write_tables(runs: Sequence[Run], output: pathlib.Path, size: str) -> None:
     """Write table.md (mean and standard deviation over the seeds, in percent) and table.csv (every run).
 
-    A metric that a run does not have, such as AP on B where all classes have masks, is left empty.
+    A metric that a run does not have, such as AP on B where all classes have masks, is "-" in table.md and empty in
+    table.csv.
     """
     finished = {run: metrics for run in runs if (metrics := final_metrics(run.workdir(output))) is not None}
     with (output / "table.csv").open("w", newline="") as file:
