@@ -12,7 +12,14 @@ from maskx_jax.models.rcnn.rpn import RPN
 from maskx_jax.structures import Proposals
 from tests.compilation import optimized
 from tests.golden import model_inputs as inputs
-from tests.golden.comparing import canvas_of, error_of_loss, error_of_map, errors_of_gradient, golden
+from tests.golden.comparing import (
+    GRADIENT_TOLERANCE,
+    canvas_of,
+    error_of_loss,
+    error_of_map,
+    errors_of_gradient,
+    golden,
+)
 from tests.models.build import shapes_batch
 from tests.models.torchvision_model import imported_model, losses_and_gradients
 from tests.reference import boxes as box_reference
@@ -179,5 +186,5 @@ def test_gradients_of_the_total_loss_agree(losses, theirs, path, record_property
         ours = ours.transpose(3, 2, 0, 1)
     error, error_of_norm = errors_of_gradient(theirs, ours, golden("model_losses"))
     record_property("error", error)
-    assert error <= 1e-3
-    assert error_of_norm <= 1e-3
+    assert error <= GRADIENT_TOLERANCE
+    assert error_of_norm <= GRADIENT_TOLERANCE

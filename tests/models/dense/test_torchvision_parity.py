@@ -6,7 +6,14 @@ import pytest
 
 from tests.compilation import optimized
 from tests.golden import model_inputs as inputs
-from tests.golden.comparing import canvas_of, error_of_loss, error_of_map, errors_of_gradient, golden
+from tests.golden.comparing import (
+    GRADIENT_TOLERANCE,
+    canvas_of,
+    error_of_loss,
+    error_of_map,
+    errors_of_gradient,
+    golden,
+)
 from tests.models.build import shapes_batch
 from tests.models.torchvision_model import imported_fcos, losses_and_gradients
 
@@ -114,5 +121,5 @@ def test_gradients_of_the_total_loss_agree(losses, theirs, path, record_property
     ours = gradients[path].transpose(3, 2, 0, 1)
     error, error_of_norm = errors_of_gradient(theirs, ours, golden("fcos_losses"))
     record_property("error", error)
-    assert error <= 1e-3
-    assert error_of_norm <= 1e-3
+    assert error <= GRADIENT_TOLERANCE
+    assert error_of_norm <= GRADIENT_TOLERANCE
