@@ -9,7 +9,7 @@ from configs import mask_rcnn
 from maskx_jax.coco.categories import COCO_IDS
 from maskx_jax.evaluation.paste_masks import paste_mask
 from maskx_jax.models.backbones.resnet import ResNet
-from maskx_jax.models.rcnn.box_head import BoxHead, BoxPredictions, ClassWeights
+from maskx_jax.models.rcnn.box_head import BoxHead, BoxPredictions, ClassWeights, Deltas
 from maskx_jax.models.rcnn.rpn import RPN
 from maskx_jax.ops import boxes as box_ops
 from maskx_jax.ops.nms import nms
@@ -44,7 +44,7 @@ def test_background_is_label_0_and_comes_first():
     head = BoxHead(num_classes=2, score_threshold=0.5, max_detections=4)
     logits = jnp.array([[[9.0, 0.0, 0.0], [0.0, 9.0, 0.0]]])
     weights = ClassWeights(jnp.zeros((3, 1)), jnp.zeros((3, 4)))
-    predictions = BoxPredictions(logits, jnp.zeros((1, 2, 3, 4)), weights)
+    predictions = BoxPredictions(logits, Deltas(jnp.zeros((1, 2, 3, 4)), None), weights)
     boxes = jnp.array([[[0.0, 0.0, 8.0, 8.0], [20.0, 20.0, 28.0, 28.0]]])
     proposals = Proposals(boxes, jnp.ones((1, 2)), jnp.ones((1, 2), bool))
     found = head.detect(predictions, proposals, jnp.array([[64.0, 64.0]]))
@@ -92,7 +92,7 @@ def test_the_box_loss_has_the_beta_of_its_code_base(beta, expected):
     weights = ClassWeights(jnp.zeros((2, 1)), jnp.zeros((2, 4)))
     deltas = jnp.zeros((1, 1, 2, 4)).at[..., 0].set(0.5)
     gt = GroundTruth(box, None, None, None, None, None, None)
-    losses = head.losses(BoxPredictions(jnp.zeros((1, 1, 2)), deltas, weights), rois, gt)
+    losses = head.losses(BoxPredictions(jnp.zeros((1, 1, 2)), Deltas(deltas, None), weights), rois, gt)
     np.testing.assert_allclose(losses["box"].value(), expected, rtol=1e-6)
 
 

@@ -154,10 +154,12 @@ class Linear32(nn.Module):
     kernel_size: tuple[int, ...] = ()
 
     @nn.compact
-    def __call__(self, x: Float[Array, "... i"]) -> tuple[Float[Array, "... features"], Float[Array, "i features"]]:
-        """Return the outputs, and the kernel that made them."""
+    def __call__(
+        self, x: Float[Array, "... i"]
+    ) -> tuple[Float[Array, "... features"], Float[Array, "i features"], Float[Array, "features"]]:
+        """Return the outputs, and the kernel and bias that made them."""
         shape = (*self.kernel_size, x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape).reshape(-1, self.features)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         y = jnp.dot(x.astype(self.dtype), kernel.astype(self.dtype), preferred_element_type=jnp.float32)
-        return y + bias, kernel
+        return y + bias, kernel, bias

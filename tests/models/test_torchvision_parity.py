@@ -58,7 +58,7 @@ def _stages_of(name, coco_mini):
             **{f"rpn_deltas/{level}": values for level, values in deltas.items()},
             "proposals": proposals,
             "box_logits": predictions.logits[0],
-            "box_deltas": predictions.deltas[0].reshape(predictions.deltas.shape[1], -1),
+            "box_deltas": predictions.deltas.of_regions.reshape(predictions.logits.shape[1], -1),
             "mask_logits": mask_logits[0],
             "detections": jax.tree.map(lambda values: values[0], detections),
         }

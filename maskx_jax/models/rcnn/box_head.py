@@ -20,6 +20,9 @@ from maskx_jax.ops.sampling import draw
 from maskx_jax.structures import Detections, GroundTruth, Proposals, RoiTargets
 
 BODIES = ("mlp", "mean")
+# From here on (with background) deltas are computed for the classes that are asked for alone: with fewer classes one
+# matrix product of all is as fast, on accelerators faster.
+MANY_CLASSES = 1000
 LIMITS: Mapping[str, Check] = {
     "body": one_of(*BODIES),
     "hidden": number(1),
@@ -43,11 +46,47 @@ class ClassWeights(NamedTuple):
     boxes: Float[Array, "classes 4*hidden"]
 
 
+class BoxRows(NamedTuple):
+    """The layer that predicts deltas, four rows a class."""
+
+    weights: Float[Array, "classes 4 hidden"]
+    biases: Float[Array, "classes 4"]
+
+
+class Deltas(NamedTuple):
+    """Class-specific deltas of regions, float32: all of them, or what those of single classes are computed from.
+
+    Training asks for one class of a region and detection for a few, so where there are many classes the others are not
+    computed.
+
+    Attributes:
+      of_regions: the deltas for every class, `*b r classes 4`, or what the box head sees of each region, `*b r hidden`.
+      rows: the layer that makes deltas of the latter; None with the former.
+    """
+
+    of_regions: Float[Array, "*b r classes 4"] | Float[Array, "*b r hidden"]
+    rows: BoxRows | None
+
+    def of_labels(self, labels: Int[Array, "*b r"]) -> Float[Array, "*b r 4"]:
+        """Return the deltas of each region for its label."""
+        if self.rows is None:
+            return jnp.take_along_axis(self.of_regions, labels[..., None, None], axis=-2)[..., 0, :]
+        weights = self.rows.weights[labels].astype(self.of_regions.dtype)
+        deltas = jnp.einsum("...h,...kh->...k", self.of_regions, weights, preferred_element_type=jnp.float32)
+        return deltas + self.rows.biases[labels]
+
+    def of_pairs(self, regions: Int[Array, "k"], labels: Int[Array, "k"]) -> Float[Array, "k 4"]:
+        """Return the deltas of regions, which may repeat, for a label each; in one image."""
+        if self.rows is None:
+            return self.of_regions[regions, labels]
+        return Deltas(self.of_regions[regions], self.rows).of_labels(labels)
+
+
 class BoxPredictions(NamedTuple):
-    """Logits and class-specific deltas of each region, float32, with the weights that made them."""
+    """Logits, float32, and deltas of each region, with the weights that made them."""
 
     logits: Float[Array, "b r classes"]
-    deltas: Float[Array, "b r classes 4"]
+    deltas: Deltas
     class_weights: ClassWeights
 
 
@@ -99,14 +138,17 @@ class BoxHead(nn.Module):
         x = pooled.mean((2, 3)) if self.body == "mean" else self._mlp(pooled)
         classes = self.num_classes + 1
         normal = nn.initializers.normal
-        logits, class_columns = Linear32(classes, normal(0.01), self.dtype, name="classification")(x)
-        deltas, box_columns = Linear32(4 * classes, normal(0.001), self.dtype, name="boxes")(x)
-        return BoxPredictions(
-            logits=logits,
-            deltas=deltas.reshape(*deltas.shape[:2], classes, 4),
-            # Row 4 c + k of the box weights belongs to class c: the four rows of a class become one.
-            class_weights=ClassWeights(class_columns.T, box_columns.T.reshape(classes, -1)),
-        )
+        logits, class_columns, _ = Linear32(classes, normal(0.01), self.dtype, name="classification")(x)
+        table, box_columns, box_biases = Linear32(4 * classes, normal(0.001), self.dtype, name="boxes")(x)
+        # Row 4 c + k of the box weights belongs to class c: the four rows of a class become one.
+        class_weights = ClassWeights(class_columns.T, box_columns.T.reshape(classes, -1))
+        if classes < MANY_CLASSES:
+            deltas = Deltas(table.reshape(*table.shape[:2], classes, 4), None)
+        else:
+            # Jitted, the table is not computed.
+            rows = BoxRows(class_weights.boxes.reshape(classes, 4, -1), box_biases.reshape(classes, 4))
+            deltas = Deltas(x.astype(self.dtype), rows)
+        return BoxPredictions(logits, deltas, class_weights)
 
     def _mlp(self, pooled: Float[Array, "b r s s c"]) -> Float[Array, "b r hidden"]:
         # Flattened in the order row, column, channel.
@@ -141,8 +183,7 @@ class BoxHead(nn.Module):
         """Return box_class (softmax cross-entropy) and box (smooth L1), both over all sampled regions."""
         gt_boxes = jnp.take_along_axis(ground_truth.boxes, rois.gt_index[..., None], axis=1)
         target = box_ops.encode(gt_boxes, rois.boxes, self.box_weights)
-        own = jnp.take_along_axis(predictions.deltas, rois.labels[..., None, None], axis=2)[..., 0, :]
-        box_loss = smooth_l1(own - target, beta=self.smooth_l1_beta).sum(-1)
+        box_loss = smooth_l1(predictions.deltas.of_labels(rois.labels) - target, beta=self.smooth_l1_beta).sum(-1)
         class_loss = optax.softmax_cross_entropy_with_integer_labels(predictions.logits, rois.labels)
         return {
             "box_class": masked_mean(class_loss, rois.valid),
@@ -157,14 +198,19 @@ class BoxHead(nn.Module):
 
         def one_image(
             logits: Float[Array, "p classes"],
-            deltas: Float[Array, "p classes 4"],
+            of_regions: Float[Array, "p classes 4"] | Float[Array, "p hidden"],
+            rows: BoxRows | None,
             proposals: Proposals,
             size: Float[Array, "2"],
         ) -> Detections:
+            def boxes_of(regions: Int[Array, "k"], labels: Int[Array, "k"]) -> Float[Array, "k 4"]:
+                deltas = Deltas(of_regions, rows).of_pairs(regions, labels)
+                return box_ops.decode(deltas, proposals.boxes[regions], self.box_weights)
+
             found = select(
                 jax.nn.softmax(logits)[:, 1:],
                 proposals.valid,
-                lambda region, label: box_ops.decode(deltas[region, label], proposals.boxes[region], self.box_weights),
+                boxes_of,
                 size,
                 score_threshold=self.score_threshold,
                 pre_nms_top_k=self.pre_nms_top_k,
@@ -174,4 +220,6 @@ class BoxHead(nn.Module):
             )
             return Detections(found.boxes, found.scores, found.labels, masks=None, valid=found.valid)
 
-        return per_image(one_image)(predictions.logits, predictions.deltas, proposals, image_sizes)
+        return per_image(one_image, in_axes=(0, 0, None, 0, 0))(
+            predictions.logits, *predictions.deltas, proposals, image_sizes
+        )

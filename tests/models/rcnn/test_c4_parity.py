@@ -37,7 +37,7 @@ def program():
             "rpn_deltas": deltas[4],
             "proposals": proposals,
             "box_logits": predictions.logits,
-            "box_deltas": predictions.deltas,
+            "box_deltas": predictions.deltas.of_regions,
             "mask_logits": masks,
             "detections": model.detect(images, image_sizes),
         }

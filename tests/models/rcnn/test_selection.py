@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from maskx_jax.models.rcnn.box_head import BoxHead, BoxPredictions, ClassWeights
+from maskx_jax.models.rcnn.box_head import BoxHead, BoxPredictions, ClassWeights, Deltas
 from maskx_jax.models.rcnn.rpn import RPN
 from maskx_jax.structures import Proposals
 from tests.compilation import optimized
@@ -60,7 +60,7 @@ def test_detections_among_3000_classes_equal_sorts_and_a_greedy_loop():
     weights = ClassWeights(jnp.zeros((3001, 1)), jnp.zeros((3001, 4)))
 
     def detect(logits, boxes, sizes):
-        predictions = BoxPredictions(logits, jnp.zeros((*logits.shape, 4)), weights)
+        predictions = BoxPredictions(logits, Deltas(jnp.zeros((*logits.shape, 4)), None), weights)
         proposals = Proposals(boxes, jnp.zeros(boxes.shape[:2]), jnp.ones(boxes.shape[:2], bool))
         return head.detect(predictions, proposals, sizes), jax.nn.softmax(logits)
 

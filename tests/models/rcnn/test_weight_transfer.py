@@ -109,7 +109,7 @@ def test_box_weights_are_grouped_by_class_in_the_order_dx_dy_dw_dh():
     # The same order makes the predictions themselves.
     x = np.maximum(np.ones((1, 147)) @ np.asarray(variables["params"]["fc6"]["kernel"]), 0)
     x = np.maximum(x @ np.asarray(variables["params"]["fc7"]["kernel"]), 0)
-    np.testing.assert_allclose(predictions.deltas[0, 0, 3, 2], (x @ kernel)[0, 14], rtol=1e-4)
+    np.testing.assert_allclose(predictions.deltas.of_regions[0, 0, 3, 2], (x @ kernel)[0, 14], rtol=1e-4)
 
 
 def test_class_agnostic_weights_are_the_same_for_every_class():
