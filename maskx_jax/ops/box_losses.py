@@ -40,7 +40,7 @@ def cover_cells(
 def projection_loss(
     logits: Float[Array, "r m m"], rows: Bool[Array, "r m"], columns: Bool[Array, "r m"]
 ) -> Float[Array, "r"]:
-    """Return how far the mask's shadows on both axes are from those of the box, 0 to 2 (BoxInst, equation 2).
+    """Return how far the mask's shadows on both axes are from those of the box, 0 to 2: BoxInst's projection loss.
 
     A shadow is the maximum of the probabilities over a row or a column; the loss of each axis is Dice's.
 
@@ -56,7 +56,8 @@ def projection_loss(
 def pairwise_loss(logits: Float[Array, "r m m"], dilation: int) -> Float[Array, "r 8 m m"]:
     """Return -log of the probability that a cell and each of its eight neighbours are of the same side.
 
-    Both are object or both are background: p_i p_j + (1 - p_i) (1 - p_j) (BoxInst, equations 4 and 5), in logarithms.
+    Both are object or both are background: p_i p_j + (1 - p_i) (1 - p_j), computed in logarithms. It is BoxInst's
+    pairwise affinity loss, of which only the pairs of a similar colour count.
 
     Args:
       logits: of the cells of regions.
@@ -78,7 +79,7 @@ def similar_neighbours(
 ) -> Bool[Array, "r 8 m m"]:
     """Return where the pairwise loss counts: a cell in the box, and a neighbour in the grid of a similar colour.
 
-    The similarity of two colours is exp(-|difference| / 2) (BoxInst, section 3.2).
+    The similarity of two colours is exp(-|difference| / 2), as in BoxInst.
 
     Args:
       lab: colours of the cells of regions, in CIE Lab.
