@@ -330,6 +330,8 @@ def test_programs_run_through_their_flags_and_stored_results_score_the_same(tmp_
     assert "4 A, 2 B" in done.stdout + done.stderr
     (tmp_path / "none.json").write_text("[]")
     others = ("--boundary", f"--compare=another={tmp_path}/none.json")
+    # By other processes, two images at a time.
+    others += ("--config.evaluation.num_processes=2", "--config.evaluation.batch_size=2")
     done = run_program("eval.py", f"--workdir={tmp_path}", f"--output={tmp_path}/scores", *others)
     assert done.returncode == 0, done.stderr
     assert "mask B" in done.stdout and "edge B" in done.stdout

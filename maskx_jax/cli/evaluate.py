@@ -3,7 +3,8 @@
     python -m maskx_jax evaluate --workdir=RUN
 
 The latest checkpoint of a run and its config are restored; results.json (COCO format), metrics.json,
-table.txt and pictures are written into RUN/evaluation/<step>.
+table.txt and pictures are written into RUN/evaluation/<step>. --config.FIELD=VALUE sets how it is evaluated otherwise
+than in the run, such as --config.evaluation.batch_size=8 (docs/config.md).
 """
 
 import pathlib
@@ -11,10 +12,11 @@ from collections.abc import Mapping, Sequence
 
 import jax
 from absl import flags, logging
+from ml_collections import ConfigDict
 
 from maskx_jax import errors, files
 from maskx_jax.cli.evaluate_or_score import define_evaluate
-from maskx_jax.cli.flags import command_line, parse
+from maskx_jax.cli.flags import changed_config, command_line, parse, split_changes
 from maskx_jax.coco.categories import same_classes
 from maskx_jax.data.records import Source
 from maskx_jax.distributed import processes
@@ -25,11 +27,13 @@ from maskx_jax.inference import make_detect_step
 from maskx_jax.runs import compilation, evaluation
 from maskx_jax.runs.loading import Loaded, load
 from maskx_jax.runs.workdir import read_groups
+from maskx_jax.training.checks import check_evaluation
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Evaluate as the flags say; return the exit code."""
-    argv, values = command_line(arguments), flags.FlagValues()
+    argv, changes = split_changes(command_line(arguments))
+    values = flags.FlagValues()
     define_evaluate(values)
     parse(values, argv, __doc__)
     logging.use_absl_handler()
@@ -39,9 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     compilation.use_cache()
     processes.join(enabled=values.distributed)
     loaded = load(values.workdir, values.step)
-    config = loaded.config
+    config = changed_config(loaded.config, changes, evaluation.MAY_CHANGE)
     config.evaluation.boundary |= values.boundary
     evaluation.check(config)
+    check_evaluation(config, jax.device_count())
     source = evaluation.open_evaluated(config, values.directory, values.split)
     same_classes(source.categories, loaded.categories, "the dataset and the checkpoint")
     evaluation.check_ground_truth(config, source)
@@ -52,17 +57,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     output = None
     if jax.process_index() == 0:
         output = files.folder_in(*((values.output,) if values.output else (values.workdir, "evaluation", loaded.step)))
-    found = _detect(loaded, source)
+    found = _detect(loaded, source, config)
     if output is not None:
         print(scores.titled_table(evaluation.write(found, source, config, output, groups, others)))
         print(f"wrote {output}")
     return 0
 
 
-def _detect(loaded: Loaded, source: Source) -> evaluation.Entries:
+def _detect(loaded: Loaded, source: Source, config: ConfigDict) -> evaluation.Entries:
     mesh = make_mesh()
     variables = jax.device_put(loaded.variables, replicated(mesh))
-    return evaluation.detect(make_detect_step(loaded.model, mesh), variables, source, loaded.config, mesh)
+    return evaluation.detect(make_detect_step(loaded.model, mesh), variables, source, config, mesh)
 
 
 def _check_others(others: Mapping[str, evaluation.Entries], source: Source) -> None:

@@ -3,11 +3,11 @@
 import inspect
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 
 def command_line(arguments: Sequence[str] | None) -> list[str]:
@@ -27,6 +27,47 @@ def define_config(values: flags.FlagValues, argv: Sequence[str], required: bool 
     if required:
         flags.mark_flag_as_required("config", flag_values=values)
     return config
+
+
+def split_changes(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the command line without the flags --config.FIELD=VALUE, and these.
+
+    Raises:
+      ValueError: one of them has no value.
+    """
+    changes = [argument for argument in argv if re.match(r"--?config\.", argument)]
+    for change in changes:
+        if "=" not in change:
+            raise ValueError(f"got {change}; expected --config.FIELD=VALUE")
+    return [argument for argument in argv if argument not in changes], changes
+
+
+def changed_config(config: ConfigDict, changes: Sequence[str], allowed: Collection[str]) -> ConfigDict:
+    """Return a config with other values of some fields.
+
+    Args:
+      config: of a run.
+      changes: flags --config.FIELD=VALUE.
+      allowed: the fields, and the sections whose fields, may be set.
+
+    Raises:
+      ValueError: a field does not exist, may not be set, or is of another type.
+    """
+    for change in changes:
+        field = change.partition("config.")[2].partition("=")[0]
+        if not any(field == name or field.startswith(f"{name}.") for name in allowed):
+            raise ValueError(
+                f"got --config.{field} for a trained run; expected a field of {', '.join(allowed)}: the others are "
+                "what it was trained with"
+            )
+    values = flags.FlagValues()
+    argv = ["", *changes]
+    try:
+        changed = config_flags.DEFINE_config_dict("config", config, lock_config=True, flag_values=values, sys_argv=argv)
+    except (AttributeError, KeyError) as error:
+        raise _unknown_field(error) from error
+    parse(values, argv, None)
+    return changed.value
 
 
 def parse(values: flags.FlagValues, argv: Sequence[str], documentation: str | None) -> None:
@@ -53,9 +94,13 @@ def parse(values: flags.FlagValues, argv: Sequence[str], documentation: str | No
         said = re.sub(r"Error whilst parsing config file:.*\n(?=\S)", "", str(error), flags=re.DOTALL)
         raise ValueError(" ".join(said.split())) from error
     except (AttributeError, KeyError) as error:  # Of a field, or of a section, that the config does not have.
-        said = error.args[0]
-        while isinstance(said, BaseException):
-            said = said.args[0]
-        raise ValueError(f"a flag --config.FIELD names no field: {' '.join(str(said).split())}") from error
+        raise _unknown_field(error) from error
     if rest:
         raise ValueError(f"got arguments {rest}; expected only flags (--name=value)")
+
+
+def _unknown_field(error: BaseException) -> ValueError:
+    said = error.args[0]
+    while isinstance(said, BaseException):
+        said = said.args[0]
+    return ValueError(f"a flag --config.FIELD names no field: {' '.join(str(said).split())}")

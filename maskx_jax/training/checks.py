@@ -81,7 +81,8 @@ def check_config(config: ConfigDict, num_devices: int = 1, num_processes: int = 
     for name, value in _leaves(config.to_dict()):
         if isinstance(value, float) and not math.isfinite(value):
             raise _error(name, value, "a finite number")
-    _check_fields(config)
+    limits_of_model = _of_model(limits, config.model)
+    _check_fields(config, {**_LIMITS, **{f"model.{field}": check for field, check in limits_of_model.items()}})
     model = _of_model(build, config.model, 1)
     for name in _PATTERNS:
         for pattern in field_of(config, name):
@@ -93,12 +94,26 @@ def check_config(config: ConfigDict, num_devices: int = 1, num_processes: int = 
         if (path := field_of(config, name)) and "://" not in path and not pathlib.Path(path).is_file():
             raise _error(name, path, "an existing file")
     _check_mask_classes("data.mask_classes", config.data.mask_classes)
-    if config.evaluation.mask_classes:
-        _check_mask_classes("evaluation.mask_classes", config.evaluation.mask_classes)
-    _check_canvas(config, model.multiple)
-    _check_batches(config, num_devices, num_processes)
-    matching.check_backend(config.evaluation.backend)
+    if num_devices % num_processes:
+        raise ValueError(f"got {num_devices} devices on {num_processes} processes; expected as many on each")
+    _check_train_batch(config, num_devices)
+    _check_evaluation(config, model.multiple, num_devices)
     _check_best_metric(config, scores.kinds(model.produces, config.evaluation.boundary))
+
+
+def check_evaluation(config: ConfigDict, num_devices: int = 1) -> None:
+    """Check what an evaluation reads of the config of a run, some of which may have been changed for it.
+
+    Args:
+      config: of the run.
+      num_devices: of all processes together.
+
+    Raises:
+      ValueError: as `check_config`.
+    """
+    sections = ("data.transform.", "data.loader", "data.num_workers", "evaluation.")
+    _check_fields(config, {name: check for name, check in _LIMITS.items() if name.startswith(sections)})
+    _check_evaluation(config, _of_model(build, config.model, 1).multiple, num_devices)
 
 
 def choose_best_metric(preferences: Sequence[str], measured: Collection[str]) -> str | None:
@@ -140,9 +155,8 @@ def check_keypoints(model: Any, skeleton: Skeleton | None) -> None:
         )
 
 
-def _check_fields(config: ConfigDict) -> None:
-    model = {f"model.{field}": check for field, check in _of_model(limits, config.model).items()}
-    for name, check in {**_LIMITS, **model}.items():
+def _check_fields(config: ConfigDict, checks: Mapping[str, Check]) -> None:
+    for name, check in checks.items():
         value = field_of(config, name)
         if expected := check(value):
             raise _error(name, value, expected)
@@ -165,12 +179,21 @@ def _check_canvas(config: ConfigDict, multiple: int) -> None:
         raise _error("data.transform.canvas", canvas, f"multiples of {multiple}")
 
 
-def _check_batches(config: ConfigDict, num_devices: int, num_processes: int) -> None:
-    if num_devices % num_processes:
-        raise ValueError(f"got {num_devices} devices on {num_processes} processes; expected as many on each")
-    for name in ("train.batch_size", "evaluation.batch_size"):
-        if (size := field_of(config, name)) % num_devices:
-            raise _error(name, size, f"a multiple of the {num_devices} devices")
+def _check_evaluation(config: ConfigDict, multiple: int, num_devices: int) -> None:
+    if config.evaluation.mask_classes:
+        _check_mask_classes("evaluation.mask_classes", config.evaluation.mask_classes)
+    _check_canvas(config, multiple)
+    _check_batch("evaluation.batch_size", config, num_devices)
+    matching.check_backend(config.evaluation.backend)
+
+
+def _check_batch(name: str, config: ConfigDict, num_devices: int) -> None:
+    if (size := field_of(config, name)) % num_devices:
+        raise _error(name, size, f"a multiple of the {num_devices} devices")
+
+
+def _check_train_batch(config: ConfigDict, num_devices: int) -> None:
+    _check_batch("train.batch_size", config, num_devices)
     parts = config.optimizer.num_microbatches
     if (share := config.train.batch_size // num_devices) % parts:
         raise _error(

@@ -7,10 +7,13 @@ import types
 
 import pytest
 
+from configs import mask_rcnn
 from maskx_jax import files
 from maskx_jax.cli import evaluate_or_score, score
+from maskx_jax.cli.flags import changed_config, split_changes
 from maskx_jax.data.shapes.source import ShapesSource
 from maskx_jax.runs import evaluation
+from maskx_jax.training.checks import check_evaluation
 from tests.processes import ROOT
 
 OF_A_RUN = {"step": "3", "directory": "DATA", "split": "val", "compare": "other=results.json", "distributed": None}
@@ -70,6 +73,56 @@ def test_a_dataset_is_not_named_for_a_run_on_synthetic_images(flags):
     config = types.SimpleNamespace(data=types.SimpleNamespace(source="shapes"))
     with pytest.raises(ValueError, match=r"^got --directory or --split for data\.source 'shapes'; expected them with"):
         evaluation.open_evaluated(config, *flags)
+
+
+def changed(*changes):
+    """Return the config of a run, changed as the flags of eval.py say."""
+    config = mask_rcnn.get_config("size=tiny,data=shapes")
+    rest, changes = split_changes(["eval.py", "--workdir=RUN", *changes])
+    assert rest == ["eval.py", "--workdir=RUN"]
+    return changed_config(config, changes, evaluation.MAY_CHANGE)
+
+
+def test_how_a_run_is_evaluated_may_be_changed():
+    config, expected = (
+        changed(
+            "--config.evaluation.batch_size=6",
+            "-config.evaluation.boundary=true",
+            "--config.data.transform.canvas=(64, 128)",
+            "--config.evaluation.mask_classes=voc",
+        ),
+        mask_rcnn.get_config("size=tiny,data=shapes"),
+    )
+    expected.evaluation.update(batch_size=6, boundary=True, mask_classes="voc")
+    expected.data.transform.canvas = (64, 128)
+    assert config.to_dict() == expected.to_dict()
+    check_evaluation(config, num_devices=3)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            "--config.model.max_detections=7",
+            r"^got --config\.model\.max_detections for a trained run; expected a field",
+        ),
+        ("--config.evaluation_=7", r"^got --config\.evaluation_ for a trained run"),
+        ("--config.evaluation.batchsize=7", r"--config\.FIELD names no field: .*batchsize"),
+        ("--config.evaluation.batch_size=many", "many"),
+        ("--config.evaluation.batch_size", r"^got --config\.evaluation\.batch_size; expected --config\.FIELD=VALUE"),
+        (
+            "--config.evaluation.batch_size=4",
+            r"^config\.evaluation\.batch_size is 4; expected a multiple of the 3 devices",
+        ),
+        ("--config.evaluation.num_processes=0", r"^config\.evaluation\.num_processes is 0; expected"),
+        ("--config.data.transform.canvas=(64, 100)", r"^config\.data\.transform\.canvas is \(64, 100\); expected"),
+        ("--config.evaluation.mask_classes=cats", r"^config\.evaluation\.mask_classes: "),
+    ],
+)
+def test_what_an_evaluation_cannot_change_is_refused_in_one_line(change, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        check_evaluation(changed("--config.evaluation.batch_size=6", change), num_devices=3)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.fixture
