@@ -134,6 +134,9 @@ def get_config() -> ConfigDict:
             "num_workers": may_change(8),
             # Batches made ahead.
             "prefetch": may_change(4),
+            # Records read at the same time, before their turn, by each process: more for storage that takes longer to
+            # answer. 0: whoever makes an example reads its record.
+            "read_ahead": may_change(16),
             # Broken records (an image that does not decode) that a process may skip in training; another example stands
             # in for each. Evaluation skips none.
             "max_broken_records": may_change(0),

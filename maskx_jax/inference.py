@@ -75,6 +75,7 @@ def detect(
     batch_size: int,
     loader: str = "threads",
     num_workers: int = 4,
+    read_ahead: int = 0,
 ) -> Iterator[list[ImageDetections]]:
     """Yield for each batch what was detected in the images that this process has of it.
 
@@ -88,8 +89,9 @@ def detect(
       transform: of a training run; used without its randomness.
       mesh: a batch is split over it.
       batch_size: images of a batch, over all devices.
-      loader: see `data.pipeline.evaluation_batches`; so is `num_workers`.
+      loader: see `data.pipeline.train_batches`; so are `num_workers` and `read_ahead`.
       num_workers: examples made at the same time.
+      read_ahead: records read at the same time, before their turn.
 
     Raises:
       RuntimeError: a record is broken.
@@ -104,6 +106,7 @@ def detect(
         process_count=jax.process_count(),
         loader=loader,
         num_workers=num_workers,
+        read_ahead=read_ahead,
     )
     size_of_image = dict(zip(source.image_ids.tolist(), map(tuple, source.sizes.tolist()), strict=True))
     for batch, detections in one_ahead(step, variables, batches, mesh):

@@ -24,8 +24,10 @@ from absl import flags
 from maskx_jax.data.worker_processes import end_with_parent
 from maskx_jax.structures import Batch, GroundTruth, Keypoints
 
-# Example number n of this process -> a `Batch` without leading axis, and a remark for whoever takes the batch.
-MakeExample = Callable[[int], tuple[Batch, Any]]
+# Makes an example whose record is read: a `Batch` without leading axis, and a remark for whoever takes the batch.
+MakeExample = Callable[[], tuple[Batch, Any]]
+# Reads the record of example number n of this process.
+ReadExample = Callable[[int], MakeExample]
 # Batches, each with the remarks of its examples.
 Loaded = Generator[tuple[Batch, list[Any]], None, None]
 
@@ -34,12 +36,19 @@ Loaded = Generator[tuple[Batch, list[Any]], None, None]
 class _Order:
     """What a loader is asked for: the batches of some steps, in order. The fields are arguments of `load`."""
 
-    make_example: MakeExample
+    read_example: ReadExample
     batch_size: int
     start_step: int
     stop_step: int | None
     num_workers: int
     prefetch: int
+    read_ahead: int
+
+    def steps(self) -> Iterator[int]:
+        """Return the steps, in order."""
+        if self.stop_step is None:
+            return itertools.count(self.start_step)
+        return iter(range(self.start_step, self.stop_step))
 
     def numbers(self, step: int) -> range:
         """Return the numbers of the examples of a step."""
@@ -48,38 +57,48 @@ class _Order:
 
 def load(
     loader: str,
-    make_example: MakeExample,
+    read_example: ReadExample,
     batch_size: int,
     start_step: int,
     stop_step: int | None,
     num_workers: int,
     prefetch: int,
+    read_ahead: int = 0,
     take: Callable[[list[Any]], None] = lambda remarks: None,
 ) -> Iterator[Batch]:
     """Make the examples of the steps in order, several at a time, and put them together to batches.
 
     Args:
       loader: a name in `LOADERS`.
-      make_example: makes example `n`; step `t` takes those from `t * batch_size` on. "processes" makes copies of it,
-        which share nothing: what they have to say is a remark.
+      read_example: reads what example `n` is made of, and returns what makes it; step `t` takes those from
+        `t * batch_size` on. What a read meets is raised in the turn of the example if what it returns raises it.
+        "processes" makes copies of it, which share nothing: what they have to say is a remark.
       batch_size: examples of a batch, in this process.
       start_step: the first step.
       stop_step: the one after the last; None for no end.
       num_workers: examples made at the same time.
       prefetch: batches made ahead; of "processes", each worker makes at least one.
+      read_ahead: records read at the same time, before their turn: storage that takes long to answer then holds up no
+        worker. With 0 whoever makes an example reads its record. "processes" reads as many records in all, those of a
+        batch one after the other.
       take: called with the remarks of a batch's examples when the batch is taken.
 
     Raises:
       ValueError: an argument is out of range.
-      Exception: while iterating, what `make_example` raises for the first example that it fails for.
+      Exception: while iterating, what reading or making raises for the first example that it fails for.
     """
     if loader not in LOADERS:
         raise ValueError(f"loader is {loader!r}; expected one of {tuple(LOADERS)}")
-    if num_workers < 1 or prefetch < 0:
-        raise ValueError(f"num_workers is {num_workers} and prefetch {prefetch}; expected at least 1 and 0")
+    for name, value, least in (
+        ("num_workers", num_workers, 1),
+        ("prefetch", prefetch, 0),
+        ("read_ahead", read_ahead, 0),
+    ):
+        if value < least:
+            raise ValueError(f"{name} is {value}; expected {least} or more")
     # The workers are the parallelism; OpenCV's own threads would only compete with them.
     cv2.setNumThreads(1)
-    order = _Order(make_example, batch_size, start_step, stop_step, num_workers, prefetch)
+    order = _Order(read_example, batch_size, start_step, stop_step, num_workers, prefetch, read_ahead)
     return _taken(LOADERS[loader](order), take)
 
 
@@ -91,17 +110,17 @@ def _taken(loaded: Loaded, take: Callable[[list[Any]], None]) -> Iterator[Batch]
 
 
 def _load_with_threads(order: _Order) -> Loaded:
-    steps = (
-        itertools.count(order.start_step) if order.stop_step is None else iter(range(order.start_step, order.stop_step))
-    )
+    steps = order.steps()
+    readers = concurrent.futures.ThreadPoolExecutor(max(1, order.read_ahead), thread_name_prefix="read_example")
+    read = _read_ahead(order, readers)
     workers = concurrent.futures.ThreadPoolExecutor(order.num_workers, thread_name_prefix="make_example")
     # One more puts the batches together, so that whoever asks for one finds it whole.
     stacker = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="stack_examples")
     pending: collections.deque[concurrent.futures.Future[tuple[Batch, list[Any]]]] = collections.deque()
 
     def submit(num_steps: int) -> None:
-        for step in itertools.islice(steps, num_steps):
-            examples = [workers.submit(order.make_example, number) for number in order.numbers(step)]
+        for _ in itertools.islice(steps, num_steps):
+            examples = [workers.submit(_make, next(read)) for _ in range(order.batch_size)]
             pending.append(stacker.submit(stack, examples))
 
     def stack(examples: list[concurrent.futures.Future[tuple[Batch, Any]]]) -> tuple[Batch, list[Any]]:
@@ -115,8 +134,25 @@ def _load_with_threads(order: _Order) -> Loaded:
             submit(1)
             yield batch
     finally:
-        for executor in (workers, stacker):
+        for executor in (readers, workers, stacker):
             executor.shutdown(wait=False, cancel_futures=True)
+
+
+def _read_ahead(order: _Order, readers: concurrent.futures.Executor) -> Iterator[Callable[[], MakeExample]]:
+    """Yield for each example what waits until its record is read, or reads it; as many more are being read."""
+    waiting: collections.deque[Callable[[], MakeExample]] = collections.deque()
+    for number in itertools.chain.from_iterable(map(order.numbers, order.steps())):
+        if order.read_ahead:
+            waiting.append(readers.submit(order.read_example, number).result)
+        else:
+            waiting.append(functools.partial(order.read_example, number))
+        if len(waiting) > order.read_ahead:
+            yield waiting.popleft()
+    yield from waiting
+
+
+def _make(read: Callable[[], MakeExample]) -> tuple[Batch, Any]:
+    return read()()
 
 
 def _load_with_tf_data(order: _Order) -> Loaded:
@@ -129,23 +165,41 @@ def _load_with_tf_data(order: _Order) -> Loaded:
     # TensorFlow turns exceptions into text of its own; they are kept here so that both loaders raise the same.
     failures: dict[int, Exception] = {}
     # It carries arrays only.
+    read: dict[int, MakeExample] = {}
     remarks: dict[int, Any] = {}
 
+    def read_ahead(number: np.ndarray) -> np.ndarray:
+        with failure_kept(int(number)):
+            read[int(number)] = order.read_example(int(number))
+            return number
+
     def make_arrays(number: np.ndarray) -> list[np.ndarray]:
-        try:
-            example, remarks[int(number)] = order.make_example(int(number))
+        with failure_kept(int(number)):
+            make = read.pop(int(number)) if order.read_ahead else order.read_example(int(number))
+            example, remarks[int(number)] = make()
             return arrays_of(example)
+
+    @contextlib.contextmanager
+    def failure_kept(number: int) -> Iterator[None]:
+        try:
+            yield
         except Exception as error:
-            failures[int(number)] = error
+            failures[number] = error
             raise
 
     stop = np.iinfo(np.int64).max if order.stop_step is None else order.stop_step * order.batch_size
     options = tf.data.Options()
-    options.threading.private_threadpool_size = order.num_workers
+    options.threading.private_threadpool_size = order.num_workers + order.read_ahead
     options.deterministic = True
+    dataset = tf.data.Dataset.range(order.start_step * order.batch_size, stop)
+    if order.read_ahead:
+        dataset = dataset.map(
+            lambda number: tf.numpy_function(read_ahead, [number], tf.int64, stateful=False), order.read_ahead, True
+        )
     dataset = (
-        tf.data.Dataset.range(order.start_step * order.batch_size, stop)
-        .map(lambda number: tf.numpy_function(make_arrays, [number], _TYPES, stateful=False), order.num_workers, True)
+        dataset.map(
+            lambda number: tf.numpy_function(make_arrays, [number], _TYPES, stateful=False), order.num_workers, True
+        )
         .batch(order.batch_size, drop_remainder=True)
         .prefetch(order.prefetch)
         .with_options(options)
@@ -167,9 +221,9 @@ def _load_with_processes(order: _Order) -> Loaded:
         flags.FLAGS.mark_as_parsed()
     steps = grain.MapDataset.range(order.start_step, sys.maxsize if order.stop_step is None else order.stop_step)
     # A worker makes whole batches, which come through shared memory.
-    batches = steps.map(functools.partial(_make_batch, order)).to_iter_dataset(
-        grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
-    )
+    threads = -(-order.read_ahead // order.num_workers)
+    read = steps.map(functools.partial(_read_batch, order)).to_iter_dataset(grain.ReadOptions(threads, threads))
+    batches = read.map(_make_batch)
     ahead = grain.MultiprocessingOptions(
         order.num_workers, per_worker_buffer_size=max(1, order.prefetch // order.num_workers)
     )
@@ -178,8 +232,12 @@ def _load_with_processes(order: _Order) -> Loaded:
             yield batch_of(arrays), remarks
 
 
-def _make_batch(order: _Order, step: int) -> tuple[list[np.ndarray], list[Any]]:
-    return _stack(map(order.make_example, order.numbers(step)))
+def _read_batch(order: _Order, step: int) -> list[MakeExample]:
+    return list(map(order.read_example, order.numbers(step)))
+
+
+def _make_batch(read: list[MakeExample]) -> tuple[list[np.ndarray], list[Any]]:
+    return _stack(make() for make in read)
 
 
 def _begin_worker(index: int, count: int) -> None:

@@ -1,14 +1,15 @@
 """Batches from a source: which examples (schedule), how they are made (transform); `loaders` says who makes them."""
 
+import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
 import numpy as np
 from absl import logging
 
 from maskx_jax import errors
-from maskx_jax.data.loaders import MakeExample, load
+from maskx_jax.data.loaders import MakeExample, ReadExample, load
 from maskx_jax.data.reading import read_record
 from maskx_jax.data.records import BrokenRecordError, Record, Source, check_record
 from maskx_jax.data.schedule import ORIENTATION_NAMES, Schedule, evaluation_order
@@ -97,6 +98,7 @@ def train_batches(
     loader: str = "tf_data",
     num_workers: int = 4,
     prefetch: int = 2,
+    read_ahead: int = 0,
     max_broken_records: int = 0,
     statistics: Statistics | None = None,
     keypoint_fraction: float = 1.0,
@@ -116,6 +118,7 @@ def train_batches(
       loader: one of `loaders.LOADERS`.
       num_workers: examples made at the same time.
       prefetch: batches made ahead.
+      read_ahead: records read at the same time, before their turn; see `loaders.load`.
       max_broken_records: how many records this process may find that are damaged or hold what cannot be learned from (a
         box that is not finite, a label that is no class). Wherever the order has one of them, the next good one stands
         in; see `Schedule.candidates`.
@@ -137,7 +140,7 @@ def train_batches(
             raise ValueError(f"{name} is {value}; expected 0 or more")
     if not 0 <= keypoint_fraction <= 1:
         raise ValueError(f"keypoint_fraction is {keypoint_fraction}; expected a value from 0 to 1")
-    make_example = _TrainExamples(source, schedule, transform, allowed_masks, keypoint_fraction)
+    read_example = _TrainExamples(source, schedule, transform, allowed_masks, keypoint_fraction)
     part = _Part(schedule.batch_size, process_index, process_count)
     counted = statistics or Statistics()
 
@@ -145,7 +148,8 @@ def train_batches(
         for made in remarks:
             counted.add(made, transform.num_slots, max_broken_records)
 
-    return load(loader, part.numbered(make_example), part.size, start_step, stop_step, num_workers, prefetch, count)
+    numbered = part.numbered(read_example)
+    return load(loader, numbered, part.size, start_step, stop_step, num_workers, prefetch, read_ahead, count)
 
 
 def evaluation_batches(
@@ -157,6 +161,7 @@ def evaluation_batches(
     loader: str = "tf_data",
     num_workers: int = 4,
     prefetch: int = 2,
+    read_ahead: int = 0,
 ) -> Iterator[Batch]:
     """Yield this process's part of the global batches of one pass; each image is valid exactly once over all processes.
 
@@ -174,17 +179,22 @@ def evaluation_batches(
     batches = evaluation_order(source.sizes, batch_size, transform.single_canvas)
     transform = transform.for_evaluation()
 
-    def make_example(step: int, slot: int) -> tuple[Batch, None]:
+    def read_example(step: int, slot: int) -> MakeExample:
         portrait, indices, valid = batches[step]
         canvas = transform.canvas_of(bool(portrait))
+        index = int(indices[slot])
+        record = _read(source, index)
 
         def without_ground_truth(record: Record) -> tuple[Batch, Counts]:
             return transform(record, canvas, np.random.default_rng(0), num_slots=0)
 
-        example, _ = _make_example(source, int(indices[slot]), without_ground_truth)
-        return dataclasses.replace(example, valid=np.array(valid[slot])), None
+        def make_example() -> tuple[Batch, None]:
+            example, _ = _make_example(source, index, record, without_ground_truth)
+            return dataclasses.replace(example, valid=np.array(valid[slot])), None
 
-    return load(loader, part.numbered(make_example), part.size, 0, len(batches), num_workers, prefetch)
+        return make_example
+
+    return load(loader, part.numbered(read_example), part.size, 0, len(batches), num_workers, prefetch, read_ahead)
 
 
 class _Part:
@@ -198,19 +208,19 @@ class _Part:
         self.size = batch_size // process_count
         self._first = process_index * self.size
 
-    def numbered(self, make_example: Callable[[int, int], tuple[Batch, Any]]) -> MakeExample:
+    def numbered(self, read_example: Callable[[int, int], MakeExample]) -> ReadExample:
         """Turn (step, slot of the global batch) -> example into number of this process's example -> example."""
 
-        def make_numbered(number: int) -> tuple[Batch, Any]:
+        def read_numbered(number: int) -> MakeExample:
             step, slot = divmod(number, self.size)
-            return make_example(step, self._first + slot)
+            return read_example(step, self._first + slot)
 
-        return make_numbered
+        return read_numbered
 
 
 @dataclasses.dataclass(frozen=True)
 class _TrainExamples:
-    """Makes the example of a step and a slot; a good record stands in for a broken one."""
+    """Reads and makes the example of a step and a slot; a good record stands in for a broken one."""
 
     source: Source
     schedule: Schedule
@@ -218,8 +228,14 @@ class _TrainExamples:
     allowed_masks: np.ndarray
     keypoint_fraction: float
 
-    def __call__(self, step: int, slot: int) -> tuple[Batch, Made]:
+    def __call__(self, step: int, slot: int) -> MakeExample:
         orientation, indices = self.schedule.step(step)
+        index = int(indices[slot])
+        return functools.partial(self._make, step, slot, orientation, index, _read(self.source, index))
+
+    def _make(
+        self, step: int, slot: int, orientation: int, first: int, record: Record | RuntimeError
+    ) -> tuple[Batch, Made]:
         canvas = self.transform.canvas_of(bool(orientation))
 
         def augment(record: Record) -> tuple[Batch, Counts]:
@@ -229,9 +245,11 @@ class _TrainExamples:
             return self.transform(allowed, canvas, rng, skeleton=self.source.skeleton)
 
         broken: dict[int, str] = {}
-        for index in self.schedule.candidates(orientation, int(indices[slot])):
+        for index in self.schedule.candidates(orientation, first):
+            if index != first:
+                record = _read(self.source, index)
             try:
-                example, counts = _make_example(self.source, index, augment)
+                example, counts = _make_example(self.source, index, record, augment)
             except _BrokenExample as error:
                 broken[index] = str(error)
                 continue
@@ -242,21 +260,42 @@ class _TrainExamples:
         )
 
 
-def _make_example(
-    source: Source, index: int, transform: Callable[[Record], tuple[Batch, Counts]]
-) -> tuple[Batch, Counts]:
-    """Read and transform one record; what is wrong with it names the example and the image.
-
-    Raises:
-      _BrokenExample: of this record no example can be made.
-      RuntimeError: it cannot be made for the moment, or by a defect.
-    """
-    name = f"example {index}"
+def _read(source: Source, index: int) -> Record | RuntimeError:
+    """Read a record, or return what is to be raised in its turn; see `_faults_named`."""
     try:
-        record = read_record(source, index)
-        name = f"example {index}, image id {record.image_id}"
+        with _faults_named(f"example {index}"):
+            return read_record(source, index)
+    except RuntimeError as error:
+        return error
+
+
+def _make_example(
+    source: Source,
+    index: int,
+    record: Record | RuntimeError,
+    transform: Callable[[Record], tuple[Batch, Counts]],
+) -> tuple[Batch, Counts]:
+    """Transform what `_read` has returned.
+
+    Raises: as `_faults_named`.
+    """
+    if isinstance(record, RuntimeError):
+        raise record
+    with _faults_named(f"example {index}, image id {record.image_id}"):
         check_record(record, len(source.categories), source.skeleton)
         return transform(record)
+
+
+@contextlib.contextmanager
+def _faults_named(name: str) -> Iterator[None]:
+    """Name the example in what goes wrong.
+
+    Raises:
+      _BrokenExample: no example can be made of it.
+      RuntimeError: none can be made for the moment, or by a defect.
+    """
+    try:
+        yield
     except BrokenRecordError as error:
         raise _BrokenExample(f"{name}: {error}") from error
     # Of the moment (no memory, a file system that does not answer) or a defect: another example must not stand in.

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from maskx_jax.coco.boxes import clip
 from maskx_jax.coco.categories import Categories
 from maskx_jax.data.coco.images import UnreadableImageError, read_pixels
-from maskx_jax.data.loaders import load
+from maskx_jax.data.loaders import MakeExample, load
 from maskx_jax.data.schedule import evaluation_order
 from maskx_jax.data.transforms import Transform, transform_boxes, transform_image
 from maskx_jax.distributed.mesh import make_mesh, replicated
@@ -152,13 +152,13 @@ class _Examples:
         """Yield the batches; the `image_ids` are the numbers of the items."""
         order = self._order(batch_size)
 
-        def make(number: int) -> tuple[Batch, None]:
+        def read(number: int) -> MakeExample:
             step, slot = divmod(number, batch_size)
             portrait, indices, valid = order[step]
             canvas = self._transform.canvas_of(bool(portrait))
-            return self._example(int(indices[slot]), canvas, bool(valid[slot])), None
+            return lambda: (self._example(int(indices[slot]), canvas, bool(valid[slot])), None)
 
-        return load("threads", make, batch_size, 0, len(order), num_workers, prefetch=2)
+        return load("threads", read, batch_size, 0, len(order), num_workers, prefetch=2)
 
     def _example(self, number: int, canvas: tuple[int, int], valid: bool) -> Batch:
         item = self._items[number]

@@ -60,6 +60,7 @@ def detect(
         batch_size=config.evaluation.batch_size,
         loader=config.data.loader,
         num_workers=config.data.num_workers,
+        read_ahead=config.data.read_ahead,
     )
     maker = entry_processes.open_maker(
         config.evaluation.num_processes,

@@ -47,6 +47,8 @@ def upgrade(config: Mapping[str, Any]) -> dict[str, Any]:
         evaluation.setdefault("keypoint_grid", "image")
         evaluation.setdefault("keypoint_score", "probability")
         evaluation.setdefault("num_processes", 1)
+    if isinstance(data := upgraded.get("data"), dict):
+        data.setdefault("read_ahead", 0)
     model = upgraded.get("model")
     for old, new in _MOVED.items():
         _move(upgraded, old, new)

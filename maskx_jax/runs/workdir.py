@@ -38,6 +38,7 @@ _READ: Mapping[str, Any] = {
     **dict.fromkeys([f"data.{name}" for name in ("source", "eval_split", "loader")], str),
     "data.mask_classes": object,
     "data.num_workers": int,
+    "data.read_ahead": int,
     "data.shapes": Mapping,
     "data.transform": Mapping,
     **dict.fromkeys(["evaluation.batch_size", "evaluation.num_pictures"], int),

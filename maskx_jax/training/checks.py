@@ -35,6 +35,7 @@ _LIMITS: Mapping[str, Check] = {
     "data.loader": one_of(*loaders.LOADERS),
     "data.num_workers": number(1),
     "data.prefetch": number(0),
+    "data.read_ahead": number(0),
     "data.max_broken_records": number(0),
     "optimizer.name": one_of("sgd", "adamw"),
     "optimizer.learning_rate": number(0),

@@ -55,6 +55,7 @@ class Examples:
 
     def batches(self, config: ConfigDict, start_step: int, statistics: pipeline.Statistics) -> Iterator[Batch]:
         """Return this process' share of each batch from `start_step` to the run's end; see `pipeline.train_batches`."""
+        data = config.data
         return pipeline.train_batches(
             self.train_source,
             self.order,
@@ -64,12 +65,13 @@ class Examples:
             stop_step=config.train.num_steps,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
-            loader=config.data.loader,
-            num_workers=config.data.num_workers,
-            prefetch=config.data.prefetch,
-            max_broken_records=config.data.max_broken_records,
+            loader=data.loader,
+            num_workers=data.num_workers,
+            prefetch=data.prefetch,
+            read_ahead=data.read_ahead,
+            max_broken_records=data.max_broken_records,
             statistics=statistics,
-            keypoint_fraction=config.data.keypoint_fraction,
+            keypoint_fraction=data.keypoint_fraction,
         )
 
 

@@ -64,6 +64,14 @@ def test_loaders_agree_to_the_bit(loader, source, schedule, reference):
         assert_same(mine, other)
 
 
+@pytest.mark.parametrize("loader", loaders.LOADERS)
+def test_batches_are_the_same_if_records_are_read_ahead(loader, source, schedule, reference):
+    options = {"loader": loader, "num_workers": 2, "prefetch": 1, "start_step": 2, "stop_step": 11}
+    made = list(train_batches(source, schedule, TRANSFORM, ALLOWED, read_ahead=5, **options))
+    for mine, other in zip(made, reference[2:11], strict=True):
+        assert_same(mine, other)
+
+
 @pytest.mark.parametrize("loader", IN_PROCESS)
 def test_any_start_step_continues_the_same_run(loader, source, schedule, reference):
     made = take(train_batches(source, schedule, TRANSFORM, ALLOWED, start_step=7, loader=loader), 5)
@@ -204,11 +212,13 @@ def broken(source):
     return {13, alike[place + 1], alike[-1]}
 
 
+@pytest.mark.parametrize("read_ahead", [0, 5])
 @pytest.mark.parametrize("loader", IN_PROCESS)
-def test_another_example_of_the_orientation_stands_in_for_a_broken_record(loader, source, schedule, broken, reference):
-    batches = train_batches(
-        Broken(source, broken), schedule, TRANSFORM, ALLOWED, loader=loader, num_workers=3, max_broken_records=3
-    )
+def test_another_example_of_the_orientation_stands_in_for_a_broken_record(
+    loader, read_ahead, source, schedule, broken, reference
+):
+    options = {"loader": loader, "num_workers": 3, "max_broken_records": 3, "read_ahead": read_ahead}
+    batches = train_batches(Broken(source, broken), schedule, TRANSFORM, ALLOWED, **options)
     replaced = 0
     for step, (made, whole) in enumerate(zip(take(batches, 12), reference, strict=True)):
         expected = [stand_in(source, index, broken) for index in schedule.step(step)[1].tolist()]
@@ -349,6 +359,7 @@ def test_a_record_of_other_shapes_is_broken(source, arrays):
         check_record(dataclasses.replace(source[0], **arrays), 6)
 
 
+@pytest.mark.parametrize("read_ahead", [0, 5])
 @pytest.mark.parametrize("loader", IN_PROCESS)
 @pytest.mark.parametrize(
     ("error", "said"),
@@ -358,14 +369,14 @@ def test_a_record_of_other_shapes_is_broken(source, arrays):
         (TypeError("a defect"), "TypeError: a defect"),
     ],
 )
-def test_what_fails_for_the_moment_is_no_broken_record(loader, source, schedule, error, said, monkeypatch):
+def test_what_fails_for_the_moment_is_no_broken_record(loader, read_ahead, source, schedule, error, said, monkeypatch):
     monkeypatch.setattr(reading, "_WAITS", (0.0, 0.0))
 
     def fail(record):
         raise error
 
     statistics = Statistics()
-    options = {"loader": loader, "max_broken_records": 3, "statistics": statistics}
+    options = {"loader": loader, "max_broken_records": 3, "statistics": statistics, "read_ahead": read_ahead}
     batches = train_batches(Changed(source, {13}, fail), schedule, TRANSFORM, ALLOWED, **options)
     with pytest.raises(RuntimeError, match=rf"^example 13: {said}$"):
         for _ in range(12):
@@ -442,6 +453,8 @@ def test_overflow_is_counted_and_logged_once(loader, source, schedule, caplog):
         ({"start_step": -1}, "start_step is -1"),
         ({"loader": "torch"}, "loader is 'torch'"),
         ({"num_workers": 0}, "num_workers is 0"),
+        ({"prefetch": -1}, "prefetch is -1"),
+        ({"read_ahead": -1}, "read_ahead is -1"),
         ({"max_broken_records": -1}, "max_broken_records is -1"),
         ({"keypoint_fraction": 1.5}, "keypoint_fraction is 1.5"),
     ],
@@ -459,7 +472,7 @@ def test_a_worker_ends_with_its_process_and_not_by_a_signal_to_all():
         "if __name__ == '__main__':\n"
         "    source = shapes.ShapesSource(40, 0, image_size=64)\n"
         "    transform = transforms.Transform(canvas=(64, 64), short_sides=(64,))\n"
-        "    batches = pipeline.evaluation_batches(source, transform, 1, loader='processes', num_workers=1)\n"
+        "    batches = pipeline.evaluation_batches(source, transform, 1, 0, 1, 'processes', 1, read_ahead=4)\n"
         "    for batch in batches:\n"
         "        print(multiprocessing.active_children()[0].pid, flush=True)\n"
         "        sys.stdin.readline()\n"

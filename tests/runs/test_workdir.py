@@ -21,7 +21,10 @@ def test_what_may_change_is_marked_in_the_config():
     assert sorted(base.get_config().may_change) == sorted(
         (
             *("distributed", "evaluation", "initialize", "watchdog", "model.backbone.remat", "data.shapes.num_eval"),
-            *(f"data.{name}" for name in ("directory", "eval_split", "loader", "num_workers", "prefetch")),
+            *(
+                f"data.{name}"
+                for name in ("directory", "eval_split", "loader", "num_workers", "prefetch", "read_ahead")
+            ),
             "data.max_broken_records",
             *(f"train.{name}" for name in ("log_every", "checkpoint_every", "eval_every", "keep_checkpoints")),
             *("train.best_metric", "train.state_sharding"),

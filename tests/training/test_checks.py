@@ -78,6 +78,7 @@ def changed(**fields):
         ("data__source", "coco", "one of prepared, shapes"),
         ("data__loader", "tfdata", "one of tf_data, threads"),
         ("data__num_workers", 0, "1 or more"),
+        ("data__read_ahead", -1, "0 or more"),
         ("data__prefetch", -1, "0 or more"),
         ("data__max_broken_records", -1, "0 or more"),
         ("data__repeat_threshold", -0.5, "0 to 1"),
