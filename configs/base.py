@@ -129,9 +129,9 @@ def get_config() -> ConfigDict:
             "keep_empty_images": True,
             # Who makes the examples, to the bit the same: "threads", "tf_data", or "processes" where the interpreter's
             # lock bounds the others (docs/performance.md compares them).
-            "loader": may_change("tf_data"),
-            # Examples made at the same time, by each process.
-            "num_workers": may_change(8),
+            "loader": may_change("threads"),
+            # Examples made at the same time, by each process; without a number one a core that it may use, at most 16.
+            "num_workers": may_change(config_dict.placeholder(int)),
             # Batches made ahead.
             "prefetch": may_change(4),
             # Records read at the same time, before their turn, by each process: more for storage that takes longer to

@@ -50,7 +50,6 @@ def small(config: ConfigDict) -> None:
     config.model.max_detections = 20
     config.model.backbone.update(stage_sizes=(1, 1, 1, 1), width=16)
     data.transform.update(canvas=(128, 128), short_sides=(128,), max_long_side=128, num_slots=16)
-    data.update(num_workers=2, loader="threads")
     optimizer.update(name="adamw", learning_rate=1e-3, bias_learning_rate_factor=1.0, clip_norm=10.0)
     optimizer.update(schedule="cosine", warmup_steps=50, warmup_factor=0.1)
     config.train.update(batch_size=8, num_steps=1000, log_every=10, checkpoint_every=500, eval_every=500)

@@ -74,7 +74,7 @@ def detect(
     *,
     batch_size: int,
     loader: str = "threads",
-    num_workers: int = 4,
+    num_workers: int | None = None,
     read_ahead: int = 0,
 ) -> Iterator[list[ImageDetections]]:
     """Yield for each batch what was detected in the images that this process has of it.
@@ -90,7 +90,7 @@ def detect(
       mesh: a batch is split over it.
       batch_size: images of a batch, over all devices.
       loader: see `data.pipeline.train_batches`; so are `num_workers` and `read_ahead`.
-      num_workers: examples made at the same time.
+      num_workers: examples made at the same time; None for one a core.
       read_ahead: records read at the same time, before their turn.
 
     Raises:

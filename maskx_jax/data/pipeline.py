@@ -95,8 +95,8 @@ def train_batches(
     stop_step: int | None = None,
     process_index: int = 0,
     process_count: int = 1,
-    loader: str = "tf_data",
-    num_workers: int = 4,
+    loader: str = "threads",
+    num_workers: int | None = None,
     prefetch: int = 2,
     read_ahead: int = 0,
     max_broken_records: int = 0,
@@ -116,7 +116,7 @@ def train_batches(
       process_index: which part of the global batch.
       process_count: in how many parts the global batch is cut.
       loader: one of `loaders.LOADERS`.
-      num_workers: examples made at the same time.
+      num_workers: examples made at the same time; None for one a core, see `loaders.choose_workers`.
       prefetch: batches made ahead.
       read_ahead: records read at the same time, before their turn; see `loaders.load`.
       max_broken_records: how many records this process may find that are damaged or hold what cannot be learned from (a
@@ -158,8 +158,8 @@ def evaluation_batches(
     batch_size: int,
     process_index: int = 0,
     process_count: int = 1,
-    loader: str = "tf_data",
-    num_workers: int = 4,
+    loader: str = "threads",
+    num_workers: int | None = None,
     prefetch: int = 2,
     read_ahead: int = 0,
 ) -> Iterator[Batch]:

@@ -148,7 +148,7 @@ class _Examples:
         """Return how many batches there are."""
         return len(self._order(batch_size))
 
-    def batches(self, batch_size: int, num_workers: int) -> Iterator[Batch]:
+    def batches(self, batch_size: int, num_workers: int | None) -> Iterator[Batch]:
         """Yield the batches; the `image_ids` are the numbers of the items."""
         order = self._order(batch_size)
 

@@ -37,7 +37,7 @@ _READ: Mapping[str, Any] = {
     "data.directory": str | None,
     **dict.fromkeys([f"data.{name}" for name in ("source", "eval_split", "loader")], str),
     "data.mask_classes": object,
-    "data.num_workers": int,
+    "data.num_workers": int | None,
     "data.read_ahead": int,
     "data.shapes": Mapping,
     "data.transform": Mapping,

@@ -33,7 +33,7 @@ _LIMITS: Mapping[str, Check] = {
     "data.transform.min_box_side": number(0),
     "data.repeat_threshold": number(0, 1),
     "data.loader": one_of(*loaders.LOADERS),
-    "data.num_workers": number(1),
+    "data.num_workers": optional(number(1)),
     "data.prefetch": number(0),
     "data.read_ahead": number(0),
     "data.max_broken_records": number(0),

@@ -13,6 +13,7 @@ from maskx_jax import files
 from maskx_jax.coco import mask_classes
 from maskx_jax.coco.categories import Categories, same_classes
 from maskx_jax.data import pipeline, sources
+from maskx_jax.data.loaders import choose_workers
 from maskx_jax.data.records import Source
 from maskx_jax.data.roles import class_summary, class_table
 from maskx_jax.data.schedule import Schedule, repeat_factors
@@ -56,6 +57,9 @@ class Examples:
     def batches(self, config: ConfigDict, start_step: int, statistics: pipeline.Statistics) -> Iterator[Batch]:
         """Return this process' share of each batch from `start_step` to the run's end; see `pipeline.train_batches`."""
         data = config.data
+        num_workers = choose_workers(data.num_workers)
+        ahead = f", {data.read_ahead} records read ahead" if data.read_ahead else ""
+        info(f"examples are made by {data.loader}, {num_workers} at a time on each process{ahead}")
         return pipeline.train_batches(
             self.train_source,
             self.order,
@@ -66,7 +70,7 @@ class Examples:
             process_index=jax.process_index(),
             process_count=jax.process_count(),
             loader=data.loader,
-            num_workers=data.num_workers,
+            num_workers=num_workers,
             prefetch=data.prefetch,
             read_ahead=data.read_ahead,
             max_broken_records=data.max_broken_records,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import os
 import re
 import signal
 import subprocess
@@ -442,6 +443,17 @@ def test_overflow_is_counted_and_logged_once(loader, source, schedule, caplog):
     assert statistics.num_examples >= 24 and statistics.overflow >= expected > 0
     messages = [record.getMessage() for record in caplog.records if "ground-truth slots" in record.getMessage()]
     assert len(messages) == 1 and "objects more than the 1 ground-truth slots" in messages[0]
+
+
+def test_workers_are_as_many_as_the_cores_unless_a_number_is_given():
+    cores = os.sched_getaffinity(0)
+    try:
+        for allowed in {min(cores)}, cores:
+            os.sched_setaffinity(0, allowed)
+            assert loaders.choose_workers(None) == min(16, len(allowed))
+    finally:
+        os.sched_setaffinity(0, cores)
+    assert [loaders.choose_workers(number) for number in (1, 40)] == [1, 40]
 
 
 @pytest.mark.parametrize(

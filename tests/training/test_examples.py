@@ -1,11 +1,15 @@
 """What a run prints of its data."""
 
+import os
+
 import numpy as np
 import pytest
 
 from maskx_jax.coco.categories import Categories
+from maskx_jax.data.pipeline import Statistics
 from maskx_jax.data.roles import class_table
 from maskx_jax.training import examples
+from tests.models.build import tiny_config
 
 
 @pytest.mark.parametrize("count", [100, 101])
@@ -24,3 +28,16 @@ def test_the_table_of_many_classes_goes_into_a_file(tmp_path, count):
     else:
         assert path.read_text() == table + "\n"
         assert len(printed.splitlines()) == 4 and printed.endswith(str(path))
+
+
+def test_a_run_says_who_makes_its_examples(tmp_path, capsys):
+    config = tiny_config()
+    config.data.shapes.update(num_train=4, num_eval=4)
+    opened = examples.open_examples(config, tmp_path)
+    opened.batches(config, 0, Statistics())
+    workers = min(16, len(os.sched_getaffinity(0)))
+    assert f"examples are made by threads, {workers} at a time on each process\n" in capsys.readouterr().out
+    config.data.update(loader="tf_data", num_workers=3, read_ahead=9)
+    opened.batches(config, 0, Statistics())
+    expected = "examples are made by tf_data, 3 at a time on each process, 9 records read ahead\n"
+    assert expected in capsys.readouterr().out
