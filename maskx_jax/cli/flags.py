@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict, config_dict, config_flags
 
 
 def command_line(arguments: Sequence[str] | None) -> list[str]:
@@ -62,12 +62,24 @@ def changed_config(config: ConfigDict, changes: Sequence[str], allowed: Collecti
             )
     values = flags.FlagValues()
     argv = ["", *changes]
+    config = config.copy_and_resolve_references()
+    _let_be_set(config)
     try:
         changed = config_flags.DEFINE_config_dict("config", config, lock_config=True, flag_values=values, sys_argv=argv)
     except (AttributeError, KeyError) as error:
         raise _unknown_field(error) from error
     parse(values, argv, None)
     return changed.value
+
+
+def _let_be_set(config: ConfigDict) -> None:
+    """Let the fields without a value take one of any type: of what is read from JSON, they have none of their own."""
+    with config.ignore_type():
+        for name, value in config.items():
+            if isinstance(value, ConfigDict):
+                _let_be_set(value)
+            elif value is None:
+                config[name] = config_dict.placeholder(object)
 
 
 def parse(values: flags.FlagValues, argv: Sequence[str], documentation: str | None) -> None:

@@ -30,7 +30,7 @@ from maskx_jax.structures import PyTree
 # COCO results entries.
 Entries = list[dict[str, Any]]
 # What of a run's config may be otherwise when it is evaluated: fields, and sections.
-MAY_CHANGE = ("evaluation", "data.transform", "data.loader", "data.num_workers")
+MAY_CHANGE = ("evaluation", "data.transform", "data.loader", "data.num_workers", "data.read_ahead")
 # Category ids by the name of the group.
 Groups = Mapping[str, Sequence[int]]
 

@@ -112,7 +112,7 @@ def check_evaluation(config: ConfigDict, num_devices: int = 1) -> None:
     Raises:
       ValueError: as `check_config`.
     """
-    sections = ("data.transform.", "data.loader", "data.num_workers", "evaluation.")
+    sections = ("data.transform.", "data.loader", "data.num_workers", "data.read_ahead", "evaluation.")
     _check_fields(config, {name: check for name, check in _LIMITS.items() if name.startswith(sections)})
     _check_evaluation(config, _of_model(build, config.model, 1).multiple, num_devices)
 

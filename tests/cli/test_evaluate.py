@@ -12,7 +12,7 @@ from maskx_jax import files
 from maskx_jax.cli import evaluate_or_score, score
 from maskx_jax.cli.flags import changed_config, split_changes
 from maskx_jax.data.shapes.source import ShapesSource
-from maskx_jax.runs import evaluation
+from maskx_jax.runs import evaluation, workdir
 from maskx_jax.training.checks import check_evaluation
 from tests.processes import ROOT
 
@@ -97,6 +97,18 @@ def test_how_a_run_is_evaluated_may_be_changed():
     expected.data.transform.canvas = (64, 128)
     assert config.to_dict() == expected.to_dict()
     check_evaluation(config, num_devices=3)
+
+
+def test_fields_without_a_value_may_be_set_for_a_run_that_was_read(tmp_path):
+    workdir.write_config(tmp_path, mask_rcnn.get_config("size=tiny,data=shapes"))
+    flags = ["--config.data.num_workers=3", "--config.data.read_ahead=4", "--config.evaluation.mask_classes=voc"]
+    read = workdir.read_config(tmp_path)
+    config = changed_config(read, flags, evaluation.MAY_CHANGE)
+    assert config.data.num_workers == 3 and config.data.read_ahead == 4 and config.evaluation.mask_classes == "voc"
+    check_evaluation(config)
+    config = changed_config(read, ["--config.data.num_workers=many"], evaluation.MAY_CHANGE)
+    with pytest.raises(ValueError, match=r"^config\.data\.num_workers is 'many'; expected 1 or more"):
+        check_evaluation(config)
 
 
 @pytest.mark.parametrize(
