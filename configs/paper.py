@@ -16,7 +16,8 @@ a run of the row `detector`. The row with GloVe vectors needs config.embedding.p
 """
 
 import dataclasses
-from collections.abc import Mapping
+import operator
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -78,6 +79,17 @@ class Row:
     def has_own_masks(self) -> bool:
         """Whether it learns from the same masks whichever classes are chosen as A."""
         return self.is_oracle or self.boxes_alone
+
+    def oracles(self, names: Collection[str]) -> list[str]:
+        """Return the rows among some that are its oracle: of the same detector and the same mask head.
+
+        Where there is none of the same mask head, those of a plain one are.
+        """
+        detector = operator.attrgetter("stage_wise", "backbone", "pooling", "people", "keypoints")
+        head = operator.attrgetter("gt_boxes", "deep", "mlp_layers")
+        found = [name for name in names if ROWS[name].is_oracle and detector(ROWS[name]) == detector(self)]
+        same = [name for name in found if head(ROWS[name]) == head(self)]
+        return same or [name for name in found if not any(head(ROWS[name]))]
 
     def published(self, masks: str) -> float | None:
         """Return the paper's number for a choice of A; "" is the row's own choice, which stands first."""

@@ -192,6 +192,34 @@ def test_a_sweep_runs_every_row_and_seed_once_and_tells_mean_and_deviation(outpu
     assert calls(output) == first
 
 
+def test_an_oracle_is_of_the_same_detector():
+    names = ["beyond/oracle", "2/r50_oracle", "2/r101_oracle", "beyond/transfer"]
+    for row, oracle in (
+        ("beyond/transfer_deep", "beyond/oracle"),
+        ("1c/transfer_mlp", "beyond/oracle"),
+        ("2/r101_maskx", "2/r101_oracle"),
+        ("one_stage/embedmask_ijcai", "2/r50_oracle"),
+        ("2/r50_oracle", "2/r50_oracle"),
+    ):
+        assert paper.ROWS[row].oracles(names) == [oracle], row
+    assert paper.ROWS["mask_rcnn/2c/roi_pool"].oracles(names) == []
+
+
+def test_each_row_of_a_table_is_a_fraction_of_its_own_oracle(output):
+    arguments = ["--row=2/r50_oracle", "--row=2/r101_oracle", "--row=2/r101_maskx", "--seeds=0", f"--output={output}"]
+    assert sweep.main(arguments) == 0
+    # Another oracle's number counts for nothing.
+    other = output / "2_r50_oracle-seed0/metrics.jsonl"
+    other.write_text(other.read_text().replace('"segm/B/AP": 0.2', '"segm/B/AP": 0.8'))
+    assert sweep.main(arguments) == 0
+    rows = [line.split("|") for line in (output / "table.md").read_text().splitlines()[2:]]
+    assert [(row[1].strip(), row[7].strip(), row[10].strip()) for row in rows] == [
+        ("2/r50_oracle", "80.0", "100 %"),
+        ("2/r101_oracle", "20.0", "100 %"),
+        ("2/r101_maskx", "20.0", "100 %"),
+    ]
+
+
 def test_rows_whose_classes_all_have_masks_have_a_table_without_a_and_b(output):
     assert sweep.main(["--row=mask_rcnn/2c/roi_pool", "--size=tiny", "--seeds=0,1", f"--output={output}"]) == 0
     row = (output / "table.md").read_text().splitlines()[-1]

@@ -145,9 +145,9 @@ def write_tables(runs: Sequence[Run], output: pathlib.Path, size: str) -> None:
     ]
     for row, masks in dict.fromkeys((run.row, run.masks) for run in runs):
         of_row = [metrics for run, metrics in finished.items() if (run.row, run.masks) == (row, masks)]
+        oracles = paper.ROWS[row].oracles({run.row for run in finished if run.masks == masks})
         oracle = _values(
-            (metrics for run, metrics in finished.items() if run.masks == masks and paper.ROWS[run.row].is_oracle),
-            "segm/B/AP",
+            (metrics for run, metrics in finished.items() if run.masks == masks and run.row in oracles), "segm/B/AP"
         )
         own = _values(of_row, "segm/B/AP")
         fraction = f"{100 * statistics.mean(own) / statistics.mean(oracle):.0f} %" if own and any(oracle) else "-"
