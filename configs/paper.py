@@ -44,6 +44,7 @@ class Row:
       deep: an 11-convolution residual mask head.
       box_losses: whether objects without masks learn masks from their boxes.
       boxes_alone: whether no class has masks, A neither; what is scored as A and B stays.
+      hourglass: layers of an hourglass in place of the mask head's convolutions, 20 or 52; with `gt_boxes`.
       mlp_layers: hidden layers of 1,024 units that stand in place of the mask head's convolutions, where there are any.
       pooling: the operation that pools regions.
       people: whether the data are of people with keypoints; the tiny size marks its images.
@@ -62,6 +63,7 @@ class Row:
     deep: bool = False
     box_losses: bool = False
     boxes_alone: bool = False
+    hourglass: int = 0
     mlp_layers: int = 0
     pooling: str = "roi_align"
     people: bool = False
@@ -86,7 +88,7 @@ class Row:
         Where there is none of the same mask head, those of a plain one are.
         """
         detector = operator.attrgetter("stage_wise", "backbone", "pooling", "people", "keypoints")
-        head = operator.attrgetter("gt_boxes", "deep", "mlp_layers")
+        head = operator.attrgetter("gt_boxes", "deep", "hourglass", "mlp_layers")
         found = [name for name in names if ROWS[name].is_oracle and detector(ROWS[name]) == detector(self)]
         same = [name for name in found if head(ROWS[name]) == head(self)]
         return same or [name for name in found if not any(head(ROWS[name]))]
@@ -166,6 +168,8 @@ ROWS: dict[str, Row] = {
     "beyond/class_agnostic_gt_boxes": Row("class_agnostic", gt_boxes=True),
     "beyond/class_agnostic_deep": Row("class_agnostic", deep=True),
     "beyond/class_agnostic_gt_boxes_deep": Row("class_agnostic", gt_boxes=True, deep=True),
+    "beyond/class_agnostic_gt_boxes_hg20": Row("class_agnostic", gt_boxes=True, hourglass=20),
+    "beyond/class_agnostic_gt_boxes_hg52": Row("class_agnostic", gt_boxes=True, hourglass=52),
     "beyond/transfer": _TRANSFER,
     "beyond/transfer_gt_boxes": Row(gt_boxes=True),
     "beyond/transfer_deep": Row(deep=True),
@@ -176,7 +180,12 @@ ROWS: dict[str, Row] = {
     "beyond/transfer_gt_boxes_deep_box_losses": Row(gt_boxes=True, deep=True, box_losses=True),
     "beyond/class_agnostic_boxes_alone": Row("class_agnostic", box_losses=True, boxes_alone=True),
     "beyond/transfer_boxes_alone": Row(box_losses=True, boxes_alone=True),
+    "beyond/transfer_gt_boxes_hg20": Row(gt_boxes=True, hourglass=20),
+    "beyond/transfer_gt_boxes_hg52": Row(gt_boxes=True, hourglass=52),
+    "beyond/transfer_gt_boxes_hg20_box_losses": Row(gt_boxes=True, hourglass=20, box_losses=True),
     "beyond/oracle": _ORACLE,
+    "beyond/oracle_gt_boxes_hg20": Row("class_specific", gt_boxes=True, hourglass=20),
+    "beyond/oracle_gt_boxes_hg52": Row("class_specific", gt_boxes=True, hourglass=52),
     # Two stages and one, end to end.
     "one_stage/class_agnostic": _AGNOSTIC_END_TO_END,
     "one_stage/maskx": _TRANSFER_END_TO_END,
@@ -292,6 +301,8 @@ def _change(row: Row) -> variants.Change:
             model.mask_head.train_on = "gt_boxes"
         if row.deep:
             model.mask_head.update(body="residual", num_convs=11)
+        if row.hourglass:
+            rcnn.hourglass(row.hourglass)(config)
         if row.mlp_layers:
             model.mask_head.update(body="mlp", num_convs=row.mlp_layers, channels=256 if is_tiny else 1024)
         model.roi_align.operation = row.pooling

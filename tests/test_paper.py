@@ -20,7 +20,7 @@ DISTINCT = list({str(row): name for name, row in reversed(paper.ROWS.items())}.v
 
 
 # The rows that trace the most of the code.
-USUAL = ("1a/random", "2/r101_maskx", "beyond/transfer_gt_boxes_deep_box_losses", "mask_rcnn/2c/roi_pool")
+USUAL = ("1a/random", "2/r101_maskx", "beyond/transfer_gt_boxes_hg20_box_losses", "mask_rcnn/2c/roi_pool")
 
 
 @pytest.mark.slow
@@ -69,6 +69,11 @@ def test_rows_are_what_their_names_say():
     )
     # A ninth of the 600 steps of a stage.
     assert model("beyond/transfer_box_losses", "size=tiny").box_supervision.warmup_steps == 66
+    head = model("beyond/class_agnostic_gt_boxes_hg52").mask_head
+    assert (head.body, head.train_on, head.resolution) == ("hourglass", "gt_boxes", 32)
+    assert head.stage_channels == (128, 128, 192, 192, 192, 256) and head.stage_blocks == (2, 2, 2, 2, 2, 4)
+    head = model("beyond/oracle_gt_boxes_hg20", "size=tiny").mask_head
+    assert (head.resolution, head.channels, head.stage_channels) == (16, 16, (32, 32, 48))
     assert model("detector").mask_predictor == "none"
     assert model("mask_rcnn/2b/multinomial").mask_predictor == "multinomial"
     mlp = model("mask_rcnn/2e/mlp_3").mask_head
@@ -192,9 +197,11 @@ def test_a_sweep_runs_every_row_and_seed_once_and_tells_mean_and_deviation(outpu
     assert calls(output) == first
 
 
-def test_an_oracle_is_of_the_same_detector():
-    names = ["beyond/oracle", "2/r50_oracle", "2/r101_oracle", "beyond/transfer"]
+def test_an_oracle_is_of_the_same_detector_and_if_there_is_one_of_the_same_mask_head():
+    names = ["beyond/oracle", "beyond/oracle_gt_boxes_hg20", "2/r50_oracle", "2/r101_oracle", "beyond/transfer"]
     for row, oracle in (
+        ("beyond/transfer_gt_boxes_hg20", "beyond/oracle_gt_boxes_hg20"),
+        ("beyond/transfer_gt_boxes_hg52", "beyond/oracle"),
         ("beyond/transfer_deep", "beyond/oracle"),
         ("1c/transfer_mlp", "beyond/oracle"),
         ("2/r101_maskx", "2/r101_oracle"),

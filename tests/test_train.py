@@ -133,6 +133,24 @@ def test_load_returns_a_model_ready_to_apply(run):
 
 
 @pytest.mark.slow
+def test_an_hourglass_trains_and_is_loaded_with_masks_of_its_own_side(tmp_path):
+    config = small_config(num_steps=2)
+    small = {"channels": 8, "stage_channels": (8, 12), "stage_blocks": (1, 1), "resolution": 10}
+    config.model.rcnn.mask_head.update(body="hourglass", train_on="gt_boxes", mlp="none", remat=True, **small)
+    # So that this short training finds something.
+    config.model.rcnn.box_head.score_threshold = 0.0
+    train(config, tmp_path)
+    assert all(np.isfinite(line["train/mask"]) for line in read_metrics(tmp_path) if "train/mask" in line)
+    loaded = maskx_jax.load(tmp_path)
+    image = ShapesSource(1, seed=5, image_size=64)[0].image
+    inputs = (loaded.variables, jnp.asarray(image[None]), jnp.array([[64.0, 64.0]]))
+    found = jax.eval_shape(functools.partial(loaded.model.apply, method="detect"), *inputs)
+    assert found.masks.shape == (1, 20, 20, 20)
+    predictions = loaded.predict(image, threshold=0.0)
+    assert len(predictions) and predictions.masks[0].shape == (64, 64)
+
+
+@pytest.mark.slow
 def test_each_image_is_detected_once_whatever_the_batch_size(run):
     loaded = maskx_jax.load(run[0])
     config = loaded.config

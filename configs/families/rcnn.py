@@ -65,6 +65,9 @@ def get_config() -> ConfigDict:
                 "channels": 256,
                 "num_convs": 4,
                 "body": "plain",
+                "stage_channels": (128, 128, 192),
+                "stage_blocks": (1, 2, 2),
+                "remat": False,
                 "resolution": 14,
                 "mlp": "none",
                 "mlp_channels": 8,
@@ -125,6 +128,31 @@ def tiny(config: ConfigDict) -> None:
     model.keypoint_head.update(channels=64, num_convs=4, num_samples=16)
 
 
+def hourglass(layers: int) -> variants.Change:
+    """Return the change to masks by an hourglass of 20 or 52 layers, trained on ground-truth boxes (DeepMAC).
+
+    Regions of 32 x 32 cells, masks of 64 x 64 and a quarter of the plain head's channels are what Birodkar et al. 2021
+    took for Mask R-CNN. The small size has 16 x 16 cells and masks of 32 x 32; there 52 layers have a stage less, whose
+    blocks are the last one's.
+    """
+
+    def change(config: ConfigDict) -> None:
+        head, is_tiny = config.model.rcnn.mask_head, config.model.backbone.norm == "group"
+        factors, blocks = {
+            (20, False): ((2, 2, 3), (1, 2, 2)),
+            (20, True): ((2, 2, 3), (1, 2, 2)),
+            (52, False): ((2, 2, 3, 3, 3, 4), (2, 2, 2, 2, 2, 4)),
+            (52, True): ((2, 2, 3, 3, 4), (2, 2, 2, 2, 8)),
+        }[layers, is_tiny]
+        channels = head.channels // 4
+        head.update(body="hourglass", channels=channels, resolution=16 if is_tiny else 32)
+        head.update(stage_channels=tuple(factor * channels for factor in factors), stage_blocks=blocks)
+        # An MLP on as many features would be a thousand million weights.
+        head.update(train_on="gt_boxes", mlp="none")
+
+    return change
+
+
 def c4(config: ConfigDict) -> None:
     """Change from FPN to C4: one map at stride 16, and res5 on the regions in place of hidden layers of the heads."""
     config.model.backbone.kind = "resnet_c4"
@@ -165,6 +193,8 @@ def box_losses(config: ConfigDict) -> None:
 BOX_LOSSES = {"no": lambda config: None, "yes": box_losses}
 # The variant `size`.
 SIZE = {"full": lambda config: None, "tiny": tiny}
+# The variant `mask_head`, which comes after the size and before `mlp`.
+MASK_HEAD = {"plain": lambda config: None, "hg20": hourglass(20), "hg52": hourglass(52)}
 # The variants `size` and `backbone` with the form C4 too, and what excludes each other.
 SIZE_C4 = {**SIZE, "tiny_c4": tiny_c4}
 BACKBONE_C4 = {
@@ -172,4 +202,9 @@ BACKBONE_C4 = {
     "r50_c4": full_c4(variants.resnet50),
     "r101_c4": full_c4(variants.resnet101),
 }
-EXCLUDED_C4 = {**variants.EXCLUDED, "size=tiny_c4": variants.EXCLUDED["size=tiny"]}
+EXCLUDED_C4 = {
+    **variants.EXCLUDED,
+    "size=tiny_c4": variants.EXCLUDED["size=tiny"],
+    "mask_head=hg20": ("mlp=paper",),
+    "mask_head=hg52": ("mlp=paper",),
+}

@@ -731,12 +731,14 @@ def test_the_export_of_mask_x_writes_out_what_t_predicts():
         ("box_head__resolution", 5),
         ("mask_head__resolution", 7),
         ("mask_head__body", "residual"),
+        ("mask_head__body", "hourglass"),
     ],
 )
 def test_what_torchvision_cannot_express_is_not_exported(field, value):
-    # A residual body needs an odd number.
-    num_convs = {"mask_head__num_convs": 5} if value == "residual" else {}
-    config = small_config(**TORCHVISION | num_convs | {field: value})
+    # A residual body needs an odd number, and this resolution can be halved once.
+    stages = {"mask_head__stage_channels": (8, 8), "mask_head__stage_blocks": (1, 1)}
+    fitting = {"residual": {"mask_head__num_convs": 5}, "hourglass": stages}.get(value, {})
+    config = small_config(**TORCHVISION | fitting | {field: value})
     model = build(config.model, len(CLASSES))
     with pytest.raises(ValueError, match=rf"cannot express model\.\S*{field.replace('__', '.')} = {value!r}"):
         to_torchvision({}, model, config.model)

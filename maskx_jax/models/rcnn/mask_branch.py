@@ -8,6 +8,7 @@ from typing import Any
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
+from maskx_jax.models.layers import check_group_norm, msra_fill
 from maskx_jax.models.rcnn.box_head import ClassWeights
 from maskx_jax.models.rcnn.mask_head import MaskHead
 from maskx_jax.models.rcnn.mlp_mask_head import MLPMaskHead, no_weights
@@ -93,15 +94,12 @@ def build(
 
     Raises:
       ValueError: the predictor is unknown, or does not fit the mask head's body or its MLP; or the number of
-        convolutions does not fit the body.
+        convolutions, the stages or the resolution do not fit the body.
       TypeError: a mapping has a key that its module does not know.
     """
     fields = {**mask_head, "dtype": dtype, "cpu": cpu, "name": "mask_head"}
     head = MaskHead(**fields)
-    if head.body == "residual" and head.num_convs % 2 == 0:
-        raise ValueError(
-            f"rcnn.mask_head.num_convs is {head.num_convs}; expected an odd number: one convolution and then pairs"
-        )
+    _check_body(head)
     if predictor not in PREDICTORS:
         raise ValueError(f"rcnn.mask_predictor is {predictor!r}; expected one of {', '.join(PREDICTORS)}")
     if predictor == "none":
@@ -121,4 +119,30 @@ def build(
     weights = PREDICTORS[predictor]
     if predictor == "transfer":
         weights = functools.partial(weights, **weight_transfer)
+    if predictor == "class_agnostic" and head.body == "hourglass":
+        # As published: behind GroupNorm it learns faster than from the small scale, and as safely.
+        weights = functools.partial(weights, kernel_init=msra_fill)
     return MaskBranch(head, weights(num_classes, head.channels, name="mask_weights"), cpu)
+
+
+def _check_body(head: MaskHead) -> None:
+    if head.body == "residual" and head.num_convs % 2 == 0:
+        raise ValueError(
+            f"rcnn.mask_head.num_convs is {head.num_convs}; expected an odd number: one convolution and then pairs"
+        )
+    if head.body != "hourglass":
+        return
+    stages = tuple(head.stage_channels)
+    if len(head.stage_blocks) != len(stages):
+        raise ValueError(
+            f"rcnn.mask_head.stage_blocks is {tuple(head.stage_blocks)}; expected {len(stages)} values, as many as "
+            "stage_channels has"
+        )
+    for name, value in (("channels", head.channels), *(("stage_channels", channels) for channels in stages)):
+        if expected := check_group_norm(value):
+            raise ValueError(f"rcnn.mask_head.{name} has {value}; expected for an hourglass {expected}")
+    if head.resolution % (divisor := 2 ** (len(stages) - 1)):
+        raise ValueError(
+            f"rcnn.mask_head.resolution is {head.resolution}; expected a multiple of {divisor} for an hourglass of "
+            f"{len(stages)} stages, each of half the side of the one before"
+        )

@@ -1,7 +1,7 @@
 """The mask branch: a small fully convolutional network on each region, and optionally an MLP beside it."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -10,8 +10,9 @@ import optax
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
-from maskx_jax.limits import Check, number, one_of
+from maskx_jax.limits import Check, number, one_of, some_numbers
 from maskx_jax.models.layers import Deconvolution2x2, Linear32, conv, group_norm, msra_fill
+from maskx_jax.models.rcnn.hourglass import Hourglass
 from maskx_jax.models.rcnn.region_head import supervised_first
 from maskx_jax.models.rcnn.weight_transfer import MaskWeights
 from maskx_jax.ops.losses import Mean, masked_mean
@@ -19,7 +20,7 @@ from maskx_jax.ops.mask_targets import average_mask, sample_mask
 from maskx_jax.structures import GroundTruth, RoiTargets
 
 MLP_BRANCHES = ("none", "paper", "light")
-BODIES = ("plain", "residual")
+BODIES = ("plain", "residual", "hourglass")
 TRAIN_ON = ("proposals", "gt_boxes")
 TARGETS = {"sampled": sample_mask, "averaged": average_mask}
 
@@ -28,6 +29,9 @@ LIMITS: Mapping[str, Check] = {
     "channels": number(1),
     "num_convs": number(0),
     "body": one_of(*BODIES, "mlp"),
+    "stage_channels": some_numbers(1),
+    "stage_blocks": some_numbers(1),
+    "remat": one_of(False, True),
     "resolution": number(1),
     "mlp": one_of(*MLP_BRANCHES),
     "mlp_channels": number(1),
@@ -41,11 +45,16 @@ class MaskHead(nn.Module):
     """Predict a mask for each region, of twice the side of its features.
 
     Attributes:
-      channels: of the convolutions.
-      num_convs: before the upsampling; none on C4, where res5 comes before.
+      channels: of the convolutions, and of what the predictor sees.
+      num_convs: before the upsampling; none on C4, where res5 comes before. An hourglass has its own.
       body: "plain" convolutions (Mask R-CNN), or "residual": a convolution, then pairs of them with GroupNorm around a
         shortcut, which stay trainable when there are many. Deeper heads segment unseen classes better (DeepMAC,
-        Birodkar et al. 2021). "mlp": as many hidden layers of as many units, and no convolutions: see `MLPMaskHead`.
+        Birodkar et al. 2021). "hourglass": down to a few cells and up again, theirs; see `hourglass.Hourglass`. "mlp":
+        as many hidden layers of as many units, and no convolutions: see `MLPMaskHead`.
+      stage_channels: of an hourglass: of its maps at the side of the features, at half of it, and so on.
+      stage_blocks: of an hourglass: residual blocks of each way at each of these sides.
+      remat: of an hourglass: whether the backward pass computes the inside of each residual block again instead of
+        keeping it: less memory for about one more forward pass of the head.
       resolution: of the pooled features.
       mlp: a class-agnostic prediction added to the logits (Mask^X R-CNN, section 3.4). "paper" is the released code's:
         one layer from all 200,704 features of a region to its 784 logits, 157 million weights. "light" first reduces
@@ -63,6 +72,9 @@ class MaskHead(nn.Module):
     channels: int = 256
     num_convs: int = 4
     body: str = "plain"
+    stage_channels: Sequence[int] = (128, 128, 192)
+    stage_blocks: Sequence[int] = (1, 2, 2)
+    remat: bool = False
     resolution: int = 14
     mlp: str = "none"
     mlp_channels: int = 8
@@ -101,8 +113,11 @@ class MaskHead(nn.Module):
         """
         if self.body not in BODIES:
             raise ValueError(f"got body {self.body!r} of the mask head; expected one of {BODIES}")
-        x = self._residual_body(pooled) if self.body == "residual" else self._plain_body(pooled)
-        return nn.relu(Deconvolution2x2(self.channels, self.dtype, name="deconvolution")(x))
+        bodies = {"plain": self._plain_body, "residual": self._residual_body, "hourglass": self._hourglass_body}
+        x = Deconvolution2x2(self.channels, self.dtype, name="deconvolution")(bodies[self.body](pooled))
+        if self.body == "hourglass":
+            x = group_norm(x, self.dtype, "deconvolution_norm")
+        return nn.relu(x)
 
     def _conv(self, index: int) -> nn.Conv:
         return conv(self.channels, 3, kernel_init=msra_fill, dtype=self.dtype, cpu=self.cpu, name=f"conv{index}")
@@ -122,6 +137,10 @@ class MaskHead(nn.Module):
             zeros = nn.initializers.zeros
             x = nn.relu(x + group_norm(self._conv(index + 1)(y), self.dtype, f"conv{index + 1}_norm", zeros))
         return x
+
+    def _hourglass_body(self, x: Float[Array, "r s s c"]) -> Float[Array, "r s s channels0"]:
+        stages = self.channels, self.stage_channels, self.stage_blocks
+        return Hourglass(*stages, self.remat, dtype=self.dtype, cpu=self.cpu, name="hourglass")(x)
 
     def _mlp(self, x: Float[Array, "r m m c"]) -> Float[Array, "r m m"]:
         r, m, _, _ = x.shape

@@ -49,16 +49,23 @@ class ClassSpecificWeights(nn.Module):
 
 
 class ClassAgnosticWeights(nn.Module):
-    """One row for all classes: the baseline that segments whatever is in the box."""
+    """One row for all classes: the baseline that segments whatever is in the box.
+
+    Attributes:
+      num_classes: C, without background.
+      channels: of the mask features.
+      kernel_init: of the row. So small a scale because a larger one gave Detectron's authors NaN losses; features that
+        are normalised take a larger one.
+    """
 
     num_classes: int
     channels: int
+    kernel_init: Any = nn.initializers.normal(0.001)
 
     @nn.compact
     def __call__(self, class_weights: ClassWeights) -> MaskWeights:
         """Return the one row repeated; the detection weights are not used."""
-        # So small an initial scale because a larger one gave Detectron's authors NaN losses.
-        kernel = self.param("kernel", nn.initializers.normal(0.001), (self.channels, 1))
+        kernel = self.param("kernel", self.kernel_init, (self.channels, 1))
         bias = self.param("bias", nn.initializers.zeros, (1,))
         classes = self.num_classes + 1
         return MaskWeights(jnp.broadcast_to(kernel.T, (classes, self.channels)), jnp.broadcast_to(bias, (classes,)))

@@ -302,7 +302,7 @@ def test_a_residual_mask_head_has_an_odd_number_of_convolutions():
         ("mask_predictor", "transfers"),
         ("weight_transfer__input", "boxes"),
         ("mask_head__mlp", "heavy"),
-        ("mask_head__body", "hourglass"),
+        ("mask_head__body", "hourglasses"),
         ("mask_head__train_on", "anchors"),
         ("mask_head__targets", "drawn"),
     ],
