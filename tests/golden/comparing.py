@@ -5,6 +5,7 @@ import pathlib
 import zlib
 from typing import Any
 
+import jax
 import numpy as np
 
 from tests.golden import model_inputs as inputs
@@ -15,6 +16,7 @@ Arrays = dict[str, np.ndarray]
 # processor or another. Each such region and unit adds about 1e-3 to the difference from a layer of a million of them,
 # 2.5e-3 in a layer near the image; a region left out of 512 would add 4e-2.
 GRADIENT_TOLERANCE = 1e-2
+SCORE_TOLERANCE = 1e-3
 
 
 @functools.cache
@@ -36,6 +38,24 @@ def error_of_map(name: str, ours: Any, expected: Arrays) -> float:
     flat = np.asarray(ours).reshape(-1)
     actual = flat[inputs.sample_positions(name, flat.size)]
     return float(np.abs(actual - expected[name]).max() / expected[f"{name}/largest"])
+
+
+def in_order_of_golden(found: Any, expected: Arrays) -> Any:
+    """Return as many detections of an image as the golden has, in its order.
+
+    Detections whose scores are equal but for rounding come in either order; others stay where they are.
+
+    Args:
+      found: `structures.Detections` of arrays with a first axis of detections.
+      expected: the golden's arrays.
+    """
+    left, order = list(np.flatnonzero(found.valid)), []
+    for score, box in zip(expected["detections/scores"], expected["detections/boxes"], strict=True):
+        equal = [i for i in left if abs(found.scores[i] - score) <= SCORE_TOLERANCE]
+        assert equal, f"no detection has the score {score}"
+        order.append(min(equal, key=lambda i: np.abs(found.boxes[i] - box).max()))
+        left.remove(order[-1])
+    return jax.tree.map(lambda values: values[np.array(order)], found)
 
 
 def error_of_loss(name: str, ours: Any, expected: Arrays) -> float:
