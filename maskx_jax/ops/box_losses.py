@@ -79,7 +79,7 @@ def similar_neighbours(
 ) -> Bool[Array, "r 8 m m"]:
     """Return where the pairwise loss counts: a cell in the box, and a neighbour in the grid of a similar colour.
 
-    The similarity of two colours is exp(-|difference| / 2), as in BoxInst.
+    The similarity of two colours is exp(-d / 2), d their distance, as in BoxInst.
 
     Args:
       lab: colours of the cells of regions, in CIE Lab.

@@ -60,7 +60,7 @@ class Deltas(NamedTuple):
     computed.
 
     Attributes:
-      of_regions: the deltas for every class, `*b r classes 4`, or what the box head sees of each region, `*b r hidden`.
+      of_regions: the deltas for every class, or what the box head sees of each region.
       rows: the layer that makes deltas of the latter; None with the former.
     """
 
