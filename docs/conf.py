@@ -22,6 +22,8 @@ apidoc_modules = [
 default_role = "code"
 autodoc_typehints = "description"
 autodoc_member_order = "bysource"
+# What modules import of others is not shown; on Python 3.13 Sphinx cannot even look at this one.
+autodoc_default_options = {"exclude-members": "Array"}
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 # Attributes are a table of their class.

@@ -60,11 +60,12 @@ class Deltas(NamedTuple):
     computed.
 
     Attributes:
-      of_regions: the deltas for every class, or what the box head sees of each region.
+      of_regions: the deltas for every class, `b r classes 4`, or what the box head sees of each region, `b r hidden`;
+        those of one image are without `b`.
       rows: the layer that makes deltas of the latter; None with the former.
     """
 
-    of_regions: Float[Array, "*b r classes 4"] | Float[Array, "*b r hidden"]
+    of_regions: Array
     rows: BoxRows | None
 
     def of_labels(self, labels: Int[Array, "*b r"]) -> Float[Array, "*b r 4"]:
