@@ -46,6 +46,7 @@ _TINY: dict[str, Any] = {
         "mask_head": {"channels": 64, "num_convs": 2, "num_samples": 8, "mlp": "light", "mlp_channels": 2},
         "mask_predictor": "transfer",
         "weight_transfer": {},
+        "box_supervision": {"num_samples": 8},
     },
 }
 # Regular expressions over the parameters that are not trained, as torchvision does with pretrained weights.
