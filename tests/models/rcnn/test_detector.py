@@ -217,7 +217,7 @@ def test_bfloat16_rounds_inputs_and_weights_but_no_logit_or_delta():
     for kernel_size in ((), (1, 1)):
         layer = Linear32(12, jax.nn.initializers.zeros, jnp.bfloat16, kernel_size)
         params = {"kernel": jnp.asarray(kernel.reshape(*kernel_size, 64, 12), jnp.float32), "bias": jnp.full(12, 0.1)}
-        outputs, _ = layer.apply({"params": params}, jnp.asarray(features, jnp.bfloat16))
+        outputs, *_ = layer.apply({"params": params}, jnp.asarray(features, jnp.bfloat16))
         assert outputs.dtype == jnp.float32
         np.testing.assert_allclose(outputs, features @ kernel + 0.1, rtol=0, atol=1e-4)
     # And all that predicts is such a layer.
