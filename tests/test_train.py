@@ -132,7 +132,7 @@ def test_load_returns_a_model_ready_to_apply(run):
     assert loaded.categories == ShapesSource(1, 0, num_hues=3, num_textures=2).categories
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_hourglass_trains_and_is_loaded_with_masks_of_its_own_side(tmp_path):
     config = small_config(num_steps=2)
     small = {"channels": 8, "stage_channels": (8, 12), "stage_blocks": (1, 1), "resolution": 10}
