@@ -16,6 +16,7 @@ from maskx_jax.distributed import mesh as sharding
 from maskx_jax.evaluation import matching, metrics, scores
 from maskx_jax.limits import Check, number, one_of, optional
 from maskx_jax.models.build import build, limits, num_keypoints
+from maskx_jax.runs.evaluation import MAY_CHANGE
 from maskx_jax.weights.layouts import LAYOUTS, field_of
 
 # What fields may be besides those of the model, which knows its own (`models.build.limits`).
@@ -112,8 +113,7 @@ def check_evaluation(config: ConfigDict, num_devices: int = 1) -> None:
     Raises:
       ValueError: as `check_config`.
     """
-    sections = ("data.transform.", "data.loader", "data.num_workers", "data.read_ahead", "evaluation.")
-    _check_fields(config, {name: check for name, check in _LIMITS.items() if name.startswith(sections)})
+    _check_fields(config, {name: check for name, check in _LIMITS.items() if name.startswith(MAY_CHANGE)})
     _check_evaluation(config, _of_model(build, config.model, 1).multiple, num_devices)
 
 
