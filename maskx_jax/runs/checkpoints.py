@@ -33,6 +33,8 @@ from maskx_jax.structures import PyTree, TrainState
 
 CHECKPOINTS_FOLDER = "checkpoints"
 DAMAGED_FOLDER = "damaged_checkpoints"
+# A step's folder: Orbax gives it its last name when it is whole, or (on object stores) marks it then.
+_STEP_FOLDER = re.compile(r"\d+(\.orbax-checkpoint-tmp.*)?")
 # Differing arrays that an error names.
 _NAMED = 5
 # Of TensorStore's errors (all are ValueErrors): these speak of a file's content, the others of reading it.
@@ -60,10 +62,11 @@ class Checkpoints:
             self._directory,
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=AnyPreservationPolicy([LatestN(keep), self._best]),
-                cleanup_tmp_directories=writes,
                 create=writes,
             ),
         )
+        if writes and jax.process_index() == 0:
+            self._remove_half_written()
 
     def latest_step(self) -> int | None:
         """Return the newest finished step, or None."""
@@ -234,6 +237,13 @@ class Checkpoints:
             wanted = "any checkpoint" if step is None else f"a checkpoint of step {step}"
             raise FileNotFoundError(f"expected {wanted} in {self._directory}; found steps {sorted(steps)}")
         return chosen
+
+    def _remove_half_written(self) -> None:
+        """Remove what a killed run was writing. Orbax would in a thread that nothing waits for, not even `close`."""
+        finished = {str(step) for step in self._manager.all_steps()}
+        for path in self._directory.iterdir():
+            if _STEP_FOLDER.fullmatch(path.name) and path.name not in finished:
+                path.rmtree()
 
     def _name(self, step: int) -> str:
         return f"checkpoint {step} in {self._directory}"
