@@ -71,6 +71,20 @@ def decode(encoded: Mapping) -> np.ndarray:
     return np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(width, height).T
 
 
+def decode_region(encoded: dict) -> tuple[np.ndarray, tuple[int, int]]:
+    """Return the part of an image that a mask fills: what `encode` makes the encoding of.
+
+    Args:
+      encoded: compressed, and sound; see `areas`.
+
+    Returns:
+      The bitmap of its tight box, bool `rows columns` with the columns contiguous, and the row and the column of the
+      box' first pixel in the image.
+    """
+    left, top, columns, rows = map(int, tight_box(encoded))
+    return _coder.decode(encoded).view(bool)[top : top + rows, left : left + columns], (top, left)
+
+
 def draw(polygons: Sequence[Sequence[float]], size: Sequence[int]) -> dict:
     """Return the compressed encoding of the union of polygons, drawn as pycocotools draws them.
 
@@ -130,6 +144,17 @@ def areas(masks: Sequence[dict], where: str = "results") -> list[int]:
             except (ValueError, TypeError, OverflowError) as error:
                 raise ValueError(f"{where}[{index}]: segmentation: {error}") from None
         raise
+
+
+def ious(detected: Sequence[dict], objects: Sequence[dict], is_crowd: Sequence[int]) -> np.ndarray:
+    """Return float64 `d g`: the IoU of `d` and `g` compressed encodings of one image.
+
+    Args:
+      detected: `d` masks.
+      objects: `g` masks.
+      is_crowd: `g`, 1 for a region of which each detection counts the part that lies in it.
+    """
+    return _coder.iou(list(detected), list(objects), list(is_crowd))
 
 
 def tight_box(mask: dict) -> np.ndarray:

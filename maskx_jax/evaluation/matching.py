@@ -5,6 +5,7 @@ Their recalls are the same to the last bit, their precisions within 2.2e-16, whi
 
 import contextlib
 import dataclasses
+import functools
 import importlib
 import importlib.util
 import io
@@ -13,12 +14,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from maskx_jax.evaluation import boundary_iou
+
 # From the fastest to the slowest.
 BACKENDS = ("hotcoco", "faster_coco_eval", "pycocotools")
 
 # Pairs of image and class that the others get at a time: faster-coco-eval keeps 1.8 kB for each, also where nothing is.
 _MOST_PAIRS = 500_000
-_ONE_EMPTY_PIXEL = {"size": [1, 1], "counts": "1"}
 
 
 def check_backend(backend: str) -> None:
@@ -90,7 +92,7 @@ def match(
     Args:
       datasets: ground truth and detections; see `NumberedGroundTruth.entries`.
       kind: "bbox", "segm", "boundary" or "keypoints".
-      backend: one of `BACKENDS`.
+      backend: one of `BACKENDS`; of boundaries, "faster_coco_eval", the only one that takes overlaps made elsewhere.
       max_detections: detections an image and class that count.
       sigmas: constants of OKS, of keypoints.
       most_pairs: pairs of image and class matched at a time, which bounds the memory; hotcoco needs no bound.
@@ -98,8 +100,6 @@ def match(
     Raises:
       FloatingPointError: a precision or recall is not finite.
     """
-    if kind == "boundary":
-        datasets = [datasets[0], _with_needed_masks(*datasets)]
     num_classes = len(datasets[0]["categories"])
     if backend != "hotcoco":
         num_classes = max(1, most_pairs // max(1, len(datasets[0]["images"])))
@@ -108,20 +108,6 @@ def match(
     ]
     arrays = {name: np.concatenate([part.arrays[name] for part in parts], _CLASS_AXIS) for name in parts[0].arrays}
     return dataclasses.replace(parts[0], arrays=arrays)
-
-
-def _with_needed_masks(truth: dict, detected: dict) -> dict:
-    """Return detections without the masks that are compared with none: the image has no object of their class.
-
-    They stay false detections, whose area is given. Finding the border of a mask takes the better part of a
-    millisecond.
-    """
-    compared = {(entry["image_id"], entry["category_id"]) for entry in truth["annotations"]}
-    annotations = [
-        entry if (entry["image_id"], entry["category_id"]) in compared else entry | {"segmentation": _ONE_EMPTY_PIXEL}
-        for entry in detected["annotations"]
-    ]
-    return {**detected, "annotations": annotations}
 
 
 def _split_classes(datasets: Sequence[dict], num_classes: int) -> Iterator[Sequence[dict]]:
@@ -146,7 +132,14 @@ def _match_at_once(
 ) -> Scores:
     # pycocotools prints its progress.
     with contextlib.redirect_stdout(io.StringIO()):
-        evaluator = _evaluator(datasets, kind, backend)
+        if kind == "boundary":
+            # Areas are given, so only the overlaps tell boundaries from boxes.
+            evaluator = _evaluator(datasets, "bbox", backend)
+            evaluator.computeIoU = functools.partial(
+                _boundary_ious, evaluator.gt_dataset, evaluator.dt_dataset, evaluator.params
+            )
+        else:
+            evaluator = _evaluator(datasets, kind, backend)
         evaluator.params.maxDets = detection_counts(max_detections)
         if sigmas is not None:
             # pycocotools computes with an array; hotcoco takes a list.
@@ -161,6 +154,19 @@ def _match_at_once(
     if not all(np.isfinite(array).all() for array in arrays.values()):
         raise FloatingPointError(f"{backend} found a {kind} precision or recall that is not finite")
     return Scores(arrays, np.asarray(params.iouThrs), list(params.areaRngLbl), list(params.maxDets))
+
+
+def _boundary_ious(truth: Any, detections: Any, params: Any, image_id: int, category_id: int) -> np.ndarray:
+    """Return what `computeIoU` of faster-coco-eval's evaluator would, of its two datasets and its parameters."""
+    objects, detected = (dataset.get(image_id, category_id) for dataset in (truth, detections))
+    best = sorted(detected, key=lambda entry: entry["score"], reverse=True)[: params.maxDets[-1]]
+    return boundary_iou.ious(
+        [entry["segmentation"] for entry in best],
+        [entry["segmentation"] for entry in objects],
+        [entry["iscrowd"] for entry in objects],
+        # What is below all thresholds matches at none.
+        least=params.iouThrs[0],
+    )
 
 
 def _evaluator(datasets: Sequence[dict], kind: str, backend: str) -> Any:

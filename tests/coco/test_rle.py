@@ -72,6 +72,18 @@ def test_regions_are_encoded_as_by_pycocotools():
         assert encoded == {"size": [height, width], "counts": authority.encode(full)["counts"].decode()}
 
 
+def test_regions_are_decoded_as_they_were_encoded():
+    for region, (top, left), height, width in random_regions():
+        bitmap, origin = rle.decode_region(rle.encode(region, (top, left), (height, width)))
+        rows, columns = (np.flatnonzero(region.any(axis=axis)) for axis in (1, 0))
+        if not len(rows):
+            assert bitmap.size == 0
+            continue
+        tight = region[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        np.testing.assert_array_equal(bitmap, tight)
+        assert origin == (top + rows[0], left + columns[0])
+
+
 def test_encoding_a_small_region_of_a_large_image_does_not_scan_it():
     # 50,000 megapixels would not fit into memory; and their runs not into 32 bits.
     encoded = rle.encode(np.ones((2, 3), bool), (40_000, 50_000), (60_000, 70_000))

@@ -12,6 +12,7 @@ from pycocotools import mask as authority
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from maskx_jax.coco import rle
 from maskx_jax.evaluation import matching, scores
 from maskx_jax.evaluation import metrics as coco_metrics
 from maskx_jax.evaluation.ground_truth import NumberedGroundTruth
@@ -211,17 +212,30 @@ def test_some_classes_at_a_time_give_the_numbers_of_all_at_once(backend, kind):
             np.testing.assert_array_equal(parts.arrays[name], array)
 
 
-def test_borders_are_found_only_where_they_are_compared(monkeypatch):
-    ground_truth, results = scene(3, IDS["small"], (3, 5, 7, 9))
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("max_detections", [5, 100])
+def test_boundaries_are_matched_as_by_faster_coco_eval(seed, max_detections):
+    ground_truth, results = scene(seed, IDS["small"], (3, 5, 7, 9))
+    random = np.random.default_rng(seed)
+    for result in results:
+        # Near to an object: the boundary decides.
+        moved = np.roll(rle.decode(result["segmentation"]), random.integers(-2, 3, 2), (0, 1))
+        result["segmentation"] = rle.encode(moved)
     datasets = NumberedGroundTruth(ground_truth, with_masks=True).entries(results, "boundary", federated=False)
     before = copy.deepcopy(datasets)
-    found = matching.match(datasets, "boundary", "faster_coco_eval", 100)
+    found = matching.match(datasets, "boundary", "faster_coco_eval", max_detections)
     assert datasets == before
-    needed = matching._with_needed_masks(*datasets)["annotations"]
-    assert 0 < sum(entry["segmentation"]["size"] == [1, 1] for entry in needed) < len(needed)
-    monkeypatch.setattr(matching, "_with_needed_masks", lambda truth, detected: detected)
-    for name, array in matching.match(datasets, "boundary", "faster_coco_eval", 100).arrays.items():
-        np.testing.assert_array_equal(found.arrays[name], array)
+    # It finds all boundaries, in whole images.
+    evaluator = matching._evaluator(datasets, "boundary", "faster_coco_eval")
+    evaluator.params.maxDets = matching.detection_counts(max_detections)
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluator.evaluate()
+        evaluator.accumulate()
+    for name, array in found.arrays.items():
+        np.testing.assert_array_equal(array, evaluator.eval[name])
+    masks = matching.match(datasets, "segm", "hotcoco", max_detections)
+    recall = matching.Metric("recall", None, "all", max_detections)
+    assert 0.05 < found.mean(range(4), recall) < masks.mean(range(4), recall) - 0.02
 
 
 @pytest.mark.parametrize("backend", matching.BACKENDS)

@@ -11,6 +11,7 @@ from pycocotools.cocoeval import COCOeval
 
 from maskx_jax.evaluation import metrics as coco_metrics
 from maskx_jax.evaluation import scores
+from tests.reference import boundary_iou as reference
 
 BACKENDS = ["pycocotools", "faster_coco_eval", "hotcoco"]
 TWELVE = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
@@ -331,16 +332,6 @@ def test_table(tiny):
     assert rows[1:] == [["dog", "A", "100.0", "100.0"], ["cat", "B", "0.0", "0.0"], ["cow", "B", "-", "-"]]
 
 
-def border(bitmap, width):
-    """Return the pixels of a mask that are within `width` pixels (rows or columns) of one outside of it."""
-    padded = np.pad(bitmap, width)
-    eroded = np.ones_like(bitmap)
-    for dy in range(2 * width + 1):
-        for dx in range(2 * width + 1):
-            eroded &= padded[dy : dy + bitmap.shape[0], dx : dx + bitmap.shape[1]]
-    return bitmap & ~eroded
-
-
 @pytest.mark.parametrize("margin", [0, 1, 2, 4])
 def test_boundary_ap_counts_the_smaller_of_mask_iou_and_border_iou(margin):
     truth, found = np.zeros((2, 100, 100), bool)
@@ -354,12 +345,8 @@ def test_boundary_ap_counts_the_smaller_of_mask_iou_and_border_iou(margin):
     mask = mask_coder.encode(np.asfortranarray(found, np.uint8))
     result = {"image_id": 1, "category_id": 1, "score": 0.9, "bbox": [20, 20, 60, 60], "segmentation": mask}
 
-    def iou(first, second):
-        return (first & second).sum() / (first | second).sum()
-
     # 2 % of the diagonal of 100 x 100 pixels is 2.8: three pixels.
-    overlaps = {"segm": iou(truth, found)}
-    overlaps["boundary"] = min(overlaps["segm"], iou(border(truth, 3), border(found, 3)))
+    overlaps = {"segm": reference.iou(truth, found), "boundary": reference.smaller_iou(truth, found, 3)}
     metrics = coco_metrics.score(ground_truth, [result], kinds=("segm", "boundary"))
     for kind, overlap in overlaps.items():
         thresholds = np.arange(0.5, 0.96, 0.05)
