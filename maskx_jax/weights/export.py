@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
@@ -139,6 +140,8 @@ def describe(config: Any, categories: Categories) -> Metadata:
 def _mask_weights(model: RCNN) -> Any:
     """Return the mask predictor's weights of every class."""
     params = model.variables["params"]["box_head"]
-    classification, boxes = params["classification"]["kernel"].T, params["boxes"]["kernel"].T
+    classification, boxes = (jnp.asarray(params[name]["kernel"]).T for name in ("classification", "boxes"))
     assert model.mask_branch is not None
-    return model.mask_branch.weights(ClassWeights(classification, boxes.reshape(len(classification), -1)))
+    class_weights = ClassWeights(classification, boxes.reshape(len(classification), -1))
+    weights, _ = model.mask_branch.weights(class_weights, jnp.arange(len(classification))[None])
+    return weights

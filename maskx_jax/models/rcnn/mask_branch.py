@@ -34,13 +34,14 @@ class MaskBranch:
 
     Attributes:
       head: the network.
-      weights: what says the mask predictor's weights of each class: `ClassSpecificWeights` (Mask R-CNN),
-        `ClassAgnosticWeights` or `WeightTransfer` (Mask^X R-CNN); what a `MaskHead` takes.
+      weights: what says the mask predictor's weights, and which of their rows each region takes:
+        `ClassSpecificWeights` (Mask R-CNN), `ClassAgnosticWeights` or `WeightTransfer` (Mask^X R-CNN); what a
+        `MaskHead` takes.
       cpu: whether only the regions that are used are computed, a few at a time; see `ops.cpu.used_slots`.
     """
 
     head: MaskHead
-    weights: Callable[[ClassWeights], Any]
+    weights: Callable[[ClassWeights, Int[Array, "b q"]], tuple[Any, Int[Array, "b q"]]]
     cpu: bool = struct.field(pytree_node=False, default=False)
 
     @property
@@ -65,7 +66,8 @@ class MaskBranch:
         class_weights: ClassWeights,
     ) -> Float[Array, "b q *channels m m"]:
         """Return the mask logits of each region for its own label; those of regions that are not used mean nothing."""
-        return apply_to_used(self.head, pooled, labels, used, self.weights(class_weights), cpu=self.cpu)
+        weights, rows = self.weights(class_weights, labels)
+        return apply_to_used(self.head, pooled, rows, used, weights, cpu=self.cpu)
 
     def losses(
         self,

@@ -92,6 +92,11 @@ class MaskHead(nn.Module):
 
         Only the rows of the labels at hand are used: 3,000 classes cost what 80 cost.
 
+        Args:
+          pooled: features of regions.
+          labels: which row of the weights is each region's own; where there is one for each class, its class.
+          mask_weights: the rows.
+
         Raises:
           ValueError: `mlp` or `body` is unknown, or a residual body has an even number of convolutions.
         """

@@ -38,6 +38,6 @@ class MLPMaskHead(MaskHead):
         return jnp.take_along_axis(logits, own[:, None, None, None], axis=1)[:, 0]
 
 
-def no_weights(class_weights: ClassWeights) -> tuple[()]:
-    """Return nothing: the weights of the masks are the head's own."""
-    return ()
+def no_weights(class_weights: ClassWeights, labels: Int[Array, "b q"]) -> tuple[tuple[()], Int[Array, "b q"]]:
+    """Return nothing, and the labels: the weights of the masks are the head's own."""
+    return (), labels

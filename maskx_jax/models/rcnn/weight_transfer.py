@@ -1,6 +1,7 @@
 """Where the weights of the mask predictor come from: learned per class, shared by all, or predicted (Mask^X R-CNN).
 
-The three modules return the same thing, one row of mask weights a class; the mask head does not know the difference.
+The three modules return the same thing, rows of mask weights and which row is a region's own; the mask head does not
+know the difference.
 """
 
 from collections.abc import Mapping
@@ -9,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from maskx_jax.limits import Check, number, one_of
 from maskx_jax.models.layers import msra_fill
@@ -28,10 +29,13 @@ LIMITS: Mapping[str, Check] = {
 
 
 class MaskWeights(NamedTuple):
-    """Weights of a 1x1 convolution from mask features to one logit, a row for each class (row 0 is background)."""
+    """Weights of a 1x1 convolution from mask features to one logit, a row for each class (row 0 is background).
 
-    weights: Float[Array, "classes c"]
-    bias: Float[Array, "classes"]
+    Or a row for each region: what takes them is given the rows' numbers.
+    """
+
+    weights: Float[Array, "rows c"]
+    bias: Float[Array, "rows"]
 
 
 class ClassSpecificWeights(nn.Module):
@@ -41,11 +45,11 @@ class ClassSpecificWeights(nn.Module):
     channels: int
 
     @nn.compact
-    def __call__(self, class_weights: ClassWeights) -> MaskWeights:
-        """Return the rows; the detection weights are not used."""
+    def __call__(self, class_weights: ClassWeights, labels: Int[Array, "b q"]) -> tuple[MaskWeights, Int[Array, "b q"]]:
+        """Return the rows of all classes, and the labels; the detection weights are not used."""
         shape = (self.channels, self.num_classes + 1)
         kernel = self.param("kernel", msra_fill, shape)
-        return MaskWeights(kernel.T, self.param("bias", nn.initializers.zeros, shape[1:]))
+        return MaskWeights(kernel.T, self.param("bias", nn.initializers.zeros, shape[1:])), labels
 
 
 class ClassAgnosticWeights(nn.Module):
@@ -63,12 +67,13 @@ class ClassAgnosticWeights(nn.Module):
     kernel_init: Any = nn.initializers.normal(0.001)
 
     @nn.compact
-    def __call__(self, class_weights: ClassWeights) -> MaskWeights:
-        """Return the one row repeated; the detection weights are not used."""
+    def __call__(self, class_weights: ClassWeights, labels: Int[Array, "b q"]) -> tuple[MaskWeights, Int[Array, "b q"]]:
+        """Return the one row repeated for all classes, and the labels; the detection weights are not used."""
         kernel = self.param("kernel", self.kernel_init, (self.channels, 1))
         bias = self.param("bias", nn.initializers.zeros, (1,))
         classes = self.num_classes + 1
-        return MaskWeights(jnp.broadcast_to(kernel.T, (classes, self.channels)), jnp.broadcast_to(bias, (classes,)))
+        rows = MaskWeights(jnp.broadcast_to(kernel.T, (classes, self.channels)), jnp.broadcast_to(bias, (classes,)))
+        return rows, labels
 
 
 class WeightTransfer(nn.Module):
@@ -97,15 +102,21 @@ class WeightTransfer(nn.Module):
     embedding_size: int = 300
 
     @nn.compact
-    def __call__(self, class_weights: ClassWeights) -> MaskWeights:
-        """Predict one row of mask weights from each class's detection weights.
+    def __call__(self, class_weights: ClassWeights, labels: Int[Array, "b q"]) -> tuple[MaskWeights, Int[Array, "b q"]]:
+        """Predict rows of mask weights from rows of detection weights, and say which row is each region's own.
+
+        Of all classes, or of each region if there are fewer regions than classes: the cost is that of the fewer.
 
         Raises:
           ValueError: `input` or `activation` is unknown.
         """
         if self.activation not in ACTIVATIONS:
             raise ValueError(f"got activation {self.activation!r}; expected one of {tuple(ACTIVATIONS)}")
-        w_det = self._input(class_weights)
+        parts = self._inputs(class_weights)
+        if labels.size < len(parts[0]):
+            parts = [part[labels.reshape(-1)] for part in parts]
+            labels = jnp.arange(labels.size).reshape(labels.shape)
+        w_det = jnp.concatenate(parts, axis=1)
         if self.stop_gradient:
             w_det = jax.lax.stop_gradient(w_det)
         x = w_det
@@ -113,17 +124,18 @@ class WeightTransfer(nn.Module):
             if index > 0:
                 x = ACTIVATIONS[self.activation](x)
             x = nn.Dense(self.channels, kernel_init=msra_fill, name=f"fc{index + 1}")(x)
-        return MaskWeights(x, jnp.zeros(x.shape[:1], x.dtype))
+        return MaskWeights(x, jnp.zeros(x.shape[:1], x.dtype)), labels
 
-    def _input(self, class_weights: ClassWeights) -> Any:
+    def _inputs(self, class_weights: ClassWeights) -> list[Float[Array, "classes ..."]]:
+        """Return what the input consists of, a row for each class."""
         if self.input == "cls":
-            return class_weights.classification
+            return [class_weights.classification]
         if self.input == "box":
-            return class_weights.boxes
+            return [class_weights.boxes]
         if self.input == "cls+box":
-            return jnp.concatenate(class_weights, axis=1)
+            return [*class_weights]
         if self.input == "embedding":
-            return self.variable("frozen", "embedding", self._random_embedding).value
+            return [self.variable("frozen", "embedding", self._random_embedding).value]
         raise ValueError(f"got input {self.input!r} of the weight transfer; expected one of {INPUTS}")
 
     def _random_embedding(self) -> Float[Array, "classes embedding"]:

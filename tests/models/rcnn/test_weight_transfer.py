@@ -16,6 +16,8 @@ CLASSES, HIDDEN, CHANNELS = 5, 8, 6
 # Pooled features of three regions and their labels.
 POOLED = np.random.RandomState(5).randn(3, 4, 4, 5).astype(np.float32)
 LABELS = np.array([5, 1, 3], np.int32)
+# As many labels as classes: T makes a row for each class.
+ALL = jnp.arange(CLASSES + 1)[None]
 
 
 def class_weights() -> ClassWeights:
@@ -45,8 +47,9 @@ def perturbed(variables, seed=1):
 def test_transfer_equals_the_transcription(source, num_layers, activation):
     transfer = WeightTransfer(CLASSES, CHANNELS, source, num_layers, activation, embedding_size=7)
     rows = class_weights()
-    variables = perturbed(transfer.init(jax.random.key(1), rows))
-    weights, bias = transfer.apply(variables, rows)
+    variables = perturbed(transfer.init(jax.random.key(1), rows, ALL))
+    (weights, bias), own = transfer.apply(variables, rows, ALL)
+    np.testing.assert_array_equal(own, ALL)
     w_det = reference.detection_weights(
         np.asarray(rows.classification),
         np.asarray(rows.boxes).reshape(4 * (CLASSES + 1), HIDDEN),
@@ -74,9 +77,13 @@ def test_mask_logits_from_transferred_weights_with_the_mlp_equal_the_transcripti
     detection = perturbed(box_head.init(jax.random.key(0), jnp.asarray(POOLED)[None]), seed=3)
     rows = box_head.apply(detection, jnp.asarray(POOLED)[None]).class_weights
     transfer = WeightTransfer(CLASSES, CHANNELS, source, num_layers, activation, embedding_size=7)
-    transfer_variables = perturbed(transfer.init(jax.random.key(1), rows), seed=4)
+    # Three regions are fewer than the classes: T makes a row for each of them.
+    labels = jnp.asarray(LABELS)[None]
+    transfer_variables = perturbed(transfer.init(jax.random.key(1), rows, labels), seed=4)
     variables, apply = mask_branch(mlp)
-    logits = apply(variables, jnp.asarray(POOLED), jnp.asarray(LABELS), transfer.apply(transfer_variables, rows))
+    weights, own = transfer.apply(transfer_variables, rows, labels)
+    assert len(weights.weights) == 3
+    logits = apply(variables, jnp.asarray(POOLED), own[0], weights)
 
     cls_score_w, bbox_pred_w = (
         np.asarray(detection["params"][name]["kernel"]).T for name in ("classification", "boxes")
@@ -90,7 +97,7 @@ def test_mask_logits_from_transferred_weights_with_the_mlp_equal_the_transcripti
 
 def test_random_embeddings_have_about_unit_length_and_a_zero_background_row():
     transfer = WeightTransfer(80, CHANNELS, "embedding")
-    table = transfer.init(jax.random.key(0), class_weights())["frozen"]["embedding"]
+    table = transfer.init(jax.random.key(0), class_weights(), ALL)["frozen"]["embedding"]
     assert table.shape == (81, 300) and (table[0] == 0).all()
     np.testing.assert_allclose(np.linalg.norm(table[1:], axis=1), 1.0, atol=0.2)
 
@@ -114,16 +121,27 @@ def test_box_weights_are_grouped_by_class_in_the_order_dx_dy_dw_dh():
 
 def test_class_agnostic_weights_are_the_same_for_every_class():
     module = ClassAgnosticWeights(CLASSES, CHANNELS)
-    weights, bias = module.apply(module.init(jax.random.key(0), class_weights()), class_weights())
+    arguments = class_weights(), ALL
+    (weights, bias), _ = module.apply(module.init(jax.random.key(0), *arguments), *arguments)
     assert weights.shape == (CLASSES + 1, CHANNELS) and bias.shape == (CLASSES + 1,)
     assert (weights == weights[0]).all() and float(jnp.std(weights[0])) < 0.01
 
 
+@pytest.mark.parametrize("labels", [ALL, jnp.asarray(LABELS)[None]], ids=["of classes", "of regions"])
 @pytest.mark.parametrize("stop_gradient", [True, False])
 @pytest.mark.parametrize("source", ["cls", "box", "cls+box"])
-def test_gradient_reaches_just_the_inputs_it_may(source, stop_gradient):
+def test_gradient_reaches_just_the_inputs_it_may(source, stop_gradient, labels):
     transfer = WeightTransfer(CLASSES, CHANNELS, source, stop_gradient=stop_gradient)
-    variables = transfer.init(jax.random.key(1), class_weights())
-    gradient = jax.grad(lambda rows: (transfer.apply(variables, rows).weights ** 2).sum())(class_weights())
+    variables = transfer.init(jax.random.key(1), class_weights(), labels)
+    gradient = jax.grad(lambda rows: (transfer.apply(variables, rows, labels)[0].weights ** 2).sum())(class_weights())
     for name, leaf in (("cls", gradient.classification), ("box", gradient.boxes)):
         assert (jnp.abs(leaf).max() > 0) == (not stop_gradient and name in source)
+
+
+def test_rows_of_regions_cost_nothing_for_the_other_classes():
+    transfer = WeightTransfer(3000, 256)
+    rows = ClassWeights(jnp.zeros((3001, 64)), jnp.zeros((3001, 256)))
+    labels = jnp.zeros((2, 10), int)
+    variables = transfer.init(jax.random.key(1), rows, labels)
+    flops = jax.jit(transfer.apply).lower(variables, rows, labels).compile().cost_analysis()["flops"]
+    assert flops < 2 * 2 * 20 * 256 * (320 + 256)
