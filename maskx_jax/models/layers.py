@@ -57,6 +57,14 @@ def group_norm(x: Array, dtype: Any, name: str, scale_init: Any = nn.initializer
     return group_norm_layer(x.shape[-1], dtype=dtype, scale_init=scale_init, name=name)(x)
 
 
+def conv_norm(
+    x: Float[Array, "r s s c"], channels: int, size: int, stride: int = 1, *, dtype: Any, cpu: bool, name: str
+) -> Float[Array, "r s2 s2 channels"]:
+    """Apply a convolution without bias and GroupNorm, within a module."""
+    layer = conv(channels, size, stride, use_bias=False, kernel_init=msra_fill, dtype=dtype, cpu=cpu, name=name)
+    return group_norm(layer(x), dtype, f"{name}_norm")
+
+
 class FrozenBatchNorm(nn.Module):
     """BatchNorm folded into a constant scale and bias per channel, kept in the collection "frozen".
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from maskx_jax.models.layers import conv, group_norm, msra_fill
+from maskx_jax.models.layers import conv_norm
 
 
 class ResidualBlock(nn.Module):
@@ -98,11 +98,3 @@ class Hourglass(nn.Module):
             own_stride = stride if index == 0 else 1
             x = block(width, own_stride, dtype=self.dtype, cpu=self.cpu, name=f"{name}_block{index}")(x)
         return x
-
-
-def conv_norm(
-    x: Float[Array, "r s s c"], channels: int, size: int, stride: int = 1, *, dtype: Any, cpu: bool, name: str
-) -> Float[Array, "r s2 s2 channels"]:
-    """Apply a convolution without bias and GroupNorm, within a module."""
-    layer = conv(channels, size, stride, use_bias=False, kernel_init=msra_fill, dtype=dtype, cpu=cpu, name=name)
-    return group_norm(layer(x), dtype, f"{name}_norm")
