@@ -4,6 +4,7 @@
 
 Variants: predictor (class_specific, class_agnostic, none), size (full, tiny, tiny_c4),
 mask_head (plain, hg20, hg52: hourglasses, see configs/families/rcnn.py),
+box_head (mlp, conv: convolutions and a mean, heavier),
 backbone (r50, r101, x101_32x8d, x101_64x4d, r50_gn, lite0, and on one map, C4: r50_c4, r101_c4),
 batch (1, 2, 4, ... 128),
 data (prepared, shapes), schedule (1x, 2x), jitter (none, short_sides), masks (all, none, voc, nonvoc, annotated),
@@ -32,6 +33,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
         {
             "size": rcnn.SIZE_C4,
             "mask_head": rcnn.MASK_HEAD,
+            "box_head": rcnn.BOX_HEAD,
             "predictor": {name: predictor(name) for name in ("class_specific", "class_agnostic", "none")},
             **variants.COMMON,
             "backbone": rcnn.BACKBONE_C4,

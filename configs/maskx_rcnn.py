@@ -8,6 +8,7 @@ without masks for R-50-FPN (masks=voc; not verified by a run here).
 
 Variants: mlp (paper, light, none), training (end_to_end, stage_wise), size (full, tiny, tiny_c4),
 mask_head (plain, hg20, hg52: hourglasses, see configs/families/rcnn.py; without the MLP branch unless mlp=light),
+box_head (mlp, conv: convolutions and a mean, heavier),
 backbone (r50, r101, x101_32x8d, x101_64x4d, r50_gn, lite0, and on one map, C4: r50_c4, r101_c4),
 batch (1, 2, 4, ... 128),
 data (prepared, shapes), schedule (1x, 2x), jitter (none, short_sides), masks (voc, nonvoc, all, none, annotated),
@@ -48,6 +49,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
         {
             "size": rcnn.SIZE_C4,
             "mask_head": rcnn.MASK_HEAD,
+            "box_head": rcnn.BOX_HEAD,
             "mlp": {name: mlp(name) for name in ("paper", "light", "none")},
             "training": {"end_to_end": lambda config: None, "stage_wise": stage_wise},
             **variants.COMMON,

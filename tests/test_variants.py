@@ -30,6 +30,12 @@ def test_what_changes_something_else_stands_beside_the_size():
     assert mask_rcnn.get_config("size=full,schedule=2x").train.num_steps == 180_000
 
 
+@pytest.mark.parametrize("other", ["backbone=r50_c4", "size=tiny_c4"])
+def test_the_box_head_of_c4_is_its_own(other):
+    with pytest.raises(ValueError, match=f"^variants {other} and box_head=conv exclude each other: {other} brings its"):
+        maskx_rcnn.get_config(f"box_head=conv,{other}")
+
+
 def full_size_batch(height: int, width: int) -> Batch:
     n = 100
     flag = jax.ShapeDtypeStruct((2, n), bool)
@@ -54,7 +60,7 @@ def full_size_batch(height: int, width: int) -> Batch:
         (maskx_rcnn, "backbone=r101_c4,dtype=bfloat16", (800, 1344)),
         (mask_rcnn, "predictor=none", (800, 1344)),
         (maskx_rcnn, "", (1344, 800)),
-        (maskx_rcnn, "mlp=light,masks=nonvoc,schedule=2x", (800, 1344)),
+        (maskx_rcnn, "mlp=light,masks=nonvoc,schedule=2x,box_head=conv", (800, 1344)),
         (keypoint_rcnn, "masks=yes,jitter=none", (800, 1344)),
         (fcos, "backbone=r101,dtype=bfloat16", (800, 1344)),
         (embedmask, "form=ijcai,start=scratch,masks=voc", (1344, 800)),

@@ -50,6 +50,7 @@ def get_config() -> ConfigDict:
             "box_head": {
                 "body": "mlp",
                 "hidden": 1024,
+                "conv_channels": (512, 1024, 1024, 1024),
                 "resolution": 7,
                 "num_samples": 512,
                 "foreground_fraction": 0.25,
@@ -122,7 +123,7 @@ def tiny(config: ConfigDict) -> None:
         pre_nms_top_k=(200, 200),
         post_nms_top_k=(100, 100),
     )
-    model.box_head.update(hidden=256, num_samples=64, pre_nms_top_k=200)
+    model.box_head.update(hidden=256, conv_channels=(64, 64, 128), num_samples=64, pre_nms_top_k=200)
     model.mask_head.update(channels=64, num_convs=2, num_samples=8, mlp_channels=2)
     model.box_supervision.num_samples = 8
     model.keypoint_head.update(channels=64, num_convs=4, num_samples=16)
@@ -180,6 +181,11 @@ def tiny_c4(config: ConfigDict) -> None:
     c4(config)
 
 
+def conv_box_head(config: ConfigDict) -> None:
+    """Change the box head's hidden layers to convolutions and the mean over what they return (OPMask)."""
+    config.model.rcnn.box_head.body = "conv"
+
+
 def box_losses(config: ConfigDict) -> None:
     """Learn masks of objects without masks from their boxes; the warm-up is a ninth of the steps, as BoxInst's."""
     supervision = config.model.rcnn.box_supervision
@@ -191,6 +197,8 @@ def box_losses(config: ConfigDict) -> None:
 
 # The variant `box_losses`: after the schedule and the masks, at which it looks.
 BOX_LOSSES = {"no": lambda config: None, "yes": box_losses}
+# The variant `box_head`; C4 has its own.
+BOX_HEAD = {"mlp": lambda config: None, "conv": conv_box_head}
 # The variant `size`.
 SIZE = {"full": lambda config: None, "tiny": tiny}
 # The variant `mask_head`, which comes after the size and before `mlp`.
@@ -204,7 +212,8 @@ BACKBONE_C4 = {
 }
 EXCLUDED_C4 = {
     **variants.EXCLUDED,
-    "size=tiny_c4": variants.EXCLUDED["size=tiny"],
+    "size=tiny_c4": (*variants.EXCLUDED["size=tiny"], "box_head"),
+    **{f"backbone={name}": ("box_head",) for name in ("r50_c4", "r101_c4")},
     "mask_head=hg20": ("mlp=paper",),
     "mask_head=hg52": ("mlp=paper",),
 }

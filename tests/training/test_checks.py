@@ -57,6 +57,8 @@ def changed(**fields):
         ("model__max_detections", 0, "1 or more"),
         ("model__rcnn__box_head__num_samples", -3, "1 or more"),
         ("model__rcnn__box_head__box_weights", (1.0, 1.0), "4 values"),
+        ("model__rcnn__box_head__body", "fpn", "one of mlp, conv, mean"),
+        ("model__rcnn__box_head__conv_channels", (), "one or more"),
         ("model__rcnn__mask_head__mlp", "heavy", "one of none, paper, light"),
         ("model__rcnn__mask_head__train_on", "boxes", "one of proposals, gt_boxes"),
         ("model__rcnn__mask_head__body", "deep", "one of plain, residual"),

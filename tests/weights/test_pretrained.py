@@ -728,6 +728,7 @@ def test_the_export_of_mask_x_writes_out_what_t_predicts():
         ("mask_head__mlp", "light"),
         ("mask_predictor", "multinomial"),
         ("mask_head__body", "mlp"),
+        ("box_head__body", "conv"),
         ("box_head__resolution", 5),
         ("mask_head__resolution", 7),
         ("mask_head__body", "residual"),

@@ -1,6 +1,6 @@
 """The second stage's box branch: class and box of each region (Fast R-CNN on FPN, Faster R-CNN on C4)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -9,8 +9,8 @@ import optax
 from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key
 
-from maskx_jax.limits import Check, number, numbers, one_of
-from maskx_jax.models.layers import Linear32, xavier_fill
+from maskx_jax.limits import Check, number, numbers, one_of, some_numbers
+from maskx_jax.models.layers import Linear32, conv_norm, xavier_fill
 from maskx_jax.ops import boxes as box_ops
 from maskx_jax.ops.detections import select
 from maskx_jax.ops.losses import Mean, masked_mean, smooth_l1
@@ -19,13 +19,14 @@ from maskx_jax.ops.per_image import per_image
 from maskx_jax.ops.sampling import draw
 from maskx_jax.structures import Detections, GroundTruth, Proposals, RoiTargets
 
-BODIES = ("mlp", "mean")
+BODIES = ("mlp", "conv", "mean")
 # From here on (with background) deltas are computed for the classes that are asked for alone: with fewer classes one
 # matrix product of all is as fast, on accelerators faster.
 MANY_CLASSES = 1000
 LIMITS: Mapping[str, Check] = {
     "body": one_of(*BODIES),
     "hidden": number(1),
+    "conv_channels": some_numbers(1),
     "resolution": number(1),
     "num_samples": number(1),
     "foreground_fraction": number(0, 1),
@@ -96,8 +97,10 @@ class BoxHead(nn.Module):
 
     Attributes:
       num_classes: C, without background.
-      body: "mlp": two hidden layers (FPN). "mean": the mean over the bins, since res5 came before (C4).
+      body: "mlp": two hidden layers (FPN). "conv": convolutions with GroupNorm and the mean over the bins (OPMask,
+        Biertimpel et al. 2021). "mean": only the mean over the bins, since res5 came before (C4).
       hidden: width of the two layers, fc6 and fc7.
+      conv_channels: of each of the 3x3 convolutions; the last is what the predictor sees.
       resolution: of the pooled features.
       num_samples: regions an image that are trained on.
       foreground_fraction: at most this part of them is foreground.
@@ -109,11 +112,14 @@ class BoxHead(nn.Module):
       nms_threshold: IoU above which the worse of two detections of one class is dropped.
       pre_nms_top_k: detections an image that enter NMS.
       max_detections: detections an image, over all classes.
+      dtype: of the computation.
+      cpu: whether convolutions are computed as one CPU does best, see `layers.conv`.
     """
 
     num_classes: int
     body: str = "mlp"
     hidden: int = 1024
+    conv_channels: Sequence[int] = (512, 1024, 1024, 1024)
     resolution: int = 7
     num_samples: int = 512
     foreground_fraction: float = 0.25
@@ -126,6 +132,7 @@ class BoxHead(nn.Module):
     pre_nms_top_k: int = 2000
     max_detections: int = 100
     dtype: Any = jnp.float32
+    cpu: bool = False
 
     @nn.compact
     def __call__(self, pooled: Float[Array, "b r s s c"]) -> BoxPredictions:
@@ -136,7 +143,10 @@ class BoxHead(nn.Module):
         """
         if self.body not in BODIES:
             raise ValueError(f"got body {self.body!r} of the box head; expected one of {BODIES}")
-        x = pooled.mean((2, 3)) if self.body == "mean" else self._mlp(pooled)
+        if self.body == "mlp":
+            x = self._mlp(pooled)
+        else:
+            x = (self._convs(pooled) if self.body == "conv" else pooled).mean((2, 3))
         classes = self.num_classes + 1
         normal = nn.initializers.normal
         logits, class_columns, _ = Linear32(classes, normal(0.01), self.dtype, name="classification")(x)
@@ -157,6 +167,12 @@ class BoxHead(nn.Module):
         for name in ("fc6", "fc7"):
             x = nn.relu(nn.Dense(self.hidden, kernel_init=xavier_fill, dtype=self.dtype, name=name)(x))
         return x
+
+    def _convs(self, pooled: Float[Array, "b r s s c"]) -> Float[Array, "b r s s hidden"]:
+        x = pooled.reshape(-1, *pooled.shape[2:])
+        for index, channels in enumerate(self.conv_channels, 1):
+            x = nn.relu(conv_norm(x, channels, 3, dtype=self.dtype, cpu=self.cpu, name=f"conv{index}"))
+        return x.reshape(*pooled.shape[:-1], -1)
 
     def choose_regions(
         self, proposals: Proposals, ground_truth: GroundTruth, keys: Key[Array, "b"] | Int[Array, "b 2"]

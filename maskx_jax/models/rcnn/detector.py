@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 from maskx_jax.limits import Check, one_of, within
 from maskx_jax.models.backbones import fpn
 from maskx_jax.models.backbones.fpn import FPN, compute_pyramid
+from maskx_jax.models.layers import check_group_norm
 from maskx_jax.models.pixels import Pixels
 from maskx_jax.models.rcnn import (
     box_head,
@@ -264,8 +265,9 @@ def build(
       box_supervision: fields of `BoxSupervision`; runs from before there was any do not say.
 
     Raises:
-      ValueError: `keypoint_predictor` is unknown, the number of anchor sizes does not fit the levels, one head's
-        resolution is not another's on C4, the mask predictor cannot learn from boxes, or as `mask_branch.build`.
+      ValueError: `keypoint_predictor` is unknown, the number of anchor sizes does not fit the levels, GroupNorm cannot
+        divide the box head's channels, one head's resolution is not another's on C4, the mask predictor cannot learn
+        from boxes, or as `mask_branch.build`.
       TypeError: a mapping has a key that its module does not know.
     """
     masks = mask_branch.build(mask_predictor, num_classes, mask_head, weight_transfer, dtype, cpu)
@@ -274,7 +276,8 @@ def build(
     keypoints = KeypointHead(**keypoint_head, dtype=dtype, cpu=cpu, name="keypoint_head")
     if _finds_keypoints(keypoint_predictor, is_c4):
         heads.append(keypoints)
-    boxes = BoxHead(num_classes, **box_head, max_detections=max_detections, dtype=dtype)
+    boxes = BoxHead(num_classes, **box_head, max_detections=max_detections, dtype=dtype, cpu=cpu)
+    _check_convs(boxes)
     if is_c4 and any(head.resolution != boxes.resolution for head in heads):
         raise ValueError(
             f"rcnn.box_head.resolution is {boxes.resolution}; expected {heads[0].resolution}, as of the other heads: "
@@ -306,6 +309,12 @@ def _finds_keypoints(predictor: str, is_c4: bool) -> bool:
             f"rcnn.keypoint_predictor is {predictor!r}; expected 'none' on C4, whose regions have half the resolution"
         )
     return predictor != "none"
+
+
+def _check_convs(head: BoxHead) -> None:
+    for channels in head.conv_channels if head.body == "conv" else ():
+        if expected := check_group_norm(channels):
+            raise ValueError(f"rcnn.box_head.conv_channels has {channels}; expected {expected}")
 
 
 def _rpn(rpn: RPN, num_levels: int) -> RPN:

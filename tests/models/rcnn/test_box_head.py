@@ -9,6 +9,7 @@ from maskx_jax.distributed.mesh import make_mesh
 from maskx_jax.models.rcnn import box_head
 from maskx_jax.models.rcnn.box_head import BoxHead
 from maskx_jax.structures import GroundTruth, Proposals, RoiTargets
+from tests.models.build import tiny_model
 
 CLASSES, REGIONS, IMAGES = 1203, 24, 8
 HEAD = BoxHead(CLASSES, hidden=16, resolution=2, score_threshold=0.0005, pre_nms_top_k=50, max_detections=20)
@@ -94,3 +95,35 @@ def test_the_table_is_not_computed(case, monkeypatch):
     (table, _), (chosen, _) = of_each_form(monkeypatch, jax.grad(losses), variables)
     shape = f"{REGIONS},{4 * (CLASSES + 1)}]"
     assert shape in table and shape not in chosen
+
+
+def test_a_head_of_convolutions_predicts_from_the_mean_of_what_they_return():
+    head = BoxHead(5, body="conv", conv_channels=(8, 12))
+    pooled = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 7, 7, 4)), jnp.float32)
+    variables = head.init(jax.random.key(0), pooled)
+    params = variables["params"]
+    assert params.keys() == {"conv1", "conv1_norm", "conv2", "conv2_norm", "classification", "boxes"}
+    assert params["conv2"]["kernel"].shape == (3, 3, 8, 12) and "bias" not in params["conv2"]
+
+    x = pooled.reshape(6, 7, 7, 4)
+    for name, layer in (("conv1", {"groups": 2, "channels": 8}), ("conv2", {"groups": 3, "channels": 12})):
+        x = jax.lax.conv_general_dilated(
+            x, params[name]["kernel"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        groups = x.reshape(6, 49, layer["groups"], -1)
+        mean, deviation = (f(groups, axis=(1, 3), keepdims=True) for f in (jnp.mean, jnp.std))
+        x = ((groups - mean) / jnp.sqrt(deviation**2 + 1e-5)).reshape(6, 7, 7, layer["channels"])
+        x = jnp.maximum(x * params[f"{name}_norm"]["scale"] + params[f"{name}_norm"]["bias"], 0)
+    found = head.apply(variables, pooled)
+    expected = x.reshape(2, 3, 49, 12).mean(2) @ params["classification"]["kernel"]
+    np.testing.assert_allclose(found.logits, expected, atol=1e-5)
+    assert found.class_weights.classification.shape == (6, 12) and found.class_weights.boxes.shape == (6, 48)
+    on_one_cpu = head.clone(cpu=True).apply(variables, pooled)
+    np.testing.assert_allclose(on_one_cpu.logits, found.logits, atol=1e-5)
+
+
+def test_channels_that_group_norm_cannot_divide_are_refused():
+    with pytest.raises(ValueError, match=r"^rcnn\.box_head\.conv_channels has 9; expected what GroupNorm divides"):
+        tiny_model(box_head__body="conv", box_head__conv_channels=(8, 9))
+    # Of another body they are not used.
+    tiny_model(box_head__conv_channels=(8, 9))
