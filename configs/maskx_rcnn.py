@@ -13,7 +13,8 @@ backbone (r50, r101, x101_32x8d, x101_64x4d, r50_gn, lite0, and on one map, C4: 
 batch (1, 2, 4, ... 128),
 data (prepared, shapes), schedule (1x, 2x), jitter (none, short_sides), masks (voc, nonvoc, all, none, annotated),
 start (weights, scratch), dtype (float32, bfloat16), box_losses (no, yes: objects without masks learn them from their
-boxes). size=tiny is a small experiment, from its 128-pixel images to its schedule. The fields of T are set as
+boxes), class_prior (no, yes: masks see where in a region its class is; with box_head=conv or C4). size=tiny is a small
+experiment, from its 128-pixel images to its schedule. The fields of T are set as
 --config.model.rcnn.weight_transfer.input=cls and so on.
 """
 
@@ -55,6 +56,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
             **variants.COMMON,
             "backbone": rcnn.BACKBONE_C4,
             "box_losses": rcnn.BOX_LOSSES,
+            "class_prior": rcnn.CLASS_PRIOR,
         },
         rcnn.EXCLUDED_C4,
     )

@@ -11,8 +11,8 @@ Rows of `mask_rcnn/...` are the ablations of "Mask R-CNN" (He et al., ICCV 2017)
 AP on minival over all of them.
 
 Variants: row; masks (voc, nonvoc: which classes have masks); size (full, tiny: the small network, synthetic images).
-Stage-wise rows (tables 1a to 1c, fig3 and beyond) train the mask branch on a frozen detector: config.initialize.path is
-a run of the row `detector`. The row with GloVe vectors needs config.embedding.path.
+Stage-wise rows (tables 1a to 1c, fig3, most of beyond) train the mask branch on a frozen detector:
+config.initialize.path is a run of the row `detector`. The row with GloVe vectors needs config.embedding.path.
 """
 
 import dataclasses
@@ -45,6 +45,8 @@ class Row:
       box_losses: whether objects without masks learn masks from their boxes.
       boxes_alone: whether no class has masks, A neither; what is scored as A and B stays.
       hourglass: layers of an hourglass in place of the mask head's convolutions, 20 or 52; with `gt_boxes`.
+      conv_box_head: whether the detector's box head is convolutions and a mean.
+      class_prior: whether the mask head sees where in a region that box head sees its class.
       mlp_layers: hidden layers of 1,024 units that stand in place of the mask head's convolutions, where there are any.
       pooling: the operation that pools regions.
       people: whether the data are of people with keypoints; the tiny size marks its images.
@@ -64,6 +66,8 @@ class Row:
     box_losses: bool = False
     boxes_alone: bool = False
     hourglass: int = 0
+    conv_box_head: bool = False
+    class_prior: bool = False
     mlp_layers: int = 0
     pooling: str = "roi_align"
     people: bool = False
@@ -87,8 +91,8 @@ class Row:
 
         Where there is none of the same mask head, those of a plain one are.
         """
-        detector = operator.attrgetter("stage_wise", "backbone", "pooling", "people", "keypoints")
-        head = operator.attrgetter("gt_boxes", "deep", "hourglass", "mlp_layers")
+        detector = operator.attrgetter("stage_wise", "backbone", "pooling", "people", "keypoints", "conv_box_head")
+        head = operator.attrgetter("gt_boxes", "deep", "hourglass", "mlp_layers", "class_prior")
         found = [name for name in names if ROWS[name].is_oracle and detector(ROWS[name]) == detector(self)]
         same = [name for name in found if head(ROWS[name]) == head(self)]
         return same or [name for name in found if not any(head(ROWS[name]))]
@@ -105,6 +109,11 @@ def _paper(voc: float, nonvoc: float) -> dict[str, float]:
 
 def _end_to_end(predictor: str, voc: float, nonvoc: float, backbone: str = "r50", **fields: Any) -> Row:
     return Row(predictor, stage_wise=False, backbone=backbone, paper=_paper(voc, nonvoc), **fields)
+
+
+def _conv(predictor: str, **fields: Any) -> Row:
+    # End to end, as OPMask: its box head's maps learn from masks.
+    return Row(predictor, stage_wise=False, conv_box_head=True, **fields)
 
 
 def _embedmask(form: str, predictor: str) -> Row:
@@ -186,6 +195,15 @@ ROWS: dict[str, Row] = {
     "beyond/oracle": _ORACLE,
     "beyond/oracle_gt_boxes_hg20": Row("class_specific", gt_boxes=True, hourglass=20),
     "beyond/oracle_gt_boxes_hg52": Row("class_specific", gt_boxes=True, hourglass=52),
+    "beyond/class_agnostic_conv": _conv("class_agnostic"),
+    "beyond/class_agnostic_prior": _conv("class_agnostic", class_prior=True),
+    "beyond/class_agnostic_deep_prior": _conv("class_agnostic", class_prior=True, deep=True),
+    "beyond/class_agnostic_prior_box_losses": _conv("class_agnostic", class_prior=True, box_losses=True),
+    "beyond/transfer_conv": _conv("transfer"),
+    "beyond/transfer_prior": _conv("transfer", class_prior=True),
+    "beyond/transfer_prior_box_losses": _conv("transfer", class_prior=True, box_losses=True),
+    "beyond/oracle_conv": _conv("class_specific"),
+    "beyond/oracle_prior": _conv("class_specific", class_prior=True),
     # Two stages and one, end to end.
     "one_stage/class_agnostic": _AGNOSTIC_END_TO_END,
     "one_stage/maskx": _TRANSFER_END_TO_END,
@@ -303,6 +321,10 @@ def _change(row: Row) -> variants.Change:
             model.mask_head.update(body="residual", num_convs=11)
         if row.hourglass:
             rcnn.hourglass(row.hourglass)(config)
+        if row.conv_box_head:
+            rcnn.conv_box_head(config)
+        if row.class_prior:
+            rcnn.class_prior(config)
         if row.mlp_layers:
             model.mask_head.update(body="mlp", num_convs=row.mlp_layers, channels=256 if is_tiny else 1024)
         model.roi_align.operation = row.pooling

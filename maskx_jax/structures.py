@@ -109,6 +109,7 @@ class RoiTargets:
       foreground: `b r` bool. Foreground regions come first.
       valid: `b r` bool.
       features: `b r s s c`, what the heads see of them, where it is computed once for all heads (C4), or None.
+      activations: `b r s s` float32, where in them their label is seen, where it is computed already, or None.
     """
 
     boxes: Array
@@ -117,6 +118,7 @@ class RoiTargets:
     foreground: Array
     valid: Array
     features: Array | None = None
+    activations: Array | None = None
 
 
 @struct.dataclass

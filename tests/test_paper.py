@@ -20,7 +20,13 @@ DISTINCT = list({str(row): name for name, row in reversed(paper.ROWS.items())}.v
 
 
 # The rows that trace the most of the code.
-USUAL = ("1a/random", "2/r101_maskx", "beyond/transfer_gt_boxes_hg20_box_losses", "mask_rcnn/2c/roi_pool")
+USUAL = (
+    "1a/random",
+    "2/r101_maskx",
+    "beyond/transfer_gt_boxes_hg20_box_losses",
+    "beyond/transfer_prior_box_losses",
+    "mask_rcnn/2c/roi_pool",
+)
 
 
 @pytest.mark.slow
@@ -74,6 +80,9 @@ def test_rows_are_what_their_names_say():
     assert head.stage_channels == (128, 128, 192, 192, 192, 256) and head.stage_blocks == (2, 2, 2, 2, 2, 4)
     head = model("beyond/oracle_gt_boxes_hg20", "size=tiny").mask_head
     assert (head.resolution, head.channels, head.stage_channels) == (16, 16, (32, 32, 48))
+    prior = model("beyond/transfer_prior_box_losses")
+    assert prior.class_prior and prior.box_head.body == "conv" and prior.box_supervision.enabled
+    assert not model("beyond/transfer_conv").class_prior and model("beyond/transfer").box_head.body == "mlp"
     assert model("detector").mask_predictor == "none"
     assert model("mask_rcnn/2b/multinomial").mask_predictor == "multinomial"
     mlp = model("mask_rcnn/2e/mlp_3").mask_head
@@ -199,6 +208,7 @@ def test_a_sweep_runs_every_row_and_seed_once_and_tells_mean_and_deviation(outpu
 
 def test_an_oracle_is_of_the_same_detector_and_if_there_is_one_of_the_same_mask_head():
     names = ["beyond/oracle", "beyond/oracle_gt_boxes_hg20", "2/r50_oracle", "2/r101_oracle", "beyond/transfer"]
+    names += ["beyond/oracle_conv", "beyond/oracle_prior"]
     for row, oracle in (
         ("beyond/transfer_gt_boxes_hg20", "beyond/oracle_gt_boxes_hg20"),
         ("beyond/transfer_gt_boxes_hg52", "beyond/oracle"),
@@ -207,6 +217,8 @@ def test_an_oracle_is_of_the_same_detector_and_if_there_is_one_of_the_same_mask_
         ("2/r101_maskx", "2/r101_oracle"),
         ("one_stage/embedmask_ijcai", "2/r50_oracle"),
         ("2/r50_oracle", "2/r50_oracle"),
+        ("beyond/transfer_prior", "beyond/oracle_prior"),
+        ("beyond/class_agnostic_deep_prior", "beyond/oracle_conv"),
     ):
         assert paper.ROWS[row].oracles(names) == [oracle], row
     assert paper.ROWS["mask_rcnn/2c/roi_pool"].oracles(names) == []

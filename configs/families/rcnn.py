@@ -20,6 +20,9 @@ def get_config() -> ConfigDict:
             "mask_predictor": "class_specific",
             # "none", or "heatmaps": keypoints beside boxes, and beside masks if there are any.
             "keypoint_predictor": "none",
+            # Whether the mask branch sees where in a region its class is (docs/class_prior.md). The box head must take
+            # the mean of a map, as "conv" and C4's do.
+            "class_prior": False,
             "fpn": {"channels": 256},
             "rpn": {
                 "channels": 256,
@@ -123,7 +126,7 @@ def tiny(config: ConfigDict) -> None:
         pre_nms_top_k=(200, 200),
         post_nms_top_k=(100, 100),
     )
-    model.box_head.update(hidden=256, conv_channels=(64, 64, 128), num_samples=64, pre_nms_top_k=200)
+    model.box_head.update(hidden=256, conv_channels=(32, 128), num_samples=64, pre_nms_top_k=200)
     model.mask_head.update(channels=64, num_convs=2, num_samples=8, mlp_channels=2)
     model.box_supervision.num_samples = 8
     model.keypoint_head.update(channels=64, num_convs=4, num_samples=16)
@@ -186,6 +189,11 @@ def conv_box_head(config: ConfigDict) -> None:
     config.model.rcnn.box_head.body = "conv"
 
 
+def class_prior(config: ConfigDict) -> None:
+    """Show the mask branch where in a region its class is; the box head must be `conv`, or C4's."""
+    config.model.rcnn.class_prior = True
+
+
 def box_losses(config: ConfigDict) -> None:
     """Learn masks of objects without masks from their boxes; the warm-up is a ninth of the steps, as BoxInst's."""
     supervision = config.model.rcnn.box_supervision
@@ -199,6 +207,8 @@ def box_losses(config: ConfigDict) -> None:
 BOX_LOSSES = {"no": lambda config: None, "yes": box_losses}
 # The variant `box_head`; C4 has its own.
 BOX_HEAD = {"mlp": lambda config: None, "conv": conv_box_head}
+# The variant `class_prior`.
+CLASS_PRIOR = {"no": lambda config: None, "yes": class_prior}
 # The variant `size`.
 SIZE = {"full": lambda config: None, "tiny": tiny}
 # The variant `mask_head`, which comes after the size and before `mlp`.

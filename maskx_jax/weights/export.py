@@ -32,6 +32,7 @@ _REQUIRED: dict[str, dict[str, Any]] = {
         "rcnn.roi_align.operation": "roi_align",
         "rcnn.roi_align.convention": "torchvision",
         "rcnn.roi_align.sampling_ratio": 2,
+        "rcnn.class_prior": False,
         "rcnn.box_head.body": "mlp",
         "rcnn.box_head.resolution": 7,
         "rcnn.keypoint_head.resolution": 14,

@@ -24,7 +24,8 @@ def config_of_0_1(mask_classes="voc", evaluation=""):
     pixels, rcnn = model.pop("pixels"), model.pop("rcnn")
     roi_align = rcnn.pop("roi_align")
     del model["family"], model["backbone"]["kind"], rcnn["rpn"]["min_size"]
-    del rcnn["keypoint_predictor"], rcnn["keypoint_head"], rcnn["box_supervision"]
+    del rcnn["keypoint_predictor"], rcnn["keypoint_head"], rcnn["box_supervision"], rcnn["class_prior"]
+    del rcnn["box_head"]["conv_channels"]
     rcnn["box_head"]["max_detections"] = model.pop("max_detections")
     config["model"] = {
         **model,
@@ -45,7 +46,7 @@ def test_the_model_of_version_0_1_is_read():
     today["data"]["read_ahead"] = 0
     rcnn = today["model"]["rcnn"]
     del rcnn["rpn"]["min_size"], rcnn["keypoint_predictor"], rcnn["keypoint_head"], rcnn["roi_align"]["operation"]
-    del rcnn["box_supervision"]
+    del rcnn["box_supervision"], rcnn["class_prior"], rcnn["box_head"]["conv_channels"]
     assert upgraded == today
     assert old == config_of_0_1()
     assert upgrade(upgraded) == today

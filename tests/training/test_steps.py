@@ -30,9 +30,10 @@ def small_model(system: str = "maskx_rcnn"):
         config = keypoint_rcnn.get_config("size=tiny,data=shapes")
         config.model.rcnn.keypoint_head.update(channels=16, num_convs=1, num_samples=4)
         return build(config.model, NUM_CLASSES)
-    fields = (
-        {"box_supervision__enabled": True, "box_supervision__warmup_steps": 4} if system == "box_supervision" else {}
-    )
+    fields = {
+        "box_supervision": {"box_supervision__enabled": True, "box_supervision__warmup_steps": 4},
+        "class_prior": {"class_prior": True, "box_head__body": "conv"},
+    }.get(system, {})
     return tiny_model(rpn__post_nms_top_k=(20, 20), box_head__num_samples=16, mask_head__num_samples=4, **fields)
 
 
@@ -71,7 +72,10 @@ rcnn_or_long = pytest.mark.parametrize(
     scope="module",
     params=[
         *("maskx_rcnn", "embedmask"),
-        *(pytest.param(system, marks=pytest.mark.long) for system in ("keypoint_rcnn", "box_supervision")),
+        *(
+            pytest.param(system, marks=pytest.mark.long)
+            for system in ("keypoint_rcnn", "box_supervision", "class_prior")
+        ),
     ],
 )
 def system(request):

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int, Key
 from maskx_jax.limits import Check, number, numbers, one_of, some_numbers
 from maskx_jax.models.layers import Linear32, conv_norm, xavier_fill
 from maskx_jax.ops import boxes as box_ops
+from maskx_jax.ops.class_activation import class_activations
 from maskx_jax.ops.detections import select
 from maskx_jax.ops.losses import Mean, masked_mean, smooth_l1
 from maskx_jax.ops.matching import Matcher
@@ -85,11 +86,33 @@ class Deltas(NamedTuple):
 
 
 class BoxPredictions(NamedTuple):
-    """Logits, float32, and deltas of each region, with the weights that made them."""
+    """Logits, float32, and deltas of each region, with the weights that made them, and what they were made from.
+
+    Attributes:
+      logits: of each class.
+      deltas: of the boxes.
+      class_weights: the predictor's parameters.
+      maps: what the mean is taken of that the predictor sees; None of an MLP.
+    """
 
     logits: Float[Array, "b r classes"]
     deltas: Deltas
     class_weights: ClassWeights
+    maps: Float[Array, "b r s s hidden"] | None = None
+
+    def activations(self, labels: Int[Array, "b r"]) -> Float[Array, "b r s s"]:
+        """Return where in each region its label is seen, see `ops.class_activation`.
+
+        Only the rows of the labels at hand are used: 3,000 classes cost what 80 cost. What is trained by it changes the
+        maps and never the rows, as in OPMask; they are what the weight transfer of Mask^X R-CNN sees, too.
+
+        Raises:
+          ValueError: the box head is an MLP.
+        """
+        if self.maps is None:
+            raise ValueError("got a box head of body 'mlp'; class activations are of one that takes the mean of a map")
+        rows = jax.lax.stop_gradient(self.class_weights.classification)[labels]
+        return jax.vmap(class_activations)(self.maps, rows)
 
 
 class BoxHead(nn.Module):
@@ -144,9 +167,10 @@ class BoxHead(nn.Module):
         if self.body not in BODIES:
             raise ValueError(f"got body {self.body!r} of the box head; expected one of {BODIES}")
         if self.body == "mlp":
-            x = self._mlp(pooled)
+            maps, x = None, self._mlp(pooled)
         else:
-            x = (self._convs(pooled) if self.body == "conv" else pooled).mean((2, 3))
+            maps = self._convs(pooled) if self.body == "conv" else pooled
+            x = maps.mean((2, 3))
         classes = self.num_classes + 1
         normal = nn.initializers.normal
         logits, class_columns, _ = Linear32(classes, normal(0.01), self.dtype, name="classification")(x)
@@ -159,7 +183,7 @@ class BoxHead(nn.Module):
             # Jitted, the table is not computed.
             rows = BoxRows(class_weights.boxes.reshape(classes, 4, -1), box_biases.reshape(classes, 4))
             deltas = Deltas(x.astype(self.dtype), rows)
-        return BoxPredictions(logits, deltas, class_weights)
+        return BoxPredictions(logits, deltas, class_weights, maps)
 
     def _mlp(self, pooled: Float[Array, "b r s s c"]) -> Float[Array, "b r hidden"]:
         # Flattened in the order row, column, channel.

@@ -32,6 +32,7 @@ from maskx_jax.models.rcnn.mask_branch import MaskBranch
 from maskx_jax.models.rcnn.pooling import RoIAlign
 from maskx_jax.models.rcnn.region_head import RegionHead
 from maskx_jax.models.rcnn.rpn import RPN
+from maskx_jax.ops.class_activation import add_activations
 from maskx_jax.ops.losses import Mean, total_loss
 from maskx_jax.structures import Batch, Detections
 
@@ -48,6 +49,7 @@ _MODULES: Mapping[str, Mapping[str, Check]] = {
 }
 LIMITS: Mapping[str, Check] = {
     "mask_predictor": one_of(*mask_branch.PREDICTORS),
+    "class_prior": one_of(False, True),
     "keypoint_predictor": one_of(*KEYPOINT_PREDICTORS),
     **within(_MODULES),
 }
@@ -62,6 +64,8 @@ class RCNN(nn.Module):
       heads: what works on regions after the box head: the mask branch, the keypoint head, both, or nothing for
         boxes only.
       box_supervision: how the mask branch learns from boxes of objects without masks, if it does.
+      class_prior: whether the mask branch sees where in a region its class is (OPMask, Biertimpel et al., ICCV 2021):
+        the class activations of the box head are added to its features.
     """
 
     pixels: Pixels
@@ -72,6 +76,7 @@ class RCNN(nn.Module):
     box_head: BoxHead
     heads: tuple[RegionHead, ...] = ()
     box_supervision: BoxSupervision = BoxSupervision()
+    class_prior: bool = False
 
     # The modules of `heads` are named by their own names: parameter paths are "mask_head/...", not "heads_0_...".
     preserve_adopted_names = True
@@ -133,10 +138,12 @@ class RCNN(nn.Module):
 
         if self.fpn is None:
             rois = dataclasses.replace(rois, features=features)
+        if self.class_prior:
+            rois = dataclasses.replace(rois, activations=predictions.activations(rois.labels))
         for head in self.heads:
             own, used = head.regions(rois, gt)
             predicted = self.region_predictions(
-                head, pyramid, own.boxes, own.labels, used, predictions.class_weights, own.features
+                head, pyramid, own.boxes, own.labels, used, predictions.class_weights, own.features, own.activations
             )
             losses |= head.losses(predicted, own, used, gt)
         if self.box_supervision.enabled and (branch := self.mask_branch) is not None:
@@ -208,13 +215,21 @@ class RCNN(nn.Module):
         used: Bool[Array, "b r"],
         class_weights: ClassWeights,
         features: Float[Array, "b r s s c"] | None = None,
+        activations: Float[Array, "b r t t"] | None = None,
     ) -> Any:
         """Return what one of the heads predicts for regions, such as the mask branch's logits `b r m m`.
 
-        Features that are computed already are given.
+        Features, and activations of the labels, that are computed already are given.
         """
         if features is None:
             features = self.region_features(pyramid, boxes, used, head.resolution)
+        if self.class_prior and head.produces == "masks":
+            if activations is None:
+                # On C4 what all heads see; elsewhere the boxes, which may be no region of the box head's, are pooled.
+                is_c4 = self.fpn is None
+                predictions = self.box_head(features) if is_c4 else self.box_predictions(pyramid, boxes, used)
+                activations = predictions.activations(labels)
+            features = jax.vmap(add_activations)(features, activations)
         return head(features, labels, used, class_weights)
 
     def region_features(
@@ -249,6 +264,7 @@ def build(
     keypoint_predictor: str = "none",
     keypoint_head: Mapping[str, Any] = types.MappingProxyType({}),
     box_supervision: Mapping[str, Any] = types.MappingProxyType({}),
+    class_prior: bool = False,
 ) -> RCNN:
     """Build a detector of this family, see `models.build.Part`.
 
@@ -263,11 +279,12 @@ def build(
       fpn, rpn, roi_align, box_head, mask_head, weight_transfer, keypoint_head: fields of the modules of that name.
       keypoint_predictor: "none" or "heatmaps"; runs from before there were keypoints do not say.
       box_supervision: fields of `BoxSupervision`; runs from before there was any do not say.
+      class_prior: see `RCNN`; runs from before there was any do not say.
 
     Raises:
       ValueError: `keypoint_predictor` is unknown, the number of anchor sizes does not fit the levels, GroupNorm cannot
         divide the box head's channels, one head's resolution is not another's on C4, the mask predictor cannot learn
-        from boxes, or as `mask_branch.build`.
+        from boxes, there are no masks or no class activations for a class prior, or as `mask_branch.build`.
       TypeError: a mapping has a key that its module does not know.
     """
     masks = mask_branch.build(mask_predictor, num_classes, mask_head, weight_transfer, dtype, cpu)
@@ -289,6 +306,8 @@ def build(
             f"rcnn.mask_predictor is {mask_predictor!r}; expected none of {', '.join(refused)} for "
             "box_supervision.enabled: it needs a logit for each pixel"
         )
+    if class_prior:
+        _check_prior(mask_predictor, boxes)
     return RCNN(
         pixels=pixels,
         backbone=backbone,
@@ -298,6 +317,7 @@ def build(
         box_head=boxes,
         heads=tuple(heads),
         box_supervision=supervision,
+        class_prior=class_prior,
     )
 
 
@@ -315,6 +335,16 @@ def _check_convs(head: BoxHead) -> None:
     for channels in head.conv_channels if head.body == "conv" else ():
         if expected := check_group_norm(channels):
             raise ValueError(f"rcnn.box_head.conv_channels has {channels}; expected {expected}")
+
+
+def _check_prior(mask_predictor: str, head: BoxHead) -> None:
+    if mask_predictor == "none":
+        raise ValueError("rcnn.class_prior is True; expected False for mask_predictor = 'none': it is a prior of masks")
+    if head.body == "mlp":
+        raise ValueError(
+            "rcnn.box_head.body is 'mlp'; expected for class_prior 'conv', or 'mean' on C4: an MLP does not say where "
+            "it sees a class"
+        )
 
 
 def _rpn(rpn: RPN, num_levels: int) -> RPN:
