@@ -193,8 +193,7 @@ def test_ids_do_not_matter(name, backend):
 
 @pytest.mark.parametrize(
     ("backend", "kind"),
-    [(name, kind) for name in ("faster_coco_eval", "pycocotools") for kind in KINDS]
-    + [("faster_coco_eval", "boundary")],
+    [(name, kind) for name in matching.BACKENDS for kind in KINDS] + [("faster_coco_eval", "boundary")],
 )
 def test_some_classes_at_a_time_give_the_numbers_of_all_at_once(backend, kind):
     # Class 8 has nothing; the last part has fewer classes than the others.
