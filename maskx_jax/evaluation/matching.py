@@ -14,8 +14,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from maskx_jax.evaluation import boundary_iou
-
 # From the fastest to the slowest.
 BACKENDS = ("hotcoco", "faster_coco_eval", "pycocotools")
 
@@ -156,6 +154,9 @@ def _match_at_once(
 
 def _boundary_ious(truth: Any, detections: Any, params: Any, image_id: int, category_id: int) -> np.ndarray:
     """Return what `computeIoU` of faster-coco-eval's evaluator would, of its two datasets and its parameters."""
+    # It needs OpenCV, which scoring other kinds does without.
+    from maskx_jax.evaluation import boundary_iou
+
     objects, detected = (dataset.get(image_id, category_id) for dataset in (truth, detections))
     best = sorted(detected, key=lambda entry: entry["score"], reverse=True)[: params.maxDets[-1]]
     return boundary_iou.ious(
