@@ -7,7 +7,7 @@ import os
 import pathlib
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from etils import epath
@@ -64,16 +64,15 @@ def write_json(path: str | os.PathLike, value: Any, **format: Any) -> None:
     write_text(path, json.dumps(value, allow_nan=False, **({"indent": 2} | format)) + "\n")
 
 
-def write_json_list(path: str | os.PathLike, entries: Sequence) -> None:
+def write_json_list(path: str | os.PathLike, entries: Iterable) -> None:
     """Write a long list as JSON in one line: the bytes of `json.dumps` without spaces, made in parts.
 
     Raises: as `write_json`.
     """
     encode = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
-    parts = (
-        ("," if start else "") + encode(entries[start : start + _ENTRIES_AT_A_TIME])[1:-1]
-        for start in range(0, len(entries), _ENTRIES_AT_A_TIME)
-    )
+    rest = iter(entries)
+    groups = iter(lambda: list(itertools.islice(rest, _ENTRIES_AT_A_TIME)), [])
+    parts = (("," if number else "") + encode(group)[1:-1] for number, group in enumerate(groups))
     write_parts(path, (part.encode() for part in itertools.chain("[", parts, ["]\n"])))
 
 

@@ -56,7 +56,7 @@ def draw(run: Loaded, folder: pathlib.Path) -> int:
     config = run.config
     source = open_source(config.data, training=False, seed=config.seed)
     transform = Transform(**config.data.transform).for_evaluation()
-    entries: evaluation.Entries = []
+    entries: list[dict[str, Any]] = []
     pictures: dict[int, dict[str, np.ndarray]] = {}
 
     @jax.jit

@@ -58,13 +58,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if jax.process_index() == 0:
         output = files.folder_in(*((values.output,) if values.output else (values.workdir, "evaluation", loaded.step)))
     found = _detect(loaded, source, config)
-    if output is not None:
+    if output is not None and found is not None:
         print(scores.titled_table(evaluation.write(found, source, config, output, groups, others)))
         print(f"wrote {output}")
     return 0
 
 
-def _detect(loaded: Loaded, source: Source, config: ConfigDict) -> evaluation.Entries:
+def _detect(loaded: Loaded, source: Source, config: ConfigDict) -> evaluation.Entries | None:
     mesh = make_mesh()
     variables = jax.device_put(loaded.variables, replicated(mesh))
     return evaluation.detect(make_detect_step(loaded.model, mesh), variables, source, config, mesh)

@@ -1,9 +1,10 @@
 """How the processes of a run find each other, and what they exchange."""
 
 import concurrent.futures
+import io
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -62,17 +63,22 @@ def gather_objects(value: Any) -> list[Any]:
     """
     if jax.process_count() == 1:
         return [value]
-    message = np.frombuffer(json.dumps(value).encode(), np.uint8)
-    # As bytes, because JAX would cut integers of 64 bits in half.
-    lengths = _all_gather(np.array([message.size], np.uint64).view(np.uint8)).view(np.uint64)[:, 0].tolist()
-    part = _BYTES_ON_DEVICE // jax.process_count()
-    parts = []
-    for start in range(0, max(lengths), part):
-        piece = message[start : start + part]
-        # Arrays of one shape are gathered: of the longest message's rest, or of a whole part.
-        parts.append(_all_gather(np.pad(piece, (0, min(part, max(lengths) - start) - piece.size))))
-    messages = np.concatenate(parts, axis=1)
-    return [json.loads(row[:length].tobytes()) for row, length in zip(messages, lengths, strict=True)]
+    return [json.loads(message) for message in _gather_bytes(json.dumps(value).encode(), everywhere=True)]
+
+
+def gather_parts(parts: Sequence[bytes]) -> list[Sequence[bytes]] | None:
+    """Return the parts of all processes, in their order, on the first one, and None on the others.
+
+    All of them have to call it. Only the first process needs memory for all parts.
+    """
+    if jax.process_count() == 1:
+        return [parts]
+    lengths = gather_objects([len(part) for part in parts])
+    messages = _gather_bytes(b"".join(parts), everywhere=False)
+    if jax.process_index() > 0:
+        return None
+    streams = map(io.BytesIO, messages)
+    return [[stream.read(length) for length in own] for stream, own in zip(streams, lengths, strict=True)]
 
 
 def from_first_process(compute: Callable[[], Any]) -> Any:
@@ -96,6 +102,23 @@ def from_first_process(compute: Callable[[], Any]) -> Any:
     if text is not None:
         raise RuntimeError(text)
     return value
+
+
+def _gather_bytes(message: bytes, everywhere: bool) -> list[bytearray]:
+    """Return the messages of all processes, in their order: everywhere, or on the first process (else empty ones)."""
+    own = np.frombuffer(message, np.uint8)
+    # As bytes, because JAX would cut integers of 64 bits in half.
+    lengths = _all_gather(np.array([own.size], np.uint64).view(np.uint8)).view(np.uint64)[:, 0].tolist()
+    messages = [bytearray() for _ in lengths]
+    part = _BYTES_ON_DEVICE // jax.process_count()
+    for start in range(0, max(lengths), part):
+        piece = own[start : start + part]
+        # Arrays of one shape are gathered: of the longest message's rest, or of a whole part.
+        rows = _all_gather(np.pad(piece, (0, min(part, max(lengths) - start) - piece.size)))
+        if everywhere or jax.process_index() == 0:
+            for gathered, row, length in zip(messages, rows, lengths, strict=True):
+                gathered += row[: max(0, length - start)].tobytes()
+    return messages
 
 
 def _all_gather(array: np.ndarray) -> np.ndarray:

@@ -94,8 +94,8 @@ def check_ground_truth(ground_truth: Mapping, kinds: Sequence[str] = KINDS) -> N
         rle.check_totals(ground_truth["annotations"], "ground truth, annotations")
 
 
-def check_results(results: Sequence[dict], ground_truth: Mapping, kinds: Sequence[str] = KINDS) -> None:
-    """Check that results can be scored against a sound ground truth. An empty list can: it scores zero.
+def check_results(results: Iterable[dict], ground_truth: Mapping, kinds: Sequence[str] = KINDS) -> None:
+    """Check that results can be scored against a sound ground truth. None at all can: they score zero.
 
     Args:
       results: the entries.

@@ -1,4 +1,4 @@
-"""COCO results entries made by other processes, while this one feeds the devices.
+"""COCO results entries made and encoded by other processes, while this one feeds the devices.
 
 Pasting and encoding hold the interpreter's lock, so that threads do not help. A process is started as a command: one
 with JAX's threads must not be forked, and multiprocessing's other ways would import the main module again, and with it
@@ -30,7 +30,7 @@ _SECONDS_TO_END = 10
 
 
 class EntryMaker(Protocol):
-    """Makes results entries.
+    """Makes results entries, encoded by `results.encode`.
 
     Attributes:
       most_waiting: images that may be submitted before the entries of the first are asked for.
@@ -38,7 +38,7 @@ class EntryMaker(Protocol):
 
     most_waiting: int
 
-    def submit(self, found: "Detections", **image: Any) -> Callable[[], list[dict]]:
+    def submit(self, found: "Detections", **image: Any) -> Callable[[], bytes]:
         """Begin with one image; return what gives its entries, and raises as `results.entries`.
 
         Args:
@@ -68,8 +68,8 @@ class _ThisProcess:
     def __init__(self, conventions: dict[str, Any]) -> None:
         self._conventions = conventions
 
-    def submit(self, found: "Detections", **image: Any) -> Callable[[], list[dict]]:
-        made = results.entries(found, **image, **self._conventions)
+    def submit(self, found: "Detections", **image: Any) -> Callable[[], bytes]:
+        made = results.encode(results.entries(found, **image, **self._conventions))
         return lambda: made
 
     def close(self) -> None:
@@ -88,11 +88,11 @@ class _OtherProcesses:
             self._idle.put(process)
         self._threads = concurrent.futures.ThreadPoolExecutor(num_processes)
 
-    def submit(self, found: "Detections", **image: Any) -> Callable[[], list[dict]]:
+    def submit(self, found: "Detections", **image: Any) -> Callable[[], bytes]:
         arrays = {field.name: getattr(found, field.name) for field in dataclasses.fields(found)}
         return self._threads.submit(self._make, (arrays, image)).result
 
-    def _make(self, request: tuple[dict[str, Any], dict[str, Any]]) -> list[dict]:
+    def _make(self, request: tuple[dict[str, Any], dict[str, Any]]) -> bytes:
         process = self._idle.get()
         try:
             return process.make(request)
@@ -121,7 +121,7 @@ class _Process:
         self._requests, self._answers = self._process.stdin, self._process.stdout
         self._unsent: list[Any] = [conventions]
 
-    def make(self, request: Any) -> list[dict]:
+    def make(self, request: Any) -> bytes:
         try:
             for part in (*self._unsent, request):
                 pickle.dump(part, self._requests, pickle.HIGHEST_PROTOCOL)
@@ -163,7 +163,7 @@ def serve() -> None:
             found: Any = types.SimpleNamespace(**arrays)
             answer: Any
             try:
-                answer = results.entries(found, **image, **conventions)
+                answer = results.encode(results.entries(found, **image, **conventions))
             except Exception as error:
                 answer = error
             pickle.dump(answer, answers, pickle.HIGHEST_PROTOCOL)

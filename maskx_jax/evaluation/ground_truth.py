@@ -1,8 +1,9 @@
 """A ground truth in numbers that every backend takes."""
 
+import array
 import collections
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -76,33 +77,36 @@ class NumberedGroundTruth:
             inexhaustive |= {(image, category) for category in more}
         return searched, inexhaustive
 
-    def federated(self, results: Sequence[dict], max_detections: int) -> list[dict]:
+    def federated(self, results: Iterable[dict], max_detections: int) -> list[dict]:
         """Return the results that LVIS scores: the best of each image, of classes that it was searched for."""
-        per_image = collections.defaultdict(list)
+        # As numbers: there may be millions of results, of which few are kept.
+        numbers, values = array.array("q"), array.array("d")
         for result in results:
-            per_image[self._image[result["image_id"]]].append(result)
+            numbers.append(self._image[result["image_id"]])
+            values.append(result["score"])
+        images, scores = np.asarray(numbers), np.asarray(values)
+        order = np.lexsort((-scores, images))
+        rank = np.empty_like(order)
+        rank[order] = np.arange(len(order)) - np.searchsorted(images[order], images[order])
         return [
             result
-            for image, found in per_image.items()
-            for result in sorted(found, key=lambda entry: entry["score"], reverse=True)[:max_detections]
-            if self._category[result["category_id"]] in self._searched[image]
+            for result, image, is_best in zip(results, images.tolist(), rank < max_detections, strict=True)
+            if is_best and self._category[result["category_id"]] in self._searched[image]
         ]
 
-    def entries(self, results: Sequence[dict], kind: str, federated: bool) -> tuple[dict, dict]:
+    def entries(self, results: Iterable[dict], kind: str, federated: bool) -> tuple[dict, dict]:
         """Return ground truth and detections of one kind as COCO datasets, with only what an evaluator reads."""
         images = [{"id": image, "height": size[0], "width": size[1]} for image, size in self._sizes.items()]
         categories = [{"id": number, "name": str(number)} for number in self._category.values()]
         objects = self._objects
         if kind == "keypoints":
-            results = [result for result in results if self._category[result["category_id"]] in self._skeletons]
+            results = (result for result in results if self._category[result["category_id"]] in self._skeletons)
         elif kind != "bbox":
             objects = [
                 entry | ({"segmentation": mask} if mask is not None else self._without_mask(entry))
                 for entry, mask in zip(self._objects, self._masks, strict=True)
             ]
         field = FIELD_OF_KIND.get(kind, "segmentation")
-        shapes = [result[field] for result in results]
-        areas = rle.areas(shapes) if field == "segmentation" else [_area(kind, shape) for shape in shapes]
         detected = [
             {
                 "id": number,
@@ -110,11 +114,14 @@ class NumberedGroundTruth:
                 "category_id": self._category[result["category_id"]],
                 "score": float(result["score"]),
                 "iscrowd": 0,
-                field: shape,
-                "area": area,
+                field: result[field],
             }
-            for number, (result, shape, area) in enumerate(zip(results, shapes, areas, strict=True), start=1)
+            for number, result in enumerate(results, start=1)
         ]
+        shapes = [entry[field] for entry in detected]
+        areas = rle.areas(shapes) if field == "segmentation" else [_area(kind, shape) for shape in shapes]
+        for entry, area in zip(detected, areas, strict=True):
+            entry["area"] = area
         if federated:
             objects = objects + self._regions_to_ignore(kind, len(objects))
             # As lvis-api does. What has no area also lies in no region.

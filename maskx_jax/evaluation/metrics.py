@@ -31,7 +31,7 @@ without area, are left out; of a class that is not annotated exhaustively (`not_
 image is a region to ignore.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from maskx_jax.coco.garbage import no_garbage_collection
@@ -112,7 +112,7 @@ def usual_max_detections(federated: bool) -> int:
 @no_garbage_collection()
 def score(
     ground_truth: Mapping,
-    results: Sequence[dict],
+    results: Iterable[dict],
     kinds: Sequence[str] = KINDS,
     groups: Mapping[str, Sequence[int]] | None = None,
     backend: str = "hotcoco",
@@ -122,7 +122,7 @@ def score(
 
     Args:
       ground_truth: a COCO instances dict. It is not changed.
-      results: COCO results entries. They are not changed.
+      results: COCO results entries, gone through several times. They are not changed.
       kinds: of "bbox", "segm", "keypoints" and "boundary": masks by the smaller of their IoU and that of their borders,
         bands of 2 % of the image's diagonal (see `boundary_iou`), which faster-coco-eval matches for any backend.
       groups: category ids by the name of the group, such as `{"A": [...], "B": [...]}`.
@@ -157,7 +157,7 @@ def score(
     if most < 1:
         raise ValueError(f"got max_detections {most}; expected at least 1")
     numbered = NumberedGroundTruth(ground_truth, "segm" in checked_kinds)
-    chosen = numbered.federated(results, most) if federated else list(results)
+    chosen = numbered.federated(results, most) if federated else results
     metrics: dict = {"max_detections": most, "federated": federated, "num_areas_replaced": numbered.num_areas_replaced}
     if "segm" in checked_kinds:
         metrics["num_ignored_without_mask"] = numbered.num_without_mask

@@ -2,7 +2,8 @@
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+import pickle
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -145,7 +146,32 @@ def boxes_in_image(
             yield index, box, [x1, y1, x2, y2]
 
 
-def write_results(path: str | os.PathLike, results: Sequence[dict]) -> None:
+def encode(entries: Sequence[dict]) -> bytes:
+    """Return the entries of one image as `EncodedResults` hold them."""
+    # A third of the time that JSON takes.
+    return pickle.dumps(entries, pickle.HIGHEST_PROTOCOL)
+
+
+class EncodedResults:
+    """COCO results entries of many images, decoded each time that they are gone through.
+
+    As dicts they would take almost three times the memory.
+    """
+
+    def __init__(self, images: Iterable[bytes]) -> None:
+        """Hold the entries of images.
+
+        Args:
+          images: each by `encode`.
+        """
+        self._images = list(images)
+
+    def __iter__(self) -> Iterator[dict]:
+        for image in self._images:
+            yield from pickle.loads(image)
+
+
+def write_results(path: str | os.PathLike, results: Iterable[dict]) -> None:
     """Write a COCO results file. An interrupted write leaves no half a file under the name."""
     files.write_json_list(path, results)
 

@@ -2,7 +2,7 @@
 
 import os
 import pathlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,7 @@ def kinds(produces: Collection[str], boundary: bool = False) -> tuple[str, ...]:
     return ("bbox", *(masks if "masks" in produces else ()), *(("keypoints",) if "keypoints" in produces else ()))
 
 
-def kinds_of(found: Sequence[Any]) -> tuple[str, ...]:
+def kinds_of(found: Iterable[Any]) -> tuple[str, ...]:
     """Return the kinds that results can be scored by: boxes, masks and keypoints where any entry has them."""
     present = [kind for kind, field in FIELD_OF_KIND.items() if any(isinstance(r, dict) and field in r for r in found)]
     return tuple(present) or ("bbox",)

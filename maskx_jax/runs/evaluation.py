@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import itertools
 import pathlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -20,15 +21,15 @@ from maskx_jax.data.reading import read_record
 from maskx_jax.data.records import Source
 from maskx_jax.data.sources import open_source
 from maskx_jax.data.transforms import Transform, decode
-from maskx_jax.distributed.processes import gather_objects
+from maskx_jax.distributed.processes import gather_objects, gather_parts
 from maskx_jax.evaluation import checks, entry_processes, keypoints, matching, metrics, paste_masks, results, scores
 from maskx_jax.evaluation.drawing import draw_comparison
 from maskx_jax.inference import DetectStep
 from maskx_jax.models.build import produces
 from maskx_jax.structures import PyTree
 
-# COCO results entries.
-Entries = list[dict[str, Any]]
+# COCO results entries, gone through several times.
+Entries = Iterable[dict[str, Any]]
 # What of a run's config may be otherwise when it is evaluated: fields, and sections.
 MAY_CHANGE = ("evaluation", "data.transform", "data.loader", "data.num_workers", "data.read_ahead")
 # Category ids by the name of the group.
@@ -42,11 +43,12 @@ def detect(
     config: ConfigDict,
     mesh: Mesh,
     before_batch: Callable[[int], None] | None = None,
-) -> Entries:
+) -> Entries | None:
     """Detect on every image of a source; return COCO results entries in the pixels of the original images.
 
-    Each process makes the entries of its own images. All of them return the same list, in the same order on any number
-    of processes. `before_batch` is called with the number of each batch on all of them; it may raise to break off.
+    Each process makes and holds the entries of its own images. The first one returns those of all, image after image
+    in the order of the source; the others return None. `before_batch` is called with the number of each batch on all
+    of them; it may raise to break off.
 
     Raises:
       RuntimeError: a record is broken, or an image was not detected on exactly once.
@@ -71,38 +73,36 @@ def detect(
         keypoint_score=config.evaluation.keypoint_score,
     )
     with contextlib.closing(maker):
-        local = list(_batches_of_entries(detected, maker, before_batch))
-    # A batch lies on the processes in their order.
-    pairs = [pair for parts in zip(*gather_objects(local), strict=True) for part in parts for pair in part]
-    _check_each_once([image_id for image_id, _ in pairs], source.image_ids.tolist())
-    return [entry for _, made in pairs for entry in made]
+        own = list(_encoded_entries(detected, maker, before_batch))
+    image_ids = list(itertools.chain(*gather_objects([image_id for image_id, _ in own])))
+    _check_each_once(image_ids, source.image_ids.tolist())
+    parts = gather_parts([encoded for _, encoded in own])
+    if parts is None:
+        return None
+    encoded_of_id = dict(zip(image_ids, itertools.chain(*parts), strict=True))
+    return results.EncodedResults(encoded_of_id[image_id] for image_id in source.image_ids.tolist())
 
 
-def _batches_of_entries(
+def _encoded_entries(
     detected: Iterable[Sequence[inference.ImageDetections]],
     maker: entry_processes.EntryMaker,
     before_batch: Callable[[int], None] | None,
-) -> Iterator[list[tuple[int, Entries]]]:
-    """Yield for each batch its images, as pairs of id and entries; see `detect`."""
-    waiting: collections.deque[list[tuple[int, Callable[[], Entries]]]] = collections.deque()
+) -> Iterator[tuple[int, bytes]]:
+    """Yield the id and the encoded entries of each image; see `detect`."""
+    waiting: collections.deque[tuple[int, Callable[[], bytes]]] = collections.deque()
 
-    def first() -> list[tuple[int, Entries]]:
-        return [(image_id, entries()) for image_id, entries in waiting.popleft()]
+    def first() -> tuple[int, bytes]:
+        image_id, encoded = waiting.popleft()
+        return image_id, encoded()
 
     for number, images in enumerate(detected):
         if before_batch is not None:
             before_batch(number)
-        waiting.append(
-            [
-                (
-                    image.image_id,
-                    maker.submit(image.found, image_id=image.image_id, image_size=image.size, scale=image.scale),
-                )
-                for image in images
-            ]
-        )
+        for image in images:
+            encoded = maker.submit(image.found, image_id=image.image_id, image_size=image.size, scale=image.scale)
+            waiting.append((image.image_id, encoded))
         # Their detections are in memory.
-        while waiting and sum(map(len, waiting)) - len(waiting[0]) >= maker.most_waiting:
+        while len(waiting) > maker.most_waiting:
             yield first()
     while waiting:
         yield first()
@@ -287,12 +287,15 @@ def draw(
     group_of_id = {category_id: group for group, members in groups.items() for category_id in members}
     # What a dataset has without use need not be sound.
     skeletons = skeletons_of(ground_truth["categories"]) if source.skeleton else {}
-    for index in range(min(config.evaluation.num_pictures, len(source))):
+    count = min(config.evaluation.num_pictures, len(source))
+    image_ids = set(source.image_ids[:count].tolist())
+    shown = {title: [entry for entry in entries if entry["image_id"] in image_ids] for title, entries in found.items()}
+    for index in range(count):
         record = read_record(source, index)
         annotations = [a for a in ground_truth["annotations"] if a["image_id"] == record.image_id]
         panels = {
             title: [entry for entry in entries if entry["image_id"] == record.image_id]
-            for title, entries in found.items()
+            for title, entries in shown.items()
         }
         threshold = config.evaluation.picture_score_threshold
         others = (pictures or {}).get(record.image_id)

@@ -75,7 +75,7 @@ def test_an_imported_file_can_be_evaluated(run):
     mesh = make_mesh()
     step = make_detect_step(loaded.model, mesh)
     variables = jax.device_put(loaded.variables, replicated(mesh))
-    results = evaluation.detect(step, variables, source, loaded.config, mesh)
+    results = list(evaluation.detect(step, variables, source, loaded.config, mesh))
     images = {image["id"] for image in source.coco_ground_truth()["images"]}
     assert results and {result["image_id"] for result in results} <= images
     assert evaluation.score(results, source.coco_ground_truth(), loaded.config, {})["segm"]["all"]["AP"] < 0.1

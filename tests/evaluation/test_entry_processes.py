@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+import pickle
 import signal
 import subprocess
 import sys
@@ -52,7 +53,7 @@ def test_entries_errors_and_signals():
     with contextlib.closing(maker):
         waiting = [maker.submit(detections(number), **image(number)) for number in range(20)]
         expected = [results.entries(detections(number), **image(number), **CONVENTIONS) for number in range(20)]
-        assert [entries() for entries in waiting] == expected and sum(map(len, expected)) > 20
+        assert [pickle.loads(encoded()) for encoded in waiting] == expected and sum(map(len, expected)) > 20
         broken = detections(1).replace(labels=np.full(5, 7))
         with pytest.raises(ValueError, match=r"image 4, detection 1: label 7 is not in 1\.\.2"):
             maker.submit(broken, **image(4))()
@@ -61,7 +62,7 @@ def test_entries_errors_and_signals():
             for process_id in ids:
                 os.kill(process_id, number)
         waiting = [maker.submit(detections(number), **image(number)) for number in range(4)]
-        assert [entries() for entries in waiting] == expected[:4]
+        assert [pickle.loads(encoded()) for encoded in waiting] == expected[:4]
         os.kill(ids[0], signal.SIGKILL)
         os.kill(ids[1], signal.SIGKILL)
         with pytest.raises(RuntimeError, match=r"ended with code -9; .* evaluation\.num_processes=1"):

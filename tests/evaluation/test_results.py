@@ -1,5 +1,6 @@
 import copy
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -111,6 +112,23 @@ def test_writing_and_reading(tmp_path):
     coco_results.write_results(path, results)
     assert coco_results.read_results(path) == results
     assert [file.name for file in tmp_path.iterdir()] == ["results.json"]
+
+
+def test_encoded_results_are_the_entries_in_less_than_half_of_their_memory():
+    def make_images():
+        for seed in range(20):
+            masks = np.random.default_rng(seed).random((30, 9, 9)).astype(np.float32)
+            yield convert([[9, 2, 40, 30]] * 30, masks[:, 0, 0], [2] * 30, [True] * 30, masks)
+
+    tracemalloc.start()
+    entries = [entry for image in make_images() for entry in image]
+    of_entries, _ = tracemalloc.get_traced_memory()
+    encoded = coco_results.EncodedResults(map(coco_results.encode, make_images()))
+    of_all, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    for _ in range(2):
+        assert list(encoded) == entries
+    assert of_all - of_entries < of_entries / 2
 
 
 def test_writing_refuses_nan_and_keeps_the_old_file(tmp_path):
