@@ -45,7 +45,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     loaded = load(values.workdir, values.step)
     config = changed_config(loaded.config, changes, evaluation.MAY_CHANGE)
     config.evaluation.boundary |= values.boundary
-    evaluation.check(config)
     check_evaluation(config, jax.device_count())
     source = evaluation.open_evaluated(config, values.directory, values.split)
     same_classes(source.categories, loaded.categories, "the dataset and the checkpoint")

@@ -36,7 +36,8 @@ def decode(maps: np.ndarray, boxes: np.ndarray, score: Score = "probability") ->
         raise ValueError(f"got maps {maps.shape} and boxes {boxes.shape}; expected (d, k, m, m) and (d, 4)")
     if not (np.isfinite(maps).all() and np.isfinite(boxes).all()):
         raise ValueError("a map or a box is not finite")
-    check_score(score)
+    if score not in get_args(Score):
+        raise ValueError(f"unknown score of keypoints {score!r}; expected 'probability' or 'logit'")
     corners = boxes[:, :2]
     sides = np.maximum(boxes[:, 2:] - corners, boxes.dtype.type(1))
     numbers = np.minimum(np.ceil(sides), _MOST_CELLS).astype(int)
@@ -51,26 +52,6 @@ def decode(maps: np.ndarray, boxes: np.ndarray, score: Score = "probability") ->
         sums = np.exp(maps - largest[..., None, None]).sum(axis=(2, 3))
         scores = np.minimum(np.exp(scores - largest) / sums, 1)
     return np.concatenate([points, scores[..., None]], axis=-1).astype(np.float32)
-
-
-def check_grid(grid: str) -> None:
-    """Check that the pixels of a grid are known: those of the original image (Detectron), or of the canvas.
-
-    Raises:
-      ValueError: they are not.
-    """
-    if grid not in get_args(Grid):
-        raise ValueError(f"unknown grid of keypoints {grid!r}; expected 'image' or 'canvas'")
-
-
-def check_score(score: str) -> None:
-    """Check that a kind of score is known, see `decode`.
-
-    Raises:
-      ValueError: it is not.
-    """
-    if score not in get_args(Score):
-        raise ValueError(f"unknown score of keypoints {score!r}; expected 'probability' or 'logit'")
 
 
 def _peak(cells: np.ndarray, size: tuple[int, int]) -> tuple[int, int, float]:

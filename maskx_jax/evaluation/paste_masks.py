@@ -48,7 +48,8 @@ def paste_mask(
         raise ValueError(f"got a mask of shape {mask.shape}; expected (m, m)")
     if box.shape != (4,) or not np.isfinite(box).all():
         raise ValueError(f"got box {box.tolist()}; expected 4 finite numbers (x1, y1, x2, y2)")
-    check_grid(grid)
+    if grid not in get_args(Grid):
+        raise ValueError(f"unknown grid {grid!r}; expected 'continuous' or 'integer'")
 
     # With a ring of zeros both conventions are one interpolation, at different coordinates.
     padded = np.pad(mask, 1)
@@ -59,16 +60,6 @@ def paste_mask(
     probabilities = _interpolate(np.ascontiguousarray(_interpolate(padded, y).T), x).T
     inside = probabilities > threshold if grid == "integer" else probabilities >= threshold
     return inside, (top, left)
-
-
-def check_grid(grid: str) -> None:
-    """Check that a convention of `paste_mask` is known.
-
-    Raises:
-      ValueError: it is not.
-    """
-    if grid not in get_args(Grid):
-        raise ValueError(f"unknown grid {grid!r}; expected 'continuous' or 'integer'")
 
 
 def paste_and_encode(

@@ -22,7 +22,7 @@ from maskx_jax.data.records import Source
 from maskx_jax.data.sources import open_source
 from maskx_jax.data.transforms import Transform, decode
 from maskx_jax.distributed.processes import gather_objects, gather_parts
-from maskx_jax.evaluation import checks, entry_processes, keypoints, matching, metrics, paste_masks, results, scores
+from maskx_jax.evaluation import checks, entry_processes, metrics, results, scores
 from maskx_jax.evaluation.drawing import draw_comparison
 from maskx_jax.inference import DetectStep
 from maskx_jax.models.build import produces
@@ -163,19 +163,6 @@ def kinds(config: ConfigDict) -> tuple[str, ...]:
     return scores.kinds(produces(config.model), config.evaluation.boundary)
 
 
-def check(config: ConfigDict) -> None:
-    """Check what an evaluation would otherwise meet when all is detected.
-
-    Raises:
-      ValueError: the backend, or a convention by which masks are pasted or keypoints found, is unknown.
-      ModuleNotFoundError: the backend is not installed.
-    """
-    matching.check_backend(config.evaluation.backend)
-    paste_masks.check_grid(config.evaluation.paste_grid)
-    keypoints.check_grid(config.evaluation.keypoint_grid)
-    keypoints.check_score(config.evaluation.keypoint_score)
-
-
 def check_ground_truth(config: ConfigDict, source: Source) -> None:
     """Check that a source says what scoring needs to know of keypoints, where the model finds some.
 
@@ -208,9 +195,8 @@ def trained_groups(source: Source, config: ConfigDict) -> dict[str, list[int]]:
 def measured_metrics(config: ConfigDict, groups: Groups, source: Source) -> set[str]:
     """Return the metrics that have objects of a source to be measured on; a group without masks has no mask AP.
 
-    Raises: as `check` and `check_ground_truth`.
+    Raises: as `check_ground_truth`.
     """
-    check(config)
     check_ground_truth(config, source)
     boxes, masks = roles.count_labels(source, np.ones(len(source.categories) + 1, bool))
     label_of_id = source.categories.label_of_id()

@@ -4,7 +4,7 @@ import math
 import pathlib
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from ml_collections import ConfigDict
 
@@ -13,7 +13,7 @@ from maskx_jax.coco.keypoints import Skeleton
 from maskx_jax.data import loaders, sources
 from maskx_jax.data.transforms import Transform
 from maskx_jax.distributed import mesh as sharding
-from maskx_jax.evaluation import matching, metrics, scores
+from maskx_jax.evaluation import keypoints, matching, metrics, paste_masks, scores
 from maskx_jax.limits import Check, number, one_of, optional
 from maskx_jax.models.build import build, limits, num_keypoints
 from maskx_jax.runs.evaluation import MAY_CHANGE
@@ -61,6 +61,9 @@ _LIMITS: Mapping[str, Check] = {
     "evaluation.batch_size": number(1),
     "evaluation.num_processes": number(1),
     "evaluation.mask_threshold": number(0, 1),
+    "evaluation.paste_grid": one_of(*get_args(paste_masks.Grid)),
+    "evaluation.keypoint_grid": one_of(*get_args(keypoints.Grid)),
+    "evaluation.keypoint_score": one_of(*get_args(keypoints.Score)),
     "evaluation.backend": one_of(*matching.BACKENDS),
     "evaluation.num_pictures": number(0),
     "evaluation.picture_score_threshold": number(0, 1),
@@ -79,6 +82,7 @@ def check_config(config: ConfigDict, num_devices: int = 1, num_processes: int = 
 
     Raises:
       ValueError: a value is unknown or out of range, or two of them do not fit together; the message names the field.
+      ModuleNotFoundError: the backend of evaluations is not installed.
     """
     for name, value in _leaves(config.to_dict()):
         if isinstance(value, float) and not math.isfinite(value):
@@ -112,6 +116,7 @@ def check_evaluation(config: ConfigDict, num_devices: int = 1) -> None:
 
     Raises:
       ValueError: as `check_config`.
+      ModuleNotFoundError: the backend is not installed.
     """
     _check_fields(config, {name: check for name, check in _LIMITS.items() if name.startswith(MAY_CHANGE)})
     _check_evaluation(config, _of_model(build, config.model, 1).multiple, num_devices)

@@ -1,6 +1,5 @@
 """Detection over a source: what is found does not depend on how many processes look."""
 
-import importlib.util
 import json
 import os
 import pathlib
@@ -228,25 +227,6 @@ def test_what_is_measured_is_known_in_advance(predictor, boundary, groups):
     # Every class has objects here, with masks.
     assert evaluation.measured_metrics(config, groups, source) == set(metrics)
     assert ("segm/B/AP" in metrics) == (predictor != "none" and groups != {})
-
-
-def test_backend_and_conventions_are_checked_before_anything_is_scored(monkeypatch):
-    config = small_config(8)
-    config.evaluation.backend = "cocotools"
-    with pytest.raises(ValueError, match="unknown backend 'cocotools'; expected one of hotcoco, "):
-        evaluation.check(config)
-    config.evaluation.update(backend="faster_coco_eval", paste_grid="whole")
-    with pytest.raises(ValueError, match="unknown grid 'whole'; expected 'continuous' or 'integer'"):
-        evaluation.check(config)
-    config.evaluation.update(paste_grid="integer", keypoint_grid="whole")
-    with pytest.raises(ValueError, match="unknown grid of keypoints 'whole'; expected 'image' or 'canvas'"):
-        evaluation.check(config)
-    config.evaluation.update(keypoint_grid="canvas", keypoint_score="odds")
-    with pytest.raises(ValueError, match="unknown score of keypoints 'odds'; expected 'probability' or 'logit'"):
-        evaluation.check(config)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ModuleNotFoundError, match="needs a package: pip install faster-coco-eval"):
-        evaluation.check(config)
 
 
 @pytest.mark.parametrize("grid, is_inside", [("continuous", True), ("integer", False)])

@@ -112,6 +112,9 @@ def changed(**fields):
         ("evaluation__batch_size", 5, "a multiple of the 2 devices"),
         ("evaluation__backend", "coco", "one of hotcoco"),
         ("evaluation__mask_threshold", 50, "0 to 1"),
+        ("evaluation__paste_grid", "whole", "one of continuous, integer"),
+        ("evaluation__keypoint_grid", "whole", "one of image, canvas"),
+        ("evaluation__keypoint_score", "odds", "one of probability, logit"),
     ],
 )
 def test_a_value_out_of_range_is_named(field, value, expected):
