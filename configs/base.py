@@ -113,6 +113,9 @@ def get_config() -> ConfigDict:
             "mask_classes": "all",
             # Of the objects that have keypoints, the fraction that keeps them in training, drawn by the image's id.
             "keypoint_fraction": 1.0,
+            # A mask that a model predicted counts as much as its quality times this, one that a person drew 1: for sets
+            # prepared with --predicted_masks=use. Without predicted masks it has no effect.
+            "predicted_mask_weight": 1.0,
             # Fields of `maskx_jax.data.transforms.Transform`. Evaluation uses the largest short side.
             "transform": {
                 "canvas": (800, 1344),

@@ -56,6 +56,7 @@ class GroundTruth:
       is_crowd: `b n` bool, a region of many objects; ignored in training, never learned as background.
       valid: `b n` bool, whether the slot holds an object.
       keypoints: of the objects, or None where the dataset has none.
+      mask_weight: `b n` float32, 0 to 1, how much the mask counts where it may be used; None where all count the same.
     """
 
     boxes: Array
@@ -66,6 +67,7 @@ class GroundTruth:
     is_crowd: Array
     valid: Array
     keypoints: Keypoints | None = None
+    mask_weight: Array | None = None
 
 
 @struct.dataclass

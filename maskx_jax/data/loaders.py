@@ -281,27 +281,29 @@ def _fields(kind: type, *but: str) -> list[str]:
 
 
 _BATCH_FIELDS = _fields(Batch, "ground_truth")
-_GROUND_TRUTH_FIELDS = _fields(GroundTruth, "keypoints")
+_GROUND_TRUTH_FIELDS = _fields(GroundTruth, "keypoints", "mask_weight")
 _KEYPOINT_FIELDS = _fields(Keypoints)
 # Of `arrays_of`: tf.data asks for them before it has seen any.
 _TYPES = [
     *(np.uint8, np.float32, np.int64, np.float32, np.bool_),
     *(np.float32, np.int32, np.uint8, np.float32, np.bool_, np.bool_, np.bool_),
     *(np.float32, np.bool_, np.bool_),
+    np.float32,
 ]
 
 
 def arrays_of(batch: Batch) -> list[np.ndarray]:
     """Return the arrays of a batch in the order of their fields, those of the ground truth last.
 
-    They are as many with and without keypoints: without, the keypoints' arrays have no elements.
+    They are as many with and without keypoints and weights of masks: without, these arrays have no elements.
     """
     ground_truth = batch.ground_truth
     slots = ground_truth.valid.shape
     none = Keypoints(np.zeros((*slots, 0, 2), np.float32), np.zeros((*slots, 0), bool), np.zeros((*slots, 0), bool))
     keypoints = none if ground_truth.keypoints is None else ground_truth.keypoints
     parts = ((batch, _BATCH_FIELDS), (ground_truth, _GROUND_TRUTH_FIELDS), (keypoints, _KEYPOINT_FIELDS))
-    return [getattr(part, name) for part, names in parts for name in names]
+    weight = np.zeros((*slots, 0), np.float32) if ground_truth.mask_weight is None else ground_truth.mask_weight
+    return [*(getattr(part, name) for part, names in parts for name in names), weight]
 
 
 def batch_of(arrays: Sequence[np.ndarray]) -> Batch:
@@ -311,4 +313,7 @@ def batch_of(arrays: Sequence[np.ndarray]) -> Batch:
         {name: next(remaining) for name in names} for names in (_BATCH_FIELDS, _GROUND_TRUTH_FIELDS, _KEYPOINT_FIELDS)
     )
     known = Keypoints(**keypoints) if keypoints["labelled"].shape[-1] else None
-    return Batch(**own, ground_truth=GroundTruth(**ground_truth, keypoints=known))
+    weight = next(remaining)
+    is_weighed = weight.ndim == ground_truth["valid"].ndim
+    known_weight = weight if is_weighed else None
+    return Batch(**own, ground_truth=GroundTruth(**ground_truth, keypoints=known, mask_weight=known_weight))

@@ -13,7 +13,7 @@ from maskx_jax.data.loaders import MakeExample, ReadExample, load
 from maskx_jax.data.reading import read_record
 from maskx_jax.data.records import BrokenRecordError, Record, Source, check_record
 from maskx_jax.data.schedule import ORIENTATION_NAMES, Schedule, evaluation_order
-from maskx_jax.data.transforms import Counts, Transform, remove_keypoints, remove_masks
+from maskx_jax.data.transforms import Counts, Transform, remove_keypoints, remove_masks, weigh_masks
 from maskx_jax.structures import Batch
 
 
@@ -102,6 +102,7 @@ def train_batches(
     max_broken_records: int = 0,
     statistics: Statistics | None = None,
     keypoint_fraction: float = 1.0,
+    predicted_mask_weight: float = 1.0,
 ) -> Iterator[Batch]:
     """Yield this process's part of every global batch, from `start_step` on.
 
@@ -124,6 +125,7 @@ def train_batches(
         in; see `Schedule.candidates`.
       statistics: counts what becomes of records and objects.
       keypoint_fraction: of the objects, how many keep their keypoints; see `transforms.remove_keypoints`.
+      predicted_mask_weight: factor of the weights of predicted masks; see `transforms.weigh_masks`.
 
     Raises:
       ValueError: an argument is out of range, or the batch cannot be cut into equal parts.
@@ -138,9 +140,10 @@ def train_batches(
     for name, value in (("start_step", start_step), ("max_broken_records", max_broken_records)):
         if value < 0:
             raise ValueError(f"{name} is {value}; expected 0 or more")
-    if not 0 <= keypoint_fraction <= 1:
-        raise ValueError(f"keypoint_fraction is {keypoint_fraction}; expected a value from 0 to 1")
-    read_example = _TrainExamples(source, schedule, transform, allowed_masks, keypoint_fraction)
+    for name, fraction in (("keypoint_fraction", keypoint_fraction), ("predicted_mask_weight", predicted_mask_weight)):
+        if not 0 <= fraction <= 1:
+            raise ValueError(f"{name} is {fraction}; expected a value from 0 to 1")
+    read_example = _TrainExamples(source, schedule, transform, allowed_masks, keypoint_fraction, predicted_mask_weight)
     part = _Part(schedule.batch_size, process_index, process_count)
     counted = statistics or Statistics()
 
@@ -227,6 +230,7 @@ class _TrainExamples:
     transform: Transform
     allowed_masks: np.ndarray
     keypoint_fraction: float
+    predicted_mask_weight: float
 
     def __call__(self, step: int, slot: int) -> MakeExample:
         orientation, indices = self.schedule.step(step)
@@ -241,7 +245,8 @@ class _TrainExamples:
         def augment(record: Record) -> tuple[Batch, Counts]:
             # Anew for each record: the choices for one that stands in do not depend on where the one before failed.
             rng = np.random.default_rng((self.schedule.seed, 1, step, slot))
-            allowed = remove_keypoints(remove_masks(record, self.allowed_masks), self.keypoint_fraction)
+            weighed = weigh_masks(record, self.predicted_mask_weight)
+            allowed = remove_keypoints(remove_masks(weighed, self.allowed_masks), self.keypoint_fraction)
             return self.transform(allowed, canvas, rng, skeleton=self.source.skeleton)
 
         broken: dict[int, str] = {}

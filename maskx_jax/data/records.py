@@ -42,6 +42,9 @@ class Record:
       has_mask: bool `n`.
       is_crowd: bool `n`.
       keypoints: NumPy arrays `n k 2`, `n k` and `n k` in the order of the source's skeleton, or None where it has none.
+      mask_weight: float32 `n`, 0 to 1, how much each mask counts in training: the quality of one that a model has
+        predicted, and 1 of others; None where the source does not say.
+      is_predicted: bool `n`, which masks a model has predicted; None where the source does not say.
     """
 
     image: np.ndarray | bytes
@@ -54,6 +57,8 @@ class Record:
     has_mask: np.ndarray
     is_crowd: np.ndarray
     keypoints: Keypoints | None = None
+    mask_weight: np.ndarray | None = None
+    is_predicted: np.ndarray | None = None
 
 
 class Source(Protocol):
@@ -119,6 +124,8 @@ def check_record(record: Record, num_categories: int, skeleton: Skeleton | None 
         "has_mask": (count,),
         "is_crowd": (count,),
     }
+    if record.mask_weight is not None:
+        shapes |= {"mask_weight": (count,), "is_predicted": (count,)}
     for name, shape in shapes.items():
         if (found := getattr(record, name).shape) != shape:
             raise BrokenRecordError(f"{name} has shape {found}; expected {shape}")
@@ -135,6 +142,11 @@ def check_record(record: Record, num_categories: int, skeleton: Skeleton | None 
     wrong = (record.labels < 1) | (record.labels > num_categories)
     if wrong.any():
         raise BrokenRecordError(f"labels holds {record.labels[wrong][0]}; expected 1 to {num_categories}")
+    if record.mask_weight is not None:
+        # Does not hold for NaN.
+        wrong = ~((record.mask_weight >= 0) & (record.mask_weight <= 1))
+        if wrong.any():
+            raise BrokenRecordError(f"mask_weight holds {record.mask_weight[wrong][0]}; expected 0 to 1")
     _check_keypoints(record.keypoints, count, skeleton)
 
 

@@ -265,6 +265,7 @@ def transform_objects(
         is_crowd=fill(record.is_crowd[kept]),
         valid=fill(np.ones(len(kept), bool)),
         keypoints=keypoints,
+        mask_weight=None if record.mask_weight is None else fill(record.mask_weight[kept]),
     )
     return ground_truth, Counts(overflow=len(inside) - len(kept), outside=len(boxes) - len(inside))
 
@@ -281,6 +282,14 @@ def remove_masks(record: Record, allowed: np.ndarray) -> Record:
         masks=np.where(has_mask[:, None, None], record.masks, np.uint8(0)),
         mask_frames=np.where(has_mask[:, None], record.mask_frames, record.boxes),
     )
+
+
+def weigh_masks(record: Record, predicted: float) -> Record:
+    """Multiply the weights of masks that a model has predicted by a factor; those of other masks stay."""
+    if record.mask_weight is None or record.is_predicted is None:
+        return record
+    factors = np.where(record.is_predicted, np.float32(predicted), np.float32(1))
+    return dataclasses.replace(record, mask_weight=record.mask_weight * factors)
 
 
 def remove_keypoints(record: Record, fraction: float) -> Record:

@@ -24,9 +24,21 @@ def total_loss(means: Mapping[str, Mean]) -> tuple[Float[Array, ""], dict[str, F
     return sum(values.values(), jnp.float32(0)), values
 
 
-def masked_mean(values: Float[Array, "*shape"], mask: Bool[Array, "*shape"]) -> Mean:
-    """Return the mean of the values under the mask."""
-    return Mean(jnp.where(mask, values, 0.0).sum(), mask.sum())
+def masked_mean(
+    values: Float[Array, "*shape"], mask: Bool[Array, "*shape"], weights: Float[Array, "*shape"] | None = None
+) -> Mean:
+    """Return the mean of the values under the mask.
+
+    Args:
+      values: what is averaged.
+      mask: which of them count.
+      weights: how much each of them does; by default all the same. It is divided by their sum, so that a value of
+        weight 0 is as one that does not count.
+    """
+    if weights is None:
+        return Mean(jnp.where(mask, values, 0.0).sum(), mask.sum())
+    weights = jnp.where(mask, weights, 0.0)
+    return Mean((jnp.where(mask, values, 0.0) * weights).sum(), weights.sum())
 
 
 def smooth_l1(difference: Float[Array, "*shape"], beta: float) -> Float[Array, "*shape"]:

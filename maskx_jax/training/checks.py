@@ -30,6 +30,7 @@ _LIMITS: Mapping[str, Check] = {
     "initialize.preset": one_of("auto", *LAYOUTS),
     "data.source": lambda name: one_of(*sources.SOURCES)(name),
     "data.keypoint_fraction": number(0, 1),
+    "data.predicted_mask_weight": number(0, 1),
     "data.transform.max_long_side": number(1),
     "data.transform.min_box_side": number(0),
     "data.repeat_threshold": number(0, 1),

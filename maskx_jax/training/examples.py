@@ -76,6 +76,7 @@ class Examples:
             max_broken_records=data.max_broken_records,
             statistics=statistics,
             keypoint_fraction=data.keypoint_fraction,
+            predicted_mask_weight=data.predicted_mask_weight,
         )
 
 

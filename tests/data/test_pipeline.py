@@ -117,6 +117,29 @@ def test_keypoints_come_with_their_objects_by_every_loader(loader, source, sched
         assert batch.ground_truth.keypoints is None
 
 
+@pytest.mark.parametrize("loader", IN_PROCESS)
+def test_weights_of_masks_come_with_their_objects_by_every_loader(loader, source, schedule, reference):
+    def weigh(record):
+        predicted = record.labels % 2 == 1
+        weight = np.where(predicted, np.float32(0.5), np.float32(1))
+        return dataclasses.replace(record, mask_weight=weight, is_predicted=predicted)
+
+    weighed = Changed(source, range(NUM_IMAGES), weigh)
+    options = {"loader": loader, "num_workers": 3, "prefetch": 2, "predicted_mask_weight": 0.5}
+    for batch, without in zip(
+        take(train_batches(weighed, schedule, TRANSFORM, ALLOWED, **options), 12), reference, strict=True
+    ):
+        truth = batch.ground_truth
+        assert without.ground_truth.mask_weight is None
+        expected = np.where(truth.labels % 2 == 1, np.float32(0.25), truth.valid.astype(np.float32))
+        np.testing.assert_array_equal(truth.mask_weight, expected)
+        assert_same(batch.replace(ground_truth=truth.replace(mask_weight=None)), without)
+    assert all(
+        batch.ground_truth.mask_weight.shape == (4, 0)
+        for batch in evaluation_batches(weighed, TRANSFORM, 4, loader=loader)
+    )
+
+
 def test_hidden_keypoints_leave_all_else_as_it_was(schedule):
     marked = ShapesSource(NUM_IMAGES, 0, image_size=(48, 80), num_hues=3, num_textures=2, keypoints=True)
     made = {
@@ -284,6 +307,8 @@ WRONG = {
     "frames turned": ("mask_frames", (0, 2), -5, "mask_frames holds .*; expected x1 < x2, y1 < y2"),
     "labels below": ("labels", 0, 0, "labels holds 0; expected 1 to 6"),
     "labels above": ("labels", 0, 7, "labels holds 7; expected 1 to 6"),
+    "weight": ("mask_weight", 0, np.nan, "mask_weight holds nan; expected 0 to 1"),
+    "weight above": ("mask_weight", 1, 1.5, "mask_weight holds 1.5; expected 0 to 1"),
 }
 
 
@@ -308,8 +333,11 @@ def with_value(record, name, place, value):
 @pytest.mark.parametrize("wrong", WRONG)
 def test_what_cannot_be_learned_from_is_named(wrong, source):
     *change, said = WRONG[wrong]
+    count = len(source[0].labels)
+    record = dataclasses.replace(source[0], mask_weight=np.ones(count, np.float32), is_predicted=np.zeros(count, bool))
+    check_record(record, 6)
     with pytest.raises(BrokenRecordError, match=said):
-        check_record(with_value(source[0], *change), 6)
+        check_record(with_value(record, *change), 6)
     for index in range(NUM_IMAGES):
         check_record(source[index], 6)
 

@@ -267,8 +267,8 @@ def test_example_has_the_documented_types():
         "scales": ("float32", ()),
         "valid": ("bool", ()),
     }  # fmt: skip
-    assert truth.keypoints is None
-    assert {name: (value.dtype.name, value.shape) for name, value in vars(truth).items() if name != "keypoints"} == {
+    assert truth.keypoints is None and truth.mask_weight is None
+    assert {name: (value.dtype.name, value.shape) for name, value in vars(truth).items() if value is not None} == {
         "boxes": ("float32", (4, 4)),
         "labels": ("int32", (4,)),
         "masks": ("uint8", (4, 112, 14)),
@@ -407,6 +407,24 @@ def test_keypoints_are_taken_away_from_the_same_objects_of_an_image_each_time(im
     other = transforms.remove_keypoints(dataclasses.replace(record, image_id=image_id + 1), 0.5)
     assert (other.keypoints.labelled != transforms.remove_keypoints(record, 0.5).keypoints.labelled).any()
     assert transforms.remove_keypoints(scene(), 0.5).keypoints is None
+
+
+def test_weights_of_masks_move_with_their_objects_and_those_of_predicted_masks_are_scaled():
+    plain = scene()
+    record = dataclasses.replace(
+        plain, mask_weight=np.array([1, 0.8, 1], np.float32), is_predicted=np.array([False, True, False])
+    )
+    weighed = transforms.weigh_masks(record, 0.5)
+    np.testing.assert_allclose(weighed.mask_weight, [1, 0.4, 1], rtol=1e-6)
+    assert weighed.mask_weight.dtype == np.float32 and weighed.has_mask is record.has_mask
+    assert transforms.weigh_masks(plain, 0.5) is plain
+    view = View(1.0, True, 0, 0, (90, 140))
+    # The second object is the largest, and the only one of 50 pixels and more along both sides.
+    for slots, side, expected in ((5, 1, [1, 0.4, 1, 0, 0]), (1, 1, [0.4]), (3, 50, [0.4, 0, 0])):
+        truth = transforms.transform_objects(weighed, view, slots, side)[0]
+        np.testing.assert_allclose(truth.mask_weight, expected, rtol=1e-6)
+        assert truth.mask_weight.dtype == np.float32
+        assert transforms.transform_objects(plain, view, slots, side)[0].mask_weight is None
 
 
 def jpeg(image, orientation=None):

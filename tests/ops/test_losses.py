@@ -55,6 +55,21 @@ def test_nothing_leaks_from_outside_the_mask(bad, function):
     assert value == 0 and gradient.tolist() == [0] * 4
 
 
+def test_a_weighted_mean_is_divided_by_the_weights_that_count():
+    values, mask, weights = jnp.array([1.0, 2.0, 7.0, 5.0]), jnp.array([True, True, True, False]), jnp.arange(4) / 2
+    mean = losses.masked_mean(values, mask, weights)
+    assert (mean.total, mean.number) == (0 + 1 + 7, 1.5)
+    # Equal weights change nothing, and a value of weight 0 is as one that does not count.
+    assert losses.masked_mean(values, mask, jnp.full(4, 0.3)).value() == pytest.approx(10 / 3)
+    assert mean.value() == losses.masked_mean(values, mask & (weights > 0), weights).value()
+    nothing = losses.masked_mean(values, jnp.zeros(4, bool), weights)
+    assert nothing.value() == 0 and losses.masked_mean(values, mask, jnp.zeros(4)).value() == 0
+    value, gradient = jax.value_and_grad(lambda values: losses.masked_mean(values, mask, weights).value())(
+        values.at[3].set(jnp.nan)
+    )
+    assert value == mean.value() and gradient.tolist() == pytest.approx([0, 1 / 3, 2 / 3, 0])
+
+
 def test_nan_under_the_mask_is_not_hidden():
     assert jnp.isnan(masked_mean(jnp.array([1.0, jnp.nan]), jnp.array([True, True])))
 

@@ -87,6 +87,7 @@ def changed(**fields):
         ("data__prefetch", -1, "0 or more"),
         ("data__max_broken_records", -1, "0 or more"),
         ("data__repeat_threshold", -0.5, "0 to 1"),
+        ("data__predicted_mask_weight", 1.5, "0 to 1"),
         ("data__transform__canvas", (100, 128), "multiples of 32"),
         ("data__transform__max_long_side", 0, "1 or more"),
         ("optimizer__name", "adam", "one of sgd, adamw"),

@@ -51,6 +51,10 @@ def run(devices, system: str = "maskx_rcnn", num_steps: int = 2, state_sharding:
     if system == "box_supervision":
         gt = batch.ground_truth
         batch = batch.replace(ground_truth=gt.replace(has_mask=gt.has_mask & (gt.labels % 2 == 0)))
+    if system == "class_prior":
+        # And masks of different weights, which no other has.
+        gt = batch.ground_truth
+        batch = batch.replace(ground_truth=gt.replace(mask_weight=jnp.where(gt.labels % 2 == 0, 0.3, 1.0)))
     batch = global_batch(mesh, batch)
     compiled = step.lower(state, batch).compile()
     for _ in range(num_steps):

@@ -41,7 +41,7 @@ KEYPOINTS = ("use", "drop")
 # Equal in a dataset and in what is added to it.
 _SAME_FILES = ("features.json", CATEGORIES_FILE)
 # To be counted up with what records hold: a run does not go on with those of another version.
-_RECORDS_VERSION = 1
+_RECORDS_VERSION = 2
 # What an object takes in an example, nearly all of it its mask.
 _OBJECT_BYTES = 1640
 # Examples are made, and held in memory, by so many images and about so many bytes at a time.
@@ -176,7 +176,8 @@ def prepare(
         with their annotations, instead of stopping.
       drop_unknown: leave out annotations of unknown categories and images instead of stopping.
       allow_outside: take image files outside their folder, named by an absolute path or by `..`.
-      predicted_masks: "use" masks that `label` predicted as any others, or "drop" them: their objects have boxes only.
+      predicted_masks: "use" masks that `label` predicted, with their quality as their weight in training, or "drop"
+        them: their objects have boxes only.
         No mask that a model made is taken for the truth unasked: it would be scored against, too.
       keypoints: "use" those that the categories name, or "drop" them: records have none.
       overwrite: replace the dataset that is at `output`.
@@ -271,7 +272,7 @@ def _write(
             shards.join(stems[name], written, split.report, split.instances.header) for name, split in todo.items()
         ]
         split = next(iter(todo.values()))
-        shards.write_info(written, features_of(split.rules.skeletons), infos)
+        shards.write_info(written, features_of(split.rules), infos)
         named = {category_id: skeleton.to_coco() for category_id, skeleton in split.rules.skeletons.items()}
         categories = [entry | named.get(entry["id"], {}) for entry in split.instances.categories.to_coco()]
         (written / CATEGORIES_FILE).write_text(json.dumps(categories, indent=2))
@@ -279,7 +280,10 @@ def _write(
             if isinstance(split.instances.annotations, Annotations):
                 split.instances.annotations.check()
         if add and any((written / name).read_bytes() != (output / name).read_bytes() for name in _SAME_FILES):
-            raise ValueError(f"{output} and the added splits differ in keypoints, or in the version that prepared them")
+            raise ValueError(
+                f"{output} and the added splits differ in keypoints, in whether predicted masks are used, or in the "
+                "version that prepared them"
+            )
         before_image()
         _move(written, output, folder / "replaced")
 

@@ -67,15 +67,21 @@ class Examples:
     annotations: list[str] = dataclasses.field(default_factory=list)
 
 
-def features_of(skeletons: Mapping[int, Skeleton]) -> tfds.features.FeaturesDict:
-    """Return the features of an example; with keypoints where there are skeletons, by category id."""
+def features_of(rules: Rules) -> tfds.features.FeaturesDict:
+    """Return the features of an example; with keypoints where there are skeletons.
+
+    And with what is known of predicted masks where these are used: other examples are as they were before there were
+    any.
+    """
 
     def per_object(*shape: int, dtype: type) -> tfds.features.Tensor:
         # As bytes: tf.train.Example would make an int64 of every byte of a mask.
         return tfds.features.Tensor(shape=(None, *shape), dtype=dtype, encoding="bytes")
 
-    number = len(next(iter(skeletons.values())).names) if skeletons else None
-    keypoints = {"keypoints": per_object(number, 3, dtype=np.float32)} if number else {}
+    number = len(next(iter(rules.skeletons.values())).names) if rules.skeletons else None
+    more = {"keypoints": per_object(number, 3, dtype=np.float32)} if number else {}
+    if rules.use_predicted_masks:
+        more |= {"mask_weight": per_object(dtype=np.float32), "is_predicted": per_object(dtype=np.bool_)}
     return tfds.features.FeaturesDict(
         {
             "image": tfds.features.Image(shape=(None, None, 3)),
@@ -91,7 +97,7 @@ def features_of(skeletons: Mapping[int, Skeleton]) -> tfds.features.FeaturesDict
                 "has_mask": per_object(dtype=np.bool_),
                 "is_crowd": per_object(dtype=np.bool_),
                 "annotation_ids": per_object(dtype=np.int64),
-                **keypoints,
+                **more,
             },
         }
     )
@@ -102,7 +108,7 @@ class ExampleMaker:
 
     def __init__(self, rules: Rules) -> None:
         self._rules = rules
-        self._features = features_of(rules.skeletons)
+        self._features = features_of(rules)
         self._serializer = ExampleSerializer(self._features.get_serialized_info())
 
     def make(

@@ -15,7 +15,7 @@ from maskx_jax.coco.boxes import area as box_area
 from maskx_jax.coco.boxes import clip, iou
 from maskx_jax.coco.categories import Categories
 from maskx_jax.data.coco.annotations import is_box, is_number
-from maskx_jax.data.coco.predicted import is_predicted, without_prediction
+from maskx_jax.data.coco.predicted import is_predicted, quality_of, without_prediction
 from maskx_jax.data.coco.report import Report
 from maskx_jax.data.records import PACKED_SHAPE, crop_bitmap, rasterize_polygons, unpack_bitmap
 
@@ -42,9 +42,9 @@ def check_objects(
       use_predicted_masks: whether masks marked as predicted count, see `predicted`; else their objects have none.
 
     Returns:
-      The arrays of `records.Record` by name, with `annotation_ids` int64 `n`; and the annotations kept, fit for
-      evaluation: boxes and masks as they were, but invalid polygons and masks removed (`segmentation` is `[]` where
-      nothing is left), `bbox` and `area` filled in or repaired.
+      The arrays of `records.Record` by name, those on predicted masks only where these count, with `annotation_ids`
+      int64 `n`; and the annotations kept, fit for evaluation: boxes and masks as they were, but invalid polygons and
+      masks removed (`segmentation` is `[]` where nothing is left), `bbox` and `area` filled in or repaired.
     """
     label_of_id = categories.label_of_id()
     checked = [
@@ -52,12 +52,19 @@ def check_objects(
         for annotation in annotations
     ]
     kept = [entry for entry in checked if entry is not None]
-    return _arrays([found for found, _ in kept]), [annotation for _, annotation in kept]
+    objects = [found for found, _ in kept]
+    arrays = _arrays(objects)
+    if use_predicted_masks:
+        arrays |= {
+            "mask_weight": np.array([1 if one.quality is None else one.quality for one in objects], np.float32),
+            "is_predicted": np.array([one.quality is not None for one in objects], bool),
+        }
+    return arrays, [annotation for _, annotation in kept]
 
 
 @dataclasses.dataclass(frozen=True)
 class _Object:
-    """One object of a record; `mask` is None where there is none to train on."""
+    """One object of a record; `mask` is None where there is none to train on, `quality` where it is not predicted."""
 
     annotation_id: int
     box: np.ndarray
@@ -65,6 +72,7 @@ class _Object:
     mask: np.ndarray | None
     frame: np.ndarray
     is_crowd: bool
+    quality: float | None
 
 
 def _check_object(
@@ -82,9 +90,15 @@ def _check_object(
 
     # Of an annotation that is dropped for its box nothing more is counted.
     mask_reasons: list[str] = []
+    quality = None
     if is_predicted(annotation):
         mask_reasons.append("predicted_used" if use_predicted_masks else "predicted_dropped")
-        if not use_predicted_masks:
+        if use_predicted_masks:
+            quality = quality_of(annotation)
+            if quality is None:
+                mask_reasons.append("predicted_unrated")
+                quality = 1.0
+        else:
             annotation = without_prediction(annotation)
     segmentation, mask, frame, areas = _check_segmentation(annotation.get("segmentation"), size, mask_reasons.append)
     given = annotation.get("bbox")
@@ -110,7 +124,8 @@ def _check_object(
             count("mask_rectangle")
         report.add_mask(categories.names[label - 1], is_rectangle)
     checked = {"bbox": given, "iscrowd": int(is_crowd), "area": area, "segmentation": segmentation}
-    found = _Object(annotation["id"], box, label, mask, box if mask is None else frame, is_crowd)
+    quality = None if mask is None else quality
+    found = _Object(annotation["id"], box, label, mask, box if mask is None else frame, is_crowd, quality)
     return found, {**annotation, **checked}
 
 

@@ -108,6 +108,8 @@ class CocoSource:
             has_mask=objects["has_mask"],
             is_crowd=objects["is_crowd"],
             keypoints=_keypoints(objects.get("keypoints")) if self.skeleton else None,
+            mask_weight=objects.get("mask_weight"),
+            is_predicted=objects.get("is_predicted"),
         )
 
     def coco_ground_truth(self) -> dict:

@@ -190,7 +190,8 @@ class EmbedMaskHead(nn.Module):
     ) -> dict[str, Mean]:
         """Return mask, and with the arXiv form smooth: means over the objects of an image, then over images.
 
-        Only objects with a mask and a point count.
+        Only objects with a mask and a point count. Where masks are weighed, so are the objects of an image, and images
+        by the mean weight of theirs.
 
         Args:
           embeddings: of the head.
@@ -200,7 +201,7 @@ class EmbedMaskHead(nn.Module):
         """
         of_images = per_image(self._image_losses)(embeddings, boxes, matched, ground_truth)
         counted = of_images.pop("counted")
-        number = counted.sum()
+        number = of_images.pop("weight", counted).sum()
         weights = {"mask": self.loss_weight, "smooth": self.smooth_weight}
         return {
             name: Mean(weights[name] * jnp.where(counted, values, 0.0).sum(), number)
@@ -227,13 +228,20 @@ class EmbedMaskHead(nn.Module):
             centres, chosen = weight @ embeddings.centres, weight @ precisions
         own_centres, own_precisions = _add_classes(embeddings, centres, chosen, gt.labels)
         number = jnp.maximum(counted.sum(), 1)
-        mask = jnp.where(counted, self._mask_losses(embeddings.pixels, own_centres, own_precisions, gt), 0.0)
-        losses = {"mask": mask.sum() / number, "counted": counted.any()}
+
+        def mean(values: Float[Array, "n"]) -> Float[Array, ""]:
+            weighed = values if gt.mask_weight is None else gt.mask_weight * values
+            return jnp.where(counted, weighed, 0.0).sum() / number
+
+        mask = self._mask_losses(embeddings.pixels, own_centres, own_precisions, gt)
+        losses = {"mask": mean(mask), "counted": counted.any()}
+        if gt.mask_weight is not None:
+            losses["weight"] = mean(jnp.ones(len(counted)))
         if self.form == "arxiv":
             apart = share[..., None] * (embeddings.centres - centres[:, None]) ** 2
             margins = share * (embeddings.precisions[..., 0] - chosen[:, None, 0]) ** 2
             smooth = apart.sum(axis=(1, 2)) + margins.sum(axis=1)
-            losses["smooth"] = jnp.where(counted, smooth, 0.0).sum() / number
+            losses["smooth"] = mean(smooth)
         return losses
 
     def _mask_losses(

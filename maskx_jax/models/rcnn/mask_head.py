@@ -179,7 +179,7 @@ class MaskHead(nn.Module):
         supervised: Bool[Array, "b q"],
         ground_truth: GroundTruth,
     ) -> dict[str, Mean]:
-        """Return mask: cross-entropy, the mean over all pixels of all supervised regions.
+        """Return mask: cross-entropy, the mean over all pixels of all supervised regions, as their masks are weighed.
 
         Raises:
           ValueError: `targets` is unknown.
@@ -189,7 +189,10 @@ class MaskHead(nn.Module):
         target_of = functools.partial(TARGETS[self.targets], size=predictions.shape[-1])
         targets = jax.vmap(target_of)(ground_truth.masks, ground_truth.mask_frames, rois.gt_index, rois.boxes)
         per_pixel = self.cross_entropy(predictions, targets.astype(jnp.float32))
-        return {"mask": masked_mean(per_pixel.mean((-2, -1)), supervised)}
+        weights = ground_truth.mask_weight
+        if weights is not None:
+            weights = jnp.take_along_axis(weights, rois.gt_index, axis=1)
+        return {"mask": masked_mean(per_pixel.mean((-2, -1)), supervised, weights)}
 
     def cross_entropy(self, logits: Float[Array, "b q m m"], targets: Float[Array, "b q m m"]) -> Any:
         """Return the loss of each pixel; a target is the part of the pixel that is object."""

@@ -18,7 +18,7 @@ from maskx_jax.data.coco.builder import prepare
 from maskx_jax.data.coco.images import UnreadableImageError
 from maskx_jax.data.coco.predicted import FIELD
 from maskx_jax.data.coco.source import CocoSource
-from maskx_jax.data.records import BrokenRecordError, rasterize_polygons, unpack_bitmap
+from maskx_jax.data.records import BrokenRecordError, check_record, rasterize_polygons, unpack_bitmap
 from maskx_jax.data.shapes.source import ShapesSource
 from maskx_jax.data.sources import open_source
 from maskx_jax.data.transforms import decode
@@ -707,3 +707,27 @@ def test_predicted_masks_are_dropped_unless_asked_for(tmp_path):
     assert report.counts["predicted_used"] == 1 and report.examples["predicted_used"] == [1] and report.num_masks == 3
     with pytest.raises(ValueError, match="predicted_masks is 'yes'; expected one of use, drop"):
         prepared(predicted_masks="yes")
+
+
+def test_used_predicted_masks_are_weighed_by_their_quality(tmp_path):
+    whole = content()
+    # The second is said by a tool of one's own, which does not rate it.
+    for annotation, prediction in zip(whole["annotations"], ({"quality": 0.8}, {"source": "mine"}), strict=False):
+        annotation[FIELD] = prediction
+    annotations, images = write(tmp_path, whole), make(tmp_path / "images_only")[1]
+    report = prepare(tmp_path / "out", {"train": (annotations, images)}, predicted_masks="use")["train"]
+    source = CocoSource(tmp_path / "out", "train")
+    assert report.counts["predicted_used"] == 2 and report.counts["predicted_unrated"] == 1
+    weights = np.concatenate([source[i].mask_weight for i in range(3)])
+    predicted = np.concatenate([source[i].is_predicted for i in range(3)])
+    assert weights.dtype == np.float32 and predicted.dtype == bool
+    np.testing.assert_allclose(sorted(weights), [0.8, 1, 1], rtol=1e-6)
+    assert predicted.sum() == 2 and predicted[weights < 1].all()
+    for i in range(3):
+        check_record(source[i], len(source.categories))
+    # A set without them has no such fields: what is added must be of the same kind.
+    prepare(tmp_path / "plain", {"train": (annotations, images)})
+    plain = CocoSource(tmp_path / "plain", "train")[0]
+    assert plain.mask_weight is None and plain.is_predicted is None
+    with pytest.raises(ValueError, match="differ in keypoints, in whether predicted masks are used, or in"):
+        prepare(tmp_path / "plain", {"more": (annotations, images)}, predicted_masks="use", add=True)

@@ -116,6 +116,34 @@ def test_images_and_what_they_are_divided_by_add_up_to_those_of_the_batch(scene,
 
 
 @pytest.mark.parametrize("form", FORMS)
+def test_masks_are_weighed_within_images_and_images_by_the_mean_weight_of_theirs(scene, form):
+    gt, matched, boxes = scene
+    head = EmbedMaskHead(form)
+
+    @jax.jit
+    def losses(gt, matched):
+        return {name: mean.value() for name, mean in head.losses(embeddings(form), boxes, matched, gt).items()}
+
+    plain = losses(gt, matched)
+    equal = losses(gt.replace(mask_weight=jnp.full(gt.valid.shape, 0.3)), matched)
+    # Of the images alone: of images of other weights the one counts less.
+    of_images = [losses(gt.replace(has_mask=gt.has_mask & (jnp.arange(2) == i)[:, None]), matched) for i in range(2)]
+    weight = jnp.broadcast_to(jnp.array([[0.2], [0.8]]), gt.valid.shape)
+    unequal = losses(gt.replace(mask_weight=weight), matched)
+    for name, value in plain.items():
+        np.testing.assert_allclose(equal[name], value, rtol=1e-5)
+        np.testing.assert_allclose(unequal[name], 0.2 * of_images[0][name] + 0.8 * of_images[1][name], rtol=1e-5)
+        assert abs(of_images[0][name] - of_images[1][name]) > 1e-4
+    # All weight on one object is that object alone.
+    chosen = int(matched.gt_index[1][matched.foreground[1]][0])
+    only = (jnp.arange(2) == 1)[:, None] & (jnp.arange(gt.valid.shape[1]) == chosen)
+    found = losses(gt.replace(mask_weight=only.astype(jnp.float32)), matched)
+    alone = losses(gt.replace(has_mask=gt.has_mask & only), matched)
+    for name, value in alone.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-5)
+
+
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("mask_loss", MASK_LOSSES)
 def test_without_masks_all_gradients_are_zero(scene, form, mask_loss):
     gt, matched, boxes = scene

@@ -270,6 +270,33 @@ def test_masks_trained_on_ground_truth_boxes_see_each_object_once_and_no_proposa
         np.testing.assert_array_equal(rois.labels[i][supervised[i]], gt.labels[i][chosen])
 
 
+def test_masks_are_weighed_by_their_own_objects_weights(batch):
+    head, gt = MaskHead(train_on="gt_boxes"), batch.ground_truth
+    nothing = RoiTargets(*[jnp.zeros((2, 0))] * 2, jnp.zeros((2, 0), int), *[jnp.zeros((2, 0), bool)] * 2)
+    logits = jnp.asarray(np.random.default_rng(0).normal(0, 2, (*gt.valid.shape, 28, 28)), jnp.float32)
+
+    @jax.jit
+    def loss(gt):
+        rois, supervised = head.regions(nothing, gt)
+        # Of the objects, in whatever order they are trained on.
+        own = jnp.take_along_axis(logits, rois.gt_index[..., None, None], axis=1)
+        return head.losses(own, rois, supervised, gt)["mask"].value()
+
+    half = gt.replace(mask_weight=jnp.full(gt.valid.shape, 0.5))
+    np.testing.assert_allclose(loss(half), loss(gt), rtol=1e-6)
+    # An object of weight 0 is as one without a mask; others count by their weight.
+    first = jnp.arange(gt.valid.shape[1]) == 0
+    zero = gt.replace(mask_weight=jnp.where(first, 0.0, jnp.ones(gt.valid.shape)))
+    without = loss(gt.replace(has_mask=gt.has_mask & ~first))
+    np.testing.assert_allclose(loss(zero), without, rtol=1e-6)
+    alone = loss(gt.replace(has_mask=gt.has_mask & first))
+    weights = jnp.where(first, 0.25, jnp.ones(gt.valid.shape))
+    assert (gt.has_mask & first).sum() == 2
+    others = (gt.has_mask & gt.valid & ~gt.is_crowd & ~first).sum()
+    expected = (0.25 * 2 * alone + others * without) / (0.25 * 2 + others)
+    np.testing.assert_allclose(loss(gt.replace(mask_weight=weights)), expected, rtol=1e-5)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("train_on", ["proposals", "gt_boxes"])
 def test_a_residual_mask_head_begins_as_its_first_convolution_and_learns_in_all(batch, train_on):
