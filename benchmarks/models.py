@@ -42,7 +42,7 @@ _TINY: dict[str, Any] = {
             "post_nms_top_k": (100, 100),
         },
         "roi_align": {"convention": "torchvision"},
-        "box_head": {"hidden": 256, "num_samples": 64, "pre_nms_top_k": 200},
+        "box_head": {"hidden": 256, "conv_channels": (32, 128), "num_samples": 64, "pre_nms_top_k": 200},
         "mask_head": {"channels": 64, "num_convs": 2, "num_samples": 8, "mlp": "light", "mlp_channels": 2},
         "mask_predictor": "transfer",
         "weight_transfer": {},
