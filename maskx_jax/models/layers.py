@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from maskx_jax.ops.cpu import fusion
 from maskx_jax.ops.cpu.convolution import convolution
 
 # Caffe2's MSRAFill as of 2018: Gaussian with variance 2 / fan_out (SPEC of Detectron's heads).
@@ -34,6 +35,16 @@ def conv(
     if cpu:
         options["conv_general_dilated"] = functools.partial(convolution, squares=squares)
     return nn.Conv(features, (kernel_size, kernel_size), (stride, stride), padding, **options)
+
+
+def relu(x: Float[Array, "..."], *, cpu: bool) -> Float[Array, "..."]:
+    """Return max(x, 0), behind a convolution.
+
+    Args:
+      x: its output, or a sum of such.
+      cpu: whether it is computed as one CPU does best: see `ops.cpu.fusion`.
+    """
+    return fusion.relu(x) if cpu else nn.relu(x)
 
 
 def group_norm_layer(channels: int, **options: Any) -> nn.GroupNorm:

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from maskx_jax.ops import boxes as box_ops
+from maskx_jax.ops.cpu.fusion import late_zeros
 
 # FPN, equation 1: a box of ImageNet's 224 pixels belongs to level 4.
 CANONICAL_SIZE = 224.0
@@ -272,7 +273,11 @@ def _pull_back(
         update = chunk_weight[..., None] * chunk_gradient[:, :, None, :].astype(jnp.float32)
         return total.at[chunk_index].add(update), None
 
-    zeros = jnp.zeros(source.shape, jnp.float32)
+    zeros = jax.lax.platform_dependent(
+        gradient,
+        cpu=functools.partial(late_zeros, shape=source.shape),
+        default=lambda _: jnp.zeros(source.shape, jnp.float32),
+    )
     total, _ = jax.lax.scan(scatter, zeros, (chunks(index), chunks(weight), chunks(gradient)))
     return total.astype(source.dtype)
 

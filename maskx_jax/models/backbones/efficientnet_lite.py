@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 from maskx_jax.limits import Check, number
 from maskx_jax.models.layers import FrozenBatchNorm
+from maskx_jax.ops.cpu import fusion
 from maskx_jax.ops.cpu.convolution import convolution
 
 LIMITS: Mapping[str, Check] = {"width": number(0.1), "depth": number(0.1)}
@@ -66,8 +67,8 @@ class InvertedResidual(nn.Module):
         """Return the output, which no activation follows."""
         y, inner = x, x.shape[-1] * self.expansion
         if self.expansion > 1:
-            y = _relu6(_conv_norm(self, "expand", inner, 1)(y))
-        y = _relu6(_conv_norm(self, "depthwise", inner, self.kernel, self.stride, groups=inner)(y))
+            y = _relu6(self, _conv_norm(self, "expand", inner, 1)(y))
+        y = _relu6(self, _conv_norm(self, "depthwise", inner, self.kernel, self.stride, groups=inner)(y))
         y = _conv_norm(self, "project", self.channels, 1, scale=self.residual_scale)(y)
         return x + y if x.shape == y.shape else y
 
@@ -95,7 +96,7 @@ class EfficientNetLite(nn.Module):
     @nn.compact
     def __call__(self, images: Float[Array, "b h w 3"]) -> dict[int, Float[Array, "b _ _ _"]]:
         """Return the last map of each level."""
-        x = _relu6(_conv_norm(self, "stem", _STEM, 3, 2)(images))
+        x = _relu6(self, _conv_norm(self, "stem", _STEM, 3, 2)(images))
         maps: dict[int, Array] = {}
         number = 0
         for stage in _STAGES:
@@ -140,8 +141,8 @@ def _conv_norm(
     return lambda x: norm(conv(x))
 
 
-def _relu6(x: Array) -> Array:
-    return jnp.clip(x, 0, 6)
+def _relu6(module: Any, x: Array) -> Array:
+    return fusion.relu(x, 6.0) if module.cpu else jnp.clip(x, 0, 6)
 
 
 def _rounded(channels: float) -> int:

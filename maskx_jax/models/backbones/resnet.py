@@ -8,7 +8,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from maskx_jax.limits import Check, number, numbers, one_of, optional
-from maskx_jax.models.layers import FrozenBatchNorm, conv, group_norm
+from maskx_jax.models.layers import FrozenBatchNorm, conv, group_norm, relu
 
 NORMS = ("frozen_batch", "group", "group_32")
 LIMITS: Mapping[str, Check] = {
@@ -54,12 +54,12 @@ class Bottleneck(nn.Module):
             layer = conv(features, size, stride, use_bias=False, feature_group_count=groups, **options)
             return _normalize(layer(x), self.norm, scale, self.dtype, f"{name}_norm")
 
-        y = nn.relu(block(x, self.width, 1, strides[0], "conv1"))
-        y = nn.relu(block(y, self.width, 3, strides[1], "conv2", groups=self.groups))
+        y = relu(block(x, self.width, 1, strides[0], "conv1"), cpu=self.cpu)
+        y = relu(block(y, self.width, 3, strides[1], "conv2", groups=self.groups), cpu=self.cpu)
         y = block(y, self.outputs, 1, 1, "conv3", self.residual_scale)
         if x.shape != y.shape:
             x = block(x, self.outputs, 1, self.stride, "shortcut")
-        return nn.relu(x + y)
+        return relu(x + y, cpu=self.cpu)
 
 
 class ResNet(nn.Module):
@@ -106,7 +106,7 @@ class ResNet(nn.Module):
         """Return the maps that res2 sees, of a quarter of the sides."""
         options = {"kernel_init": _he_normal, "dtype": self.dtype, "cpu": self.cpu, "name": "stem"}
         x = conv(self.width, 7, 2, use_bias=False, **options)(images)
-        x = nn.relu(_normalize(x, self.norm, 1.0, self.dtype, "stem_norm"))
+        x = relu(_normalize(x, self.norm, 1.0, self.dtype, "stem_norm"), cpu=self.cpu)
         return nn.max_pool(x, (3, 3), (2, 2), [(1, 1), (1, 1)])
 
     def stage(self, x: Float[Array, "b _ _ _"], level: int) -> Float[Array, "b _ _ _"]:

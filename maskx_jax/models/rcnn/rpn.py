@@ -10,7 +10,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key
 
 from maskx_jax.limits import Check, number, numbers, one_of, some_numbers
-from maskx_jax.models.layers import Linear32, conv
+from maskx_jax.models.layers import Linear32, conv, relu
 from maskx_jax.ops import boxes as box_ops
 from maskx_jax.ops.anchors import CONVENTIONS, cell_anchors, grid_anchors, grid_strides
 from maskx_jax.ops.losses import Mean, masked_mean, smooth_l1
@@ -98,7 +98,7 @@ class RPN(nn.Module):
         logits, deltas = {}, {}
         for level, features in sorted(pyramid.items()):
             batch = features.shape[0]
-            hidden = nn.relu(self.conv(features))
+            hidden = relu(self.conv(features), cpu=self.cpu)
             logits[level] = self.objectness(hidden)[0].reshape(batch, -1)
             deltas[level] = self.deltas(hidden)[0].reshape(batch, -1, 4)
         return logits, deltas

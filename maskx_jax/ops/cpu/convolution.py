@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from maskx_jax.ops.cpu.fusion import late_zeros, unknown_zero
 from maskx_jax.ops.cpu.platform import largest_divisor
 
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
@@ -213,7 +214,7 @@ def _convolve(x: Array, kernel: Array, strides: tuple[int, int], padding: Paddin
         return _winograd(x, kernel, padding, squares)
     windows = _windows(x, kernel.shape[:2], strides, padding)
     flat = kernel.reshape(-1, kernel.shape[-1])
-    tiles = jax.lax.map(lambda index: _columns(windows, index) @ flat, jnp.arange(windows.number))
+    tiles = _map_tiles(lambda index: _columns(windows, index) @ flat, windows.number, x)
     return tiles.reshape(*windows.output, -1)
 
 
@@ -254,7 +255,8 @@ def _input_gradient(
 
 
 def _kernel_gradient(x: Array, kernel: Array, gradient: Array, strides: tuple[int, int], padding: Padding) -> Array:
-    windows = _windows(x, kernel.shape[:2], strides, padding)
+    # Padded anew: what the forward pass saw would be kept for it, besides x.
+    windows = _windows(x, kernel.shape[:2], strides, padding, unknown_zero(gradient))
 
     def tile_product(index: Array, outputs_gradient: Array) -> Array:
         return _float32_einsum("pi,po->io", _columns(windows, index), outputs_gradient)
@@ -275,7 +277,8 @@ def _winograd(x: Array, kernel: Array, padding: Padding, squares: int) -> Array:
     algorithm, windows, (height, width) = _squares(x, padding, squares)
     side = algorithm.side
     inputs, outputs = kernel.shape[2:]
-    transformed = jnp.matmul(algorithm.kernel, kernel.reshape(9, -1)).reshape(-1, inputs, outputs)
+    # Kernels are there from the beginning: the compiler would transform them all before anything else.
+    transformed = jnp.matmul(algorithm.kernel + unknown_zero(x), kernel.reshape(9, -1)).reshape(-1, inputs, outputs)
 
     def tile_product(index: Array) -> Array:
         pixels = _transformed_windows(algorithm, windows, index)
@@ -283,13 +286,14 @@ def _winograd(x: Array, kernel: Array, padding: Padding, squares: int) -> Array:
         values = jnp.matmul(algorithm.outputs, products.reshape(len(products), -1))
         return values.reshape(side, side, -1, windows.output[2], outputs).transpose(2, 0, 3, 1, 4)
 
-    tiles = jax.lax.map(tile_product, jnp.arange(windows.number))
+    tiles = _map_tiles(tile_product, windows.number, x)
     images, rows, columns = windows.output
     return tiles.reshape(images, side * rows, side * columns, outputs)[:, :height, :width]
 
 
 def _winograd_kernel_gradient(x: Array, kernel: Array, gradient: Array, padding: Padding, squares: int) -> Array:
-    algorithm, windows, (height, width) = _squares(x, padding, squares)
+    # Padded and transformed anew: what the forward pass saw would be kept for it, besides x.
+    algorithm, windows, (height, width) = _squares(x, padding, squares, unknown_zero(gradient))
     side, count = algorithm.side, len(algorithm.pixels)
     inputs, outputs = kernel.shape[2:]
     _, rows, columns = windows.output
@@ -306,13 +310,18 @@ def _winograd_kernel_gradient(x: Array, kernel: Array, gradient: Array, padding:
     return jnp.matmul(algorithm.kernel.T, total.reshape(count, -1)).reshape(kernel.shape)
 
 
-def _squares(x: Array, padding: Padding, squares: int) -> tuple[_Winograd, "_Windows", tuple[int, int]]:
-    """Return the algorithm, the windows that squares of outputs see, and height and width of the output."""
+def _squares(
+    x: Array, padding: Padding, squares: int, zero: Array | float = 0.0
+) -> tuple[_Winograd, "_Windows", tuple[int, int]]:
+    """Return the algorithm, the windows that squares of outputs see, and height and width of the output.
+
+    Padding is with `zero`.
+    """
     (top, bottom), (left, right) = padding
     height, width = x.shape[1] + top + bottom - 2, x.shape[2] + left + right - 2
     side = squares if len(x) * height * width >= _LARGE_SQUARES_OUTPUTS else 2
     whole = ((top, bottom + -height % side), (left, right + -width % side))
-    return _WINOGRAD[side], _windows(x, (side + 2, side + 2), (side, side), whole), (height, width)
+    return _WINOGRAD[side], _windows(x, (side + 2, side + 2), (side, side), whole, zero), (height, width)
 
 
 def _transformed_windows(algorithm: _Winograd, windows: "_Windows", index: Array) -> Float[Array, "pixels windows c"]:
@@ -331,11 +340,21 @@ def _float32_einsum(equation: str, *arrays: Array) -> Array:
     return jnp.einsum(equation, *arrays, preferred_element_type=jnp.float32)
 
 
+def _map_tiles(tile_product: Callable[[Array], Array], number: int, x: Array) -> Float[Array, "tiles ..."]:
+    """Return the results for all tiles of x."""
+    tile = jax.eval_shape(tile_product, jnp.int32(0))
+
+    def add(index: Array, tiles: Array) -> Array:
+        return jax.lax.dynamic_update_index_in_dim(tiles, tile_product(index), index, 0)
+
+    return jax.lax.fori_loop(0, number, add, late_zeros(x, (number, *tile.shape), tile.dtype))
+
+
 def _sum_over_tiles(tile_product: Callable[[Array, Array], Array], gradients: Array, shape: tuple[int, ...]) -> Array:
     def add(total: Array, tile: tuple[Array, Array]) -> tuple[Array, None]:
         return total + tile_product(*tile), None
 
-    total, _ = jax.lax.scan(add, jnp.zeros(shape, jnp.float32), (jnp.arange(len(gradients)), gradients))
+    total, _ = jax.lax.scan(add, late_zeros(gradients, shape), (jnp.arange(len(gradients)), gradients))
     return total
 
 
@@ -353,8 +372,10 @@ class _Windows(NamedTuple):
     output: tuple[int, int, int]
 
 
-def _windows(x: Array, size: tuple[int, ...], strides: tuple[int, int], padding: Padding) -> _Windows:
-    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+def _windows(
+    x: Array, size: tuple[int, ...], strides: tuple[int, int], padding: Padding, zero: Array | float = 0.0
+) -> _Windows:
+    x = jnp.pad(x, ((0, 0), *padding, (0, 0)), constant_values=zero)
     images, _, _, channels = x.shape
     height, width = ((side - k) // stride + 1 for side, k, stride in zip(x.shape[1:3], size, strides, strict=True))
     row_bytes = width * math.prod(size) * channels * x.dtype.itemsize

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from maskx_jax.ops.cpu.fusion import late_zeros
 from maskx_jax.ops.cpu.platform import largest_divisor
 
 _CHUNK = 16
@@ -55,7 +56,7 @@ def _map_chunks(function: Function, order: Array, count: Array, parameters: Any,
         index = order[turn]
         return results.at[index].set(function(parameters, values[index], labels[index]))
 
-    return jax.lax.fori_loop(0, count, add_chunk, jnp.zeros((len(order), *shape.shape), shape.dtype))
+    return jax.lax.fori_loop(0, count, add_chunk, late_zeros(values, (len(order), *shape.shape), shape.dtype))
 
 
 def _forward(function: Function, *arguments: Any) -> tuple[Array, Any]:
@@ -72,7 +73,7 @@ def _backward(function: Function, arguments: Any, gradient: Array) -> Any:
         parameters_gradient, values_gradient = pull_back(gradient[index])
         return jax.tree.map(jnp.add, gradients[0], parameters_gradient), gradients[1].at[index].set(values_gradient)
 
-    zeros = jax.tree.map(jnp.zeros_like, (parameters, values))
+    zeros = jax.tree.map(lambda each: late_zeros(gradient, each.shape, each.dtype), (parameters, values))
     return None, None, *jax.lax.fori_loop(0, count, add_chunk, zeros), None
 
 
