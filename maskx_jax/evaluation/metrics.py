@@ -31,7 +31,7 @@ without area, are left out; of a class that is not annotated exhaustively (`not_
 image is a region to ignore.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from maskx_jax.coco.garbage import no_garbage_collection
@@ -149,6 +149,8 @@ def score(
     """
     check_backend(backend)
     checked_kinds = _checked_kinds(kinds)
+    if isinstance(results, Iterator):
+        results = list(results)
     check_ground_truth(ground_truth, checked_kinds)
     check_results(results, ground_truth, checked_kinds)
     classes = _Classes(ground_truth, groups or {})

@@ -269,6 +269,11 @@ def test_more_than_255_masks(tiny):
     assert coco_metrics.score(tiny, results, ["segm"])["segm"]["all"]["AP"] == pytest.approx(1, abs=1e-12)
 
 
+def test_results_may_come_one_by_one(tiny):
+    metrics = coco_metrics.score(tiny, iter(perfect(tiny)))
+    assert metrics == coco_metrics.score(tiny, perfect(tiny)) and metrics["segm"]["all"]["AP"] > 0.9
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_arguments_are_not_changed_and_nothing_is_printed(tiny, backend, capfd):
     tiny["images"][0]["id"] = "1"
