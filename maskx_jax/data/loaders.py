@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 from absl import flags
 
-from maskx_jax.data.worker_processes import end_with_parent
+from maskx_jax.data.worker_processes import end_with_parent, usable_cores
 from maskx_jax.structures import Batch, GroundTruth, Keypoints
 
 # Makes an example whose record is read: a `Batch` without leading axis, and a remark for whoever takes the batch.
@@ -112,7 +112,7 @@ def choose_workers(num_workers: int | None) -> int:
     fewer images a second than 2. Beyond `_MOST_WORKERS` no accelerator has asked for more, and each process has a copy
     of the source's index.
     """
-    return min(_MOST_WORKERS, len(os.sched_getaffinity(0))) if num_workers is None else num_workers
+    return min(_MOST_WORKERS, usable_cores()) if num_workers is None else num_workers
 
 
 def _taken(loaded: Loaded, take: Callable[[list[Any]], None]) -> Iterator[Batch]:

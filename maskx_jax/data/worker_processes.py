@@ -1,8 +1,16 @@
-"""What worker processes of `multiprocessing` do that it does not do for them."""
+"""How many workers this process may keep busy, and what `multiprocessing` does not do for its processes."""
 
 import multiprocessing
 import os
 import threading
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may run on: of a machine's, containers and schedulers often grant a few."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    # macOS binds no process to cores.
+    return os.cpu_count() or 1
 
 
 def end_with_parent() -> None:

@@ -473,6 +473,7 @@ def test_overflow_is_counted_and_logged_once(loader, source, schedule, caplog):
     assert len(messages) == 1 and "objects more than the 1 ground-truth slots" in messages[0]
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="processes are not bound to cores here")
 def test_workers_are_as_many_as_the_cores_unless_a_number_is_given():
     cores = os.sched_getaffinity(0)
     try:
@@ -482,6 +483,12 @@ def test_workers_are_as_many_as_the_cores_unless_a_number_is_given():
     finally:
         os.sched_setaffinity(0, cores)
     assert [loaders.choose_workers(number) for number in (1, 40)] == [1, 40]
+
+
+def test_workers_are_as_many_as_the_machines_cores_where_none_are_granted(monkeypatch):
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    assert loaders.choose_workers(None) == 6
 
 
 @pytest.mark.parametrize(

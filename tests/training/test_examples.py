@@ -1,13 +1,12 @@
 """What a run prints of its data."""
 
-import os
-
 import numpy as np
 import pytest
 
 from maskx_jax.coco.categories import Categories
 from maskx_jax.data.pipeline import Statistics
 from maskx_jax.data.roles import class_table
+from maskx_jax.data.worker_processes import usable_cores
 from maskx_jax.training import examples
 from tests.models.build import tiny_config
 
@@ -35,7 +34,7 @@ def test_a_run_says_who_makes_its_examples(tmp_path, capsys):
     config.data.shapes.update(num_train=4, num_eval=4)
     opened = examples.open_examples(config, tmp_path)
     opened.batches(config, 0, Statistics())
-    workers = min(16, len(os.sched_getaffinity(0)))
+    workers = min(16, usable_cores())
     assert f"examples are made by threads, {workers} at a time on each process\n" in capsys.readouterr().out
     config.data.update(loader="tf_data", num_workers=3, read_ahead=9)
     opened.batches(config, 0, Statistics())

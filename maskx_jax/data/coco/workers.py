@@ -3,13 +3,12 @@
 import collections
 import concurrent.futures
 import multiprocessing
-import os
 import signal
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures.process import BrokenProcessPool
 
 from maskx_jax.data.coco.examples import ExampleMaker, Examples, Rules
-from maskx_jax.data.worker_processes import end_with_parent
+from maskx_jax.data.worker_processes import end_with_parent, usable_cores
 
 # A process takes seconds to start, for TensorFlow: so many images are to be worth it.
 _IMAGES_PER_WORKER = 512
@@ -21,7 +20,7 @@ def choose_workers(num_images: int, num_workers: int | None) -> int:
     """Return how many processes make examples: as asked, or else one a core, but none for a few images."""
     if num_workers is not None:
         return num_workers
-    return max(1, min(len(os.sched_getaffinity(0)), num_images // _IMAGES_PER_WORKER))
+    return max(1, min(usable_cores(), num_images // _IMAGES_PER_WORKER))
 
 
 def make_examples(
