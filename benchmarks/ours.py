@@ -172,7 +172,7 @@ def _stage(
     model: Any, variables: PyTree, arrays: Mapping[str, np.ndarray], case: cases.Stage
 ) -> tuple[Call, dict[str, Any]]:
     """Return one part of detection, on what the parts before it make of the images, or of a train step."""
-    sizes, images = _sizes(case.canvas, case.batch), arrays["images"]
+    sizes, images = jnp.asarray(_sizes(case.canvas, case.batch)), arrays["images"]
 
     def apply(part: Callable[..., Any]) -> Any:
         return lambda variables, *arguments: model.apply(variables, *arguments, method=part)
@@ -193,7 +193,8 @@ def _stage(
 
     def mask_head(model: Any, pooled: Any, weights: Any) -> Any:
         branch, pooled = model.mask_branch, pooled.reshape(-1, *pooled.shape[2:])
-        return branch.head(pooled, labels.reshape(-1), branch.weights(weights))
+        rows, own = branch.weights(weights, labels)
+        return branch.head(pooled, own.reshape(-1), rows)
 
     def pool(size: int) -> Callable[..., Any]:
         return lambda model, pyramid, boxes: model.pool(pyramid, boxes, size)

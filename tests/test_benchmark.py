@@ -50,6 +50,13 @@ def test_operations_and_host_work_run(tmp_path, case):
     assert facts["version"].startswith("jax")
 
 
+def test_the_stage_of_the_mask_head_runs(tmp_path, monkeypatch):
+    tiny = ours._model(tmp_path, "tiny")
+    monkeypatch.setattr(ours, "_model", lambda *arguments: tiny)
+    call, _ = ours.build(tmp_path, cases.Stage("mask_head", canvas=(64, 64)))
+    call()
+
+
 CONFIGS = {
     "mask_rcnn": mask_rcnn.get_config("backbone=r50"),
     "maskx_light": maskx_rcnn.get_config("backbone=r50,mlp=light"),

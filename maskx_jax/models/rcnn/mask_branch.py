@@ -120,7 +120,7 @@ def build(
         head = MultinomialMaskHead(**fields)
     weights = PREDICTORS[predictor]
     if predictor == "transfer":
-        weights = functools.partial(weights, **weight_transfer)
+        weights = functools.partial(weights, **weight_transfer, cpu=cpu)
     if predictor == "class_agnostic" and head.body == "hourglass":
         # As published: behind GroupNorm it learns faster than from the small scale, and as safely.
         weights = functools.partial(weights, kernel_init=msra_fill)

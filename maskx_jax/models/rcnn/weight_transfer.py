@@ -91,6 +91,7 @@ class WeightTransfer(nn.Module):
       activation: "leaky_relu" (slope 0.1, the paper's choice), "relu" or "none", between layers.
       stop_gradient: whether the mask loss is kept from changing the detection weights through T.
       embedding_size: of the fixed vectors.
+      cpu: whether it is computed as one CPU does best.
     """
 
     num_classes: int
@@ -100,12 +101,14 @@ class WeightTransfer(nn.Module):
     activation: str = "leaky_relu"
     stop_gradient: bool = True
     embedding_size: int = 300
+    cpu: bool = False
 
     @nn.compact
     def __call__(self, class_weights: ClassWeights, labels: Int[Array, "b q"]) -> tuple[MaskWeights, Int[Array, "b q"]]:
         """Predict rows of mask weights from rows of detection weights, and say which row is each region's own.
 
-        Of all classes, or of each region if there are fewer regions than classes: the cost is that of the fewer.
+        Of all classes; on one CPU of each region, if there are fewer regions than classes. (Elsewhere the products are
+        cheap, and each device would exchange the rows of its regions with the others.)
 
         Raises:
           ValueError: `input` or `activation` is unknown.
@@ -113,7 +116,7 @@ class WeightTransfer(nn.Module):
         if self.activation not in ACTIVATIONS:
             raise ValueError(f"got activation {self.activation!r}; expected one of {tuple(ACTIVATIONS)}")
         parts = self._inputs(class_weights)
-        if labels.size < len(parts[0]):
+        if self.cpu and labels.size < len(parts[0]):
             parts = [part[labels.reshape(-1)] for part in parts]
             labels = jnp.arange(labels.size).reshape(labels.shape)
         w_det = jnp.concatenate(parts, axis=1)

@@ -46,7 +46,7 @@ def shapes_of(config, classes=80):
     key = jax.random.key(0)
     return (
         jax.eval_shape(branch.head.init, key, pooled, labels, rows)["params"],
-        jax.eval_shape(branch.weights.init, key, class_weights)["params"],
+        jax.eval_shape(branch.weights.init, key, class_weights, labels[None])["params"],
     )
 
 
@@ -174,7 +174,9 @@ def test_masks_of_the_variants_have_64_by_64_pixels(module, layers):
 def test_the_row_of_all_classes_begins_large_behind_an_hourglass_alone():
     rows = ClassWeights(jnp.zeros((7, 1)), jnp.zeros((7, 4)))
     plain, large = (
-        tiny_model(mask_predictor="class_agnostic", **fields).mask_branch.weights.init(jax.random.key(0), rows)
+        tiny_model(mask_predictor="class_agnostic", **fields).mask_branch.weights.init(
+            jax.random.key(0), rows, jnp.ones((1, 1), int)
+        )
         for fields in ({}, FIELDS)
     )
     assert np.abs(plain["params"]["kernel"]).max() < 0.01 < 0.5 < np.std(large["params"]["kernel"])

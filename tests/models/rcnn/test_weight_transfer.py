@@ -76,7 +76,7 @@ def test_mask_logits_from_transferred_weights_with_the_mlp_equal_the_transcripti
     box_head = BoxHead(CLASSES, hidden=HIDDEN)
     detection = perturbed(box_head.init(jax.random.key(0), jnp.asarray(POOLED)[None]), seed=3)
     rows = box_head.apply(detection, jnp.asarray(POOLED)[None]).class_weights
-    transfer = WeightTransfer(CLASSES, CHANNELS, source, num_layers, activation, embedding_size=7)
+    transfer = WeightTransfer(CLASSES, CHANNELS, source, num_layers, activation, embedding_size=7, cpu=True)
     # Three regions are fewer than the classes: T makes a row for each of them.
     labels = jnp.asarray(LABELS)[None]
     transfer_variables = perturbed(transfer.init(jax.random.key(1), rows, labels), seed=4)
@@ -131,7 +131,7 @@ def test_class_agnostic_weights_are_the_same_for_every_class():
 @pytest.mark.parametrize("stop_gradient", [True, False])
 @pytest.mark.parametrize("source", ["cls", "box", "cls+box"])
 def test_gradient_reaches_just_the_inputs_it_may(source, stop_gradient, labels):
-    transfer = WeightTransfer(CLASSES, CHANNELS, source, stop_gradient=stop_gradient)
+    transfer = WeightTransfer(CLASSES, CHANNELS, source, stop_gradient=stop_gradient, cpu=True)
     variables = transfer.init(jax.random.key(1), class_weights(), labels)
     gradient = jax.grad(lambda rows: (transfer.apply(variables, rows, labels)[0].weights ** 2).sum())(class_weights())
     for name, leaf in (("cls", gradient.classification), ("box", gradient.boxes)):
@@ -139,7 +139,7 @@ def test_gradient_reaches_just_the_inputs_it_may(source, stop_gradient, labels):
 
 
 def test_rows_of_regions_cost_nothing_for_the_other_classes():
-    transfer = WeightTransfer(3000, 256)
+    transfer = WeightTransfer(3000, 256, cpu=True)
     rows = ClassWeights(jnp.zeros((3001, 64)), jnp.zeros((3001, 256)))
     labels = jnp.zeros((2, 10), int)
     variables = transfer.init(jax.random.key(1), rows, labels)
