@@ -113,8 +113,8 @@ def get_config() -> ConfigDict:
             "mask_classes": "all",
             # Of the objects that have keypoints, the fraction that keeps them in training, drawn by the image's id.
             "keypoint_fraction": 1.0,
-            # A mask that a model predicted counts as much as its quality times this, one that a person drew 1: for sets
-            # prepared with --predicted_masks=use. Without predicted masks it has no effect.
+            # The weight of a mask that a model predicted is its quality times this, that of one that a person drew 1:
+            # for sets prepared with --predicted_masks=use, others take 1 alone. Weights are relative within a batch.
             "predicted_mask_weight": 1.0,
             # Fields of `maskx_jax.data.transforms.Transform`. Evaluation uses the largest short side.
             "transform": {
@@ -236,7 +236,7 @@ def get_config() -> ConfigDict:
             "keypoint_grid": "image",
             # The third number of a keypoint: its "probability" (detectron2), or its "logit" (torchvision, Detectron).
             "keypoint_score": "probability",
-            # Whether to score the borders of masks too (Boundary AP); takes longer.
+            # Whether to score the boundaries of masks too (Boundary AP); takes longer.
             "boundary": False,
             # Who matches detections with ground truth, with the same numbers: "hotcoco", or more slowly
             # "faster_coco_eval", or still more slowly "pycocotools".

@@ -124,6 +124,8 @@ def check_record(record: Record, num_categories: int, skeleton: Skeleton | None 
         "has_mask": (count,),
         "is_crowd": (count,),
     }
+    if (record.mask_weight is None) != (record.is_predicted is None):
+        raise BrokenRecordError("one of mask_weight and is_predicted is None; expected both or neither")
     if record.mask_weight is not None:
         shapes |= {"mask_weight": (count,), "is_predicted": (count,)}
     for name, shape in shapes.items():

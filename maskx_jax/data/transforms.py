@@ -275,21 +275,27 @@ def remove_masks(record: Record, allowed: np.ndarray) -> Record:
 
     The frame goes too, since it is the extent of the mask: it becomes the box.
     """
-    has_mask = record.has_mask & allowed[record.labels]
+    return _with_masks(record, record.has_mask & allowed[record.labels])
+
+
+def weigh_masks(record: Record, predicted: float) -> Record:
+    """Multiply the weights of masks that a model has predicted by a factor; those of other masks stay.
+
+    An object whose mask comes to weigh nothing is one without a mask.
+    """
+    if record.mask_weight is None or record.is_predicted is None:
+        return record
+    weight = np.where(record.is_predicted, record.mask_weight * np.float32(predicted), record.mask_weight)
+    return _with_masks(dataclasses.replace(record, mask_weight=weight), record.has_mask & (weight > 0))
+
+
+def _with_masks(record: Record, has_mask: np.ndarray) -> Record:
     return dataclasses.replace(
         record,
         has_mask=has_mask,
         masks=np.where(has_mask[:, None, None], record.masks, np.uint8(0)),
         mask_frames=np.where(has_mask[:, None], record.mask_frames, record.boxes),
     )
-
-
-def weigh_masks(record: Record, predicted: float) -> Record:
-    """Multiply the weights of masks that a model has predicted by a factor; those of other masks stay."""
-    if record.mask_weight is None or record.is_predicted is None:
-        return record
-    factors = np.where(record.is_predicted, np.float32(predicted), np.float32(1))
-    return dataclasses.replace(record, mask_weight=record.mask_weight * factors)
 
 
 def remove_keypoints(record: Record, fraction: float) -> Record:

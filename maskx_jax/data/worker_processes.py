@@ -6,7 +6,7 @@ import threading
 
 
 def usable_cores() -> int:
-    """Return how many cores this process may run on: of a machine's, containers and schedulers often grant a few."""
+    """Return how many cores this process may run on: batch schedulers often grant only some of a machine's."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     # macOS binds no process to cores.

@@ -99,6 +99,7 @@ def open_examples(
     )
     categories = train_source.categories
     check_keypoints(config.model, train_source.skeleton)
+    _check_predicted_masks(config.data.predicted_mask_weight, train_source)
     same_classes(eval_source.categories, categories, "the evaluation and the training data")
     allowed_masks = mask_classes.mask_labels(config.data.mask_classes, categories)
     info(f"{len(train_source)} training images\n{_describe_classes(train_source, allowed_masks, workdir)}")
@@ -110,6 +111,14 @@ def open_examples(
     transform = Transform(**config.data.transform)
     order = _order(config, train_source, transform)
     return Examples(train_source, eval_source, allowed_masks, groups, best_metric, transform, order)
+
+
+def _check_predicted_masks(weight: float, source: Source) -> None:
+    if weight != 1 and len(source) and source[0].mask_weight is None:
+        raise ValueError(
+            f"data.predicted_mask_weight is {weight}; expected 1 for training data that do not say which masks were "
+            "predicted: prepare them with --predicted_masks=use, again where an earlier version did"
+        )
 
 
 def _describe_classes(source: Source, allowed_masks: np.ndarray, workdir: str | pathlib.Path) -> str:

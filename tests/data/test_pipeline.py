@@ -342,6 +342,13 @@ def test_what_cannot_be_learned_from_is_named(wrong, source):
         check_record(source[index], 6)
 
 
+@pytest.mark.parametrize("name", ["mask_weight", "is_predicted"])
+def test_a_weight_comes_with_what_was_predicted(name, source):
+    record = dataclasses.replace(source[0], **{name: np.ones(len(source[0].labels), np.float32)})
+    with pytest.raises(BrokenRecordError, match="one of mask_weight and is_predicted is None; expected both or"):
+        check_record(record, 6)
+
+
 WRONG_KEYPOINTS = {
     "none": (lambda keypoints: None, "there are no keypoints; expected some"),
     "another number": (

@@ -416,7 +416,12 @@ def test_weights_of_masks_move_with_their_objects_and_those_of_predicted_masks_a
     )
     weighed = transforms.weigh_masks(record, 0.5)
     np.testing.assert_allclose(weighed.mask_weight, [1, 0.4, 1], rtol=1e-6)
-    assert weighed.mask_weight.dtype == np.float32 and weighed.has_mask is record.has_mask
+    assert weighed.mask_weight.dtype == np.float32
+    np.testing.assert_array_equal(weighed.has_mask, record.has_mask)
+    assert record.has_mask[1]
+    without = transforms.weigh_masks(record, 0.0)
+    np.testing.assert_array_equal(without.has_mask, record.has_mask & [True, False, True])
+    assert not without.masks[1].any()
     assert transforms.weigh_masks(plain, 0.5) is plain
     view = View(1.0, True, 0, 0, (90, 140))
     # The second object is the largest, and the only one of 50 pixels and more along both sides.

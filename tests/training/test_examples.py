@@ -40,3 +40,10 @@ def test_a_run_says_who_makes_its_examples(tmp_path, capsys):
     opened.batches(config, 0, Statistics())
     expected = "examples are made by tf_data, 3 at a time on each process, 9 records read ahead\n"
     assert expected in capsys.readouterr().out
+
+
+def test_a_weight_of_predicted_masks_is_refused_where_none_are_known(tmp_path):
+    config = tiny_config()
+    config.data.predicted_mask_weight = 0.5
+    with pytest.raises(ValueError, match=r"data\.predicted_mask_weight is 0\.5; expected 1 for training data that"):
+        examples.open_examples(config, tmp_path)
