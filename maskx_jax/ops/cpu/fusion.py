@@ -51,7 +51,10 @@ def relu(x: Float[Array, "..."], largest: float = math.inf) -> Float[Array, "...
 
 
 def _forward(x: Array, largest: float) -> tuple[Array, Array]:
-    y = computed_once(relu(x, largest))
+    y = relu(x, largest)
+    if y.dtype == jnp.float32:
+        # A scatter of bfloat16 would be one of float32, between two copies of the map.
+        y = computed_once(y)
     return y, y
 
 
