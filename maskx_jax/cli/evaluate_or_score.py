@@ -23,7 +23,7 @@ def define_evaluate(values: flags.FlagValues) -> None:
         flag_values=values,
     )
     flags.DEFINE_string("output", None, "Folder for the results; RUN/evaluation/<step> by default.", flag_values=values)
-    flags.DEFINE_bool("boundary", False, "Score the borders of masks too (Boundary AP).", flag_values=values)
+    flags.DEFINE_bool("boundary", False, "Score the boundaries of masks too (Boundary AP).", flag_values=values)
     flags.DEFINE_bool("distributed", False, "Join the other processes of a pod (docs/scaling.md).", flag_values=values)
 
 
@@ -41,7 +41,7 @@ def define_score(values: flags.FlagValues) -> None:
         lower_bound=1,
         flag_values=values,
     )
-    flags.DEFINE_bool("boundary", False, "Score the borders of masks too (Boundary AP).", flag_values=values)
+    flags.DEFINE_bool("boundary", False, "Score the boundaries of masks too (Boundary AP).", flag_values=values)
     flags.DEFINE_enum("backend", "hotcoco", BACKENDS, "Who matches detections.", flag_values=values)
     flags.DEFINE_string("output", None, "Folder for metrics.json and table.txt.", flag_values=values)
 

@@ -77,7 +77,7 @@ def _parser() -> errors.ArgumentParser:
     alone.add_argument("--images", help="folder of their images; without it there are no pictures")
     alone.add_argument("--mask_classes", help="the classes of A, such as voc; the others are B")
     alone.add_argument("--max_detections", type=int, help="detections an image that count")
-    alone.add_argument("--boundary", action="store_true", help="score the borders of masks too (Boundary AP)")
+    alone.add_argument("--boundary", action="store_true", help="score the boundaries of masks too (Boundary AP)")
     return parser
 
 

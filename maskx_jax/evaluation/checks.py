@@ -95,7 +95,7 @@ def check_ground_truth(ground_truth: Mapping, kinds: Sequence[str] = KINDS) -> N
 
 
 def check_results(results: Iterable[dict], ground_truth: Mapping, kinds: Sequence[str] = KINDS) -> None:
-    """Check that results can be scored against a sound ground truth. None at all can: they score zero.
+    """Check that results can be scored against a sound ground truth. An empty iterable can: it scores zero.
 
     Args:
       results: the entries.

@@ -45,7 +45,7 @@ _MAX_POSES = 20
 
 
 def metric_definitions(max_detections: int = 100, has_frequencies: bool = False) -> dict[str, Metric]:
-    """Return what is reported of boxes, masks and borders in each group, by name and in COCO's order.
+    """Return what is reported of boxes, masks and boundaries in each group, by name and in COCO's order.
 
     Args:
       max_detections: detections an image that count.
@@ -123,8 +123,9 @@ def score(
     Args:
       ground_truth: a COCO instances dict. It is not changed.
       results: COCO results entries, gone through several times. They are not changed.
-      kinds: of "bbox", "segm", "keypoints" and "boundary": masks by the smaller of their IoU and that of their borders,
-        bands of 2 % of the image's diagonal (see `boundary_iou`), which faster-coco-eval matches for any backend.
+      kinds: of "bbox", "segm", "keypoints" and "boundary": masks by the smaller of their IoU and that of their
+        boundaries, bands of 2 % of the image's diagonal (see `boundary_iou`), which faster-coco-eval matches for any
+        backend.
       groups: category ids by the name of the group, such as `{"A": [...], "B": [...]}`.
       backend: who matches detections with ground truth.
       max_detections: that count: of an image and class (COCO), or of an image (LVIS). None takes the usual 100 or 300.
@@ -183,7 +184,7 @@ def score(
 
 
 def _checked_kinds(kinds: Sequence[str]) -> list[str]:
-    """Return what has to be sound for these kinds: borders are those of masks."""
+    """Return what has to be sound for these kinds: boundaries are those of masks."""
     if not kinds:
         raise ValueError(f"got no kinds; expected some of {', '.join(ALL_KINDS)}")
     return list(dict.fromkeys("segm" if kind == "boundary" else kind for kind in kinds))

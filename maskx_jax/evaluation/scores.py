@@ -109,7 +109,7 @@ def score_file(
         classes that have some). Beside other kinds, keypoints that the annotations know nothing of are not scored.
       annotations_path: COCO instances, or LVIS'.
       with_masks: the classes of A; see `coco.mask_classes.mask_labels`.
-      boundary: score the borders of masks too.
+      boundary: score the boundaries of masks too.
       backend: see `metrics.score`.
       max_detections: see `metrics.score`.
 

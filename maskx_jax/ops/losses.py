@@ -32,7 +32,7 @@ def masked_mean(
     Args:
       values: what is averaged.
       mask: which of them count.
-      weights: how much each of them does; by default all the same. It is divided by their sum, so that a value of
+      weights: how much each counts; by default all the same. It is divided by their sum, so that a value of
         weight 0 is as one that does not count.
     """
     if weights is None:

@@ -131,7 +131,7 @@ def open_files(
       annotations: COCO instances, or LVIS'.
       images: folder of the images that the annotations name; without it the report shows no pictures.
       with_masks: the classes of A; see `coco.mask_classes.mask_labels`.
-      boundary: score the borders of masks too.
+      boundary: score the boundaries of masks too.
       max_detections: that count; see `metrics.score`.
 
     Raises:

@@ -159,7 +159,7 @@ def score(found: Entries, ground_truth: Mapping[str, Any], config: ConfigDict, g
 
 
 def kinds(config: ConfigDict) -> tuple[str, ...]:
-    """Return what is scored: boxes, masks where the model makes them, and their borders where the config says so."""
+    """Return what is scored: boxes, masks where the model makes them, and their boundaries where the config says so."""
     return scores.kinds(produces(config.model), config.evaluation.boundary)
 
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from orbax.checkpoint import CheckpointManager
 
 import maskx_jax
 from maskx_jax.coco.categories import Categories
@@ -281,6 +282,13 @@ def test_what_a_killed_run_left_half_written_is_removed(saved):
         assert not [leftover for leftover in leftovers if leftover.exists()]
         assert int(checkpoints.restore_newest(toy_state(0), print).step) == 2
     assert notes.exists()
+
+
+def test_what_has_its_last_name_and_is_not_marked_as_whole_is_removed(saved, monkeypatch):
+    # As on object stores, where Orbax marks a finished checkpoint in place of renaming it.
+    monkeypatch.setattr(CheckpointManager, "all_steps", lambda manager: [1])
+    Checkpoints(saved, writes=True).close()
+    assert [path.name for path in (saved / "checkpoints").iterdir()] == ["1"]
 
 
 def test_a_checkpoint_of_another_model_is_refused_with_the_difference(saved):

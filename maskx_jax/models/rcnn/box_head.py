@@ -92,7 +92,7 @@ class BoxPredictions(NamedTuple):
       logits: of each class.
       deltas: of the boxes.
       class_weights: the predictor's parameters.
-      maps: what the mean is taken of that the predictor sees; None of an MLP.
+      maps: the map of each region whose mean the predictor sees; None for an MLP.
     """
 
     logits: Float[Array, "b r classes"]
