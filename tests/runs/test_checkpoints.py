@@ -1,4 +1,5 @@
 import errno
+import gc
 import json
 import resource
 import shutil
@@ -18,6 +19,17 @@ from maskx_jax.runs.checkpoints import Checkpoints, DamagedCheckpointError, chec
 from maskx_jax.runs.workdir import read_config, write_config
 from maskx_jax.structures import TrainState
 from tests.models.build import tiny_config
+
+# Where a reading fails, Orbax leaves coroutines that nobody awaits, and Python says so when it finds them: in whatever
+# test is next.
+pytestmark = pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def find_all_coroutines():
+    yield
+    gc.collect()
+
 
 # Not in the order of their ids.
 CATEGORIES = Categories((11, 7), ("eleven", "seven"))
