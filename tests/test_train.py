@@ -24,13 +24,16 @@ from maskx_jax.data.shapes.source import ShapesSource
 from maskx_jax.data.sources import open_source
 from maskx_jax.distributed.mesh import make_mesh, replicated
 from maskx_jax.inference import make_detect_step
+from maskx_jax.labelling.self_training import config_of_rounds, self_train
 from maskx_jax.models.build import build
 from maskx_jax.runs import evaluation
+from maskx_jax.runs.workdir import read_config
 from maskx_jax.training import loop
 from maskx_jax.training.steps import make_train_step
 from tests.compilation import optimized
 from tests.models.build import tiny_config
 from tests.processes import ENVIRONMENT, ROOT
+from tools.write_shapes import main as write_shapes_main
 
 
 def small_config(system=None, **train_fields):
@@ -49,7 +52,12 @@ _steps: dict[tuple, object] = {}
 
 
 def train(config, workdir, **parts):
-    """Train with the compiled steps of the last training where they are the same; else give their memory back first."""
+    """Train with the compiled steps of the last training where they are the same."""
+    return loop.train(config, str(workdir), parts=sharing_steps(config, **parts))
+
+
+def sharing_steps(config, **parts):
+    """Return parts with the compiled steps of the last training; if others are needed, their memory is given back."""
 
     def sharing(make):
         def make_or_share(model, *arguments, **options):
@@ -64,7 +72,7 @@ def train(config, workdir, **parts):
         return make_or_share
 
     shared = {"make_train_step": sharing(make_train_step), "make_detect_step": sharing(make_detect_step)}
-    return loop.train(config, str(workdir), parts=loop.Parts(**(shared | parts)))
+    return loop.Parts(**(shared | parts))
 
 
 def forget_steps():
@@ -104,6 +112,38 @@ def test_run_leaves_config_environment_losses_and_metrics(run):
     assert lines[2]["segm/all/AP"] == metrics["segm"]["all"]["AP"]
     assert set(metrics["segm"]) == {"all", "A", "B"}
     assert any((workdir / "tensorboard").iterdir())
+
+
+@pytest.mark.long
+def test_a_run_trains_itself_in_rounds_on_masks_that_it_predicts(run, tmp_path):
+    workdir, metrics = run
+    write_shapes = ["--num_images=16", "--num_hues=3", "--num_textures=2", "--image_size=64", "--hide=0"]
+    for seed, name in enumerate(("train", "val")):
+        assert write_shapes_main([f"--output={tmp_path / name}", f"--seed={seed}", *write_shapes]) == 0
+    splits = {name: (tmp_path / name / "all.json", tmp_path / name / "images") for name in ("train", "val")}
+    config = config_of_rounds(workdir, num_steps=4)
+    assert config.optimizer.to_dict() == small_config(eval_every=4).optimizer.to_dict()
+    options = {"workdir": workdir, "splits": splits, "config": config, "threshold": 0.0}
+    rounds = self_train(tmp_path / "rounds", **options, parts=sharing_steps(config))
+    assert {"step": 4, **rounds[0].metrics} == read_metrics(workdir)[-1]
+    assert [one.num_masks > 0 for one in rounds] == [False, True, True]
+    # Of the classes that the run had masks of all stay as people drew them; those of the others are predicted, although
+    # the file has them.
+    groups = json.loads((workdir / "data.json").read_text())["groups"]
+    content = json.loads((tmp_path / "rounds/2/train.json").read_text())
+    drawn = {a["id"]: a["segmentation"] for a in json.loads(splits["train"][0].read_text())["annotations"]}
+    names = {category["id"]: category["name"] for category in content["categories"]}
+    objects = [a for a in content["annotations"] if not a["iscrowd"]]
+    for entry in objects:
+        if names[entry["category_id"]] in groups["A"]:
+            assert entry["segmentation"] == drawn[entry["id"]] and "predicted_mask" not in entry
+        elif entry["segmentation"]:
+            assert "rounds/1/run, step 4" in entry["predicted_mask"]["source"]
+    assert sum("predicted_mask" in a for a in objects) == rounds[2].num_masks
+    for number in (1, 2):
+        assert json.loads((tmp_path / f"rounds/{number}/run/data.json").read_text())["groups"] == groups
+        assert set(metrics["segm"]) == {"all", "A", "B"} and "segm/B/AP" in rounds[number].metrics
+    assert read_config(tmp_path / "rounds/2/run").initialize.path == str(tmp_path / "rounds/1/run")
 
 
 @pytest.mark.slow

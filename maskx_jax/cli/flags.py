@@ -82,6 +82,24 @@ def _let_be_set(config: ConfigDict) -> None:
                 config[name] = config_dict.placeholder(object)
 
 
+def paths_of_splits(texts: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Return annotations and folder of images by the name of the split, of flags --split=NAME=JSON,IMAGES.
+
+    Raises:
+      ValueError: one is of another form, or a name is given twice.
+    """
+    splits: dict[str, tuple[str, str]] = {}
+    for text in texts:
+        name, _, paths = text.partition("=")
+        annotations, comma, folder = paths.rpartition(",")
+        if not (name and comma and annotations and folder):
+            raise ValueError(f"--split: got {text!r}; expected NAME=JSON,IMAGES")
+        if name in splits:
+            raise ValueError(f"--split: {name!r} is given twice")
+        splits[name] = (annotations, folder)
+    return splits
+
+
 def parse(values: flags.FlagValues, argv: Sequence[str], documentation: str | None) -> None:
     """Give the flags their values; --help prints the documentation and the flags, and exits with 0.
 

@@ -27,6 +27,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--segmentation", choices=SEGMENTATIONS, default="rle", help="form of the masks; polygons fill holes"
     )
+    parser.add_argument(
+        "--mask_classes",
+        default="annotated",
+        help="classes whose masks are known: voc, random(1,50), a file...; the masks of others are passed over, and "
+        "predicted in their place (%(default)s: all masks are known)",
+    )
     parser.add_argument("--skip_bad_images", action="store_true", help="leave out images that cannot be read")
     parser.add_argument("--overwrite", action="store_true", help="replace the file at the output")
     options = vars(parser.parse_args(arguments))

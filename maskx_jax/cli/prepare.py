@@ -12,6 +12,7 @@ from typing import ClassVar
 from absl import logging
 
 from maskx_jax import errors
+from maskx_jax.cli.flags import paths_of_splits
 
 # As a shell reports a program that SIGTERM ended: 128 + 15.
 EXIT_SIGTERM = 143
@@ -100,16 +101,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--add", action="store_true", help="add the splits to the dataset that is at the output")
     parser.add_argument("--overwrite", action="store_true", help="replace the dataset that is at the output")
     options = parser.parse_args(arguments)
-    splits = {}
-    for text in options.split:
-        name, _, paths = text.partition("=")
-        annotations, comma, folder = paths.rpartition(",")
-        if not (name and comma and annotations and folder):
-            parser.error(f"--split: got {text!r}; expected NAME=JSON,IMAGES")
-        if name in splits:
-            parser.error(f"--split: {name!r} is given twice")
-        splits[name] = (annotations, folder)
-
+    splits = paths_of_splits(options.split)
     # TensorFlow's C++ parts read it as they are loaded; TensorFlow Datasets tells of every step at the level below.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.set_verbosity(logging.WARNING)

@@ -5,6 +5,7 @@ import pathlib
 from collections.abc import Sequence
 
 from maskx_jax import files
+from maskx_jax.coco import mask_classes as classes_with_masks
 from maskx_jax.coco.categories import Categories
 from maskx_jax.data.coco.annotations import read_instances
 from maskx_jax.data.coco.report import Report as ReadingReport
@@ -27,6 +28,7 @@ def label(
     segmentation: str = "rle",
     ignore_classes: bool = False,
     skip_bad_images: bool = False,
+    mask_classes: str | Sequence[str] = "annotated",
     overwrite: bool = False,
 ) -> Report:
     """Find masks for the objects that have only boxes, and write the annotations with them.
@@ -42,6 +44,8 @@ def label(
       segmentation: form of the masks, see `writing.add_masks`.
       ignore_classes: whether masks of `masks` fit objects of any class.
       skip_bad_images: leave out images that cannot be read, instead of stopping.
+      mask_classes: the classes whose masks are known, see `coco.mask_classes.mask_labels`. Objects of all others count
+        as having only boxes: their masks are taken away.
       overwrite: replace the file at `output`.
 
     Returns:
@@ -67,7 +71,9 @@ def label(
         raise ValueError("step goes with workdir, and ignore_classes with masks; got the other")
     instances = read_instances(annotations, ReadingReport("annotations"))
     report = Report(threshold)
-    pictures = objects.find(instances, folder, report, skip_bad_images=skip_bad_images)
+    allowed = classes_with_masks.mask_labels(mask_classes, instances.categories)
+    kept_ids = {i for i, label in instances.categories.label_of_id().items() if allowed[label]}
+    pictures = objects.find(instances, folder, report, skip_bad_images=skip_bad_images, kept_ids=kept_ids)
     if masks is not None:
         image_ids = [image["id"] for image in instances.images]
         match(masks, pictures, image_ids, instances.categories, report, ignore_classes=ignore_classes)
@@ -77,9 +83,10 @@ def label(
     # They may take gigabytes. Read again, since `read_instances` fills in what is missing, and all is to stay as it is.
     del instances
     content = files.read_json(annotations)
-    writing.add_masks(content, report.taken, source, segmentation)
-    files.write_json(output, content, indent=None, separators=(",", ":"))
+    writing.add_masks(content, report.class_of_id.keys(), report.taken, source, segmentation)
+    # First: where there are the annotations, there is their report.
     files.write_json(output.with_suffix(".report.json"), report.to_json())
+    files.write_json(output, content, indent=None, separators=(",", ":"))
     return report
 
 

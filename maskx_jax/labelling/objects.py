@@ -1,7 +1,7 @@
 """The objects of a file of annotations that have boxes and no masks."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,19 +35,24 @@ class Picture:
     boxes: np.ndarray
 
 
-def box_only(annotation: Mapping[str, Any]) -> bool:
-    """Return whether an object has no mask, or none but a predicted one, which is predicted anew."""
-    return annotation.get("segmentation") in (None, []) or is_predicted(annotation)
-
-
-def find(instances: Instances, folder: Path | None, report: Report, *, skip_bad_images: bool = False) -> list[Picture]:
+def find(
+    instances: Instances,
+    folder: Path | None,
+    report: Report,
+    *,
+    skip_bad_images: bool = False,
+    kept_ids: Collection[int] | None = None,
+) -> list[Picture]:
     """Return the images that have objects with only boxes.
+
+    A predicted mask counts for none: it is predicted anew.
 
     Args:
       instances: the annotations.
       folder: of the images, whose headers are looked at; None where there are none.
       report: counts the objects.
       skip_bad_images: count the objects of images that cannot be read, instead of stopping.
+      kept_ids: categories whose masks are known; None for all. Objects of the others count as having only boxes.
 
     Raises:
       UnreadableImageError: an image is missing or of another size, as far as it shows without its pixels.
@@ -58,10 +63,11 @@ def find(instances: Instances, folder: Path | None, report: Report, *, skip_bad_
     for image in instances.images:
         objects = [a for a in instances.annotations[image["id"]] if not a["iscrowd"]]
         report.num_objects += len(objects)
-        objects = [a for a in objects if box_only(a)]
+        objects = [a for a in objects if not _has_known_mask(a, kept_ids)]
         for annotation in objects:
             report.add_object(annotation["id"], name_of_id[annotation["category_id"]])
             report.num_predicted_before += is_predicted(annotation)
+            report.num_hidden += _has_known_mask(annotation)
         if not objects:
             continue
         try:
@@ -75,6 +81,11 @@ def find(instances: Instances, folder: Path | None, report: Report, *, skip_bad_
         if picture.annotation_ids:
             pictures.append(picture)
     return pictures
+
+
+def _has_known_mask(annotation: Mapping[str, Any], kept_ids: Collection[int] | None = None) -> bool:
+    is_kept = kept_ids is None or annotation["category_id"] in kept_ids
+    return is_kept and annotation.get("segmentation") not in (None, []) and not is_predicted(annotation)
 
 
 def _size(image: Mapping[str, Any], folder: Path | None) -> tuple[int, int]:

@@ -29,7 +29,8 @@ class Report:
       threshold: quality from which a mask is taken.
       num_objects: that are no crowd.
       num_predicted_before: objects whose mask was predicted by an earlier run, and is predicted anew.
-      class_of_id: the class of each object with only a box, by annotation id.
+      num_hidden: objects of classes whose masks count as unknown, and are predicted in their place.
+      class_of_id: the class of each object with only a box, or whose mask counts for none, by annotation id.
       masks: what was predicted for them, by annotation id, also below the threshold.
       left: the reason for which an object keeps only its box, by annotation id.
     """
@@ -37,6 +38,7 @@ class Report:
     threshold: float
     num_objects: int = 0
     num_predicted_before: int = 0
+    num_hidden: int = 0
     class_of_id: dict[int, str] = dataclasses.field(default_factory=dict)
     masks: dict[int, ObjectMask] = dataclasses.field(default_factory=dict)
     left: dict[int, str] = dataclasses.field(default_factory=dict)
@@ -84,6 +86,7 @@ class Report:
             "num_objects": self.num_objects,
             "num_boxes_only": len(self.class_of_id),
             "num_predicted_before": self.num_predicted_before,
+            "num_hidden": self.num_hidden,
             "num_masks": len(taken),
             "left": {
                 reason: {"meaning": meaning, "count": counts[reason]}
@@ -100,6 +103,8 @@ class Report:
         lines = [f"{self.num_objects} objects: {given} with mask, {len(self.class_of_id)} with box only"]
         if self.num_predicted_before:
             lines.append(f"{self.num_predicted_before:>9}  of these had a predicted mask, which is predicted anew")
+        if self.num_hidden:
+            lines.append(f"{self.num_hidden:>9}  of these have a mask that is not used, by the choice of classes")
         qualities = [mask.quality for mask in self.taken.values()]
         mean = f", {np.mean(qualities):.2f} on average" if qualities else ""
         lines.append(f"{len(qualities):>9}  masks predicted, of a quality of {self.threshold:g} or more{mean}")

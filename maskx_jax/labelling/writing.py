@@ -1,25 +1,32 @@
 """Predicted masks among annotations."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from maskx_jax.coco import rle
 from maskx_jax.coco.polygons import outlines
-from maskx_jax.data.coco.predicted import FIELD, is_predicted
+from maskx_jax.data.coco.predicted import FIELD
 from maskx_jax.labelling.quality import ObjectMask
 
 SEGMENTATIONS = ("rle", "polygons")
 
 
-def add_masks(content: dict[str, Any], masks: Mapping[int, ObjectMask], source: str, segmentation: str = "rle") -> None:
+def add_masks(
+    content: dict[str, Any],
+    boxes_only: Collection[int],
+    masks: Mapping[int, ObjectMask],
+    source: str,
+    segmentation: str = "rle",
+) -> None:
     """Give annotations of a COCO file their predicted masks, in place; all others stay as they are.
 
-    Only `segmentation` changes, and the field `predicted.FIELD` comes to it. A mask that an earlier run predicted is
-    taken away where none takes its place.
+    Only `segmentation` changes, and the field `predicted.FIELD` comes to it.
 
     Args:
       content: of the file.
-      masks: by annotation id.
+      boxes_only: ids of the annotations that no person's mask is known of. Any other mask that one has, such as an
+        earlier run's, is taken away where none takes its place.
+      masks: of some of these, by annotation id.
       source: where the masks come from.
       segmentation: "rle", compressed run lengths, or "polygons", outlines for tools that edit these; holes are filled.
     """
@@ -34,6 +41,6 @@ def add_masks(content: dict[str, Any], masks: Mapping[int, ObjectMask], source: 
                 "box_iou": round(mask.box_iou, 4),
                 "source": source,
             }
-        elif is_predicted(annotation):
+        elif annotation["id"] in boxes_only and (annotation.get("segmentation") or FIELD in annotation):
             annotation["segmentation"] = []
-            del annotation[FIELD]
+            annotation.pop(FIELD, None)

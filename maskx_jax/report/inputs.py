@@ -2,7 +2,6 @@
 
 import collections
 import dataclasses
-import json
 import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +22,7 @@ from maskx_jax.evaluation import metrics, scores
 from maskx_jax.evaluation.checks import as_id, check_ground_truth
 from maskx_jax.evaluation.results import read_results
 from maskx_jax.runs import evaluation
+from maskx_jax.runs.logs import read_metrics
 from maskx_jax.runs.workdir import read_config, read_groups
 
 # Returns uint8 `h w 3` RGB of the image with this id.
@@ -99,7 +99,7 @@ def open_runs(
             _check_same_images(source, opened[0][1], f"{workdir} and {workdirs[0]}")
         opened.append((config, source, _groups(workdir, source, config)))
         results = read_results(folder / "results.json")
-        models.append(Model(title, results, _history(pathlib.Path(workdir) / "metrics.jsonl"), str(folder)))
+        models.append(Model(title, results, read_metrics(workdir), str(folder)))
     models += [Model(title, read_results(path), (), os.fspath(path)) for title, path in (others or {}).items()]
     config, source, _ = opened[0]
     ground_truth = source.coco_ground_truth()
@@ -210,21 +210,6 @@ def _check_same_images(source: Source, first: Source, which: str) -> None:
             f"{which} were not evaluated on the same images: {len(source)} and {len(first)} of them, or other objects; "
             "--directory and --split name one set for all"
         )
-
-
-def _history(path: pathlib.Path) -> list[dict]:
-    """Return the lines of a metrics.jsonl; the last may be half written."""
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8").splitlines()
-    history = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            history.append(json.loads(line))
-        except ValueError as error:
-            if number < len(lines):
-                raise ValueError(f"{path}: line {number} is no JSON: {error}") from error
-    return history
 
 
 def _shared_kinds(models: Sequence[Model]) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 from absl import logging
+from etils import epath
 from tqdm import tqdm
 
 from maskx_jax.errors import one_line
@@ -23,6 +24,25 @@ def info(text: str) -> None:
     """Print a text, on the first process and past the progress bar."""
     if jax.process_index() == 0:
         tqdm.write(text)
+
+
+def read_metrics(workdir: str | pathlib.Path) -> list[dict[str, Any]]:
+    """Return the lines of a run's metrics.jsonl, none where it has none; the last may be half written.
+
+    Raises:
+      ValueError: another line is no JSON.
+      OSError: the file cannot be read.
+    """
+    path = epath.Path(workdir) / METRICS_FILE
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    found = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            found.append(json.loads(line))
+        except ValueError as error:
+            if number < len(lines):
+                raise ValueError(f"{path}: line {number} is no JSON: {error}") from error
+    return found
 
 
 class MetricLog:

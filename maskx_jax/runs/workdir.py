@@ -163,10 +163,19 @@ def read_groups(workdir: str | pathlib.Path, categories: Categories) -> dict[str
     Raises:
       ValueError: the file is damaged, or names other classes.
     """
-    names = _read_data(workdir).get("groups")
+    names = read_group_names(workdir)
     if names is None:
         return None
     return {group: [categories.ids[i - 1] for i in categories.labels_of_names(names[group])] for group in names}
+
+
+def read_group_names(workdir: str | pathlib.Path) -> dict[str, tuple[str, ...]] | None:
+    """Return the names of the classes in each group that a run is scored in; None for runs that do not say.
+
+    Raises:
+      ValueError: the file is damaged.
+    """
+    return _read_data(workdir).get("groups")
 
 
 def check_resumable(begun: ConfigDict, config: ConfigDict) -> None:
