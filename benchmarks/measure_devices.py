@@ -31,7 +31,7 @@ from configs import maskx_rcnn
 from maskx_jax import errors
 from maskx_jax.distributed.mesh import STATE_SHARDINGS, make_mesh, split_batch, state_shardings
 from maskx_jax.models.build import build, initialize
-from maskx_jax.structures import STORED_MASK_SIDE, Batch, GroundTruth, PyTree, merge
+from maskx_jax.structures import STORED_MASK_SIDE, Batch, GroundTruth, PyTree, TrainState, merge
 from maskx_jax.training.optimizer import make_optimizer, split_params
 from maskx_jax.training.steps import make_state, make_train_step
 
@@ -47,10 +47,7 @@ def main() -> None:
     parser.add_argument("--devices", default="1,8,64", help="numbers of devices")
     parser.add_argument("--state", default=",".join(STATE_SHARDINGS), help="values of config.train.state_sharding")
     parser.add_argument("--remat", default="no,yes", help="whether to recompute the backbone's blocks")
-    parser.add_argument("--model", default="full", choices=("full", "tiny"))
-    parser.add_argument("--mlp", default="paper", choices=("paper", "light", "none"))
-    parser.add_argument("--classes", type=int, default=80, help="number of classes, without background")
-    parser.add_argument("--canvas", default="512x512", help="height x width")
+    add_arguments(parser)
     options = parser.parse_args()
     counts = [int(count) for count in options.devices.split(",")]
     print(f"| {' | '.join(_COLUMNS)} |\n|{'---|' * len(_COLUMNS)}")
@@ -66,11 +63,40 @@ def main() -> None:
         print(f"remat {remat}: {num_residual_bytes(remat, options):,} bytes kept for the backward pass of an image")
 
 
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add those that say what is trained, and on what."""
+    parser.add_argument("--model", default="full", choices=("full", "tiny"))
+    parser.add_argument("--mlp", default="paper", choices=("paper", "light", "none"))
+    parser.add_argument("--classes", type=int, default=80, help="number of classes, without background")
+    parser.add_argument("--canvas", default="512x512", help="height x width")
+
+
 def measure(num_devices: int, state_sharding: str, remat: str, options: argparse.Namespace) -> tuple[str, ...]:
     """Return the row of the table for one compiled step; to be called before JAX has been used."""
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", num_devices)
-    mesh = make_mesh()
+    lowered, _ = lowered_step(make_mesh(), state_sharding, remat, options)
+    start = time.perf_counter()
+    compiled = lowered.compile()
+    seconds = time.perf_counter() - start
+    memory: Any = compiled.memory_analysis()
+    found = collectives(compiled.as_text() or "")
+    return (
+        str(num_devices),
+        state_sharding,
+        remat,
+        f"{memory.argument_size_in_bytes:,}",
+        f"{memory.temp_size_in_bytes:,}",
+        f"{memory.output_size_in_bytes:,}",
+        *(f"{number}: {size:,}" if number else "0" for number, size in (found[name] for name in COLLECTIVES)),
+        f"{seconds:.0f} s",
+    )
+
+
+def lowered_step(
+    mesh: Mesh, state_sharding: str, remat: str, options: argparse.Namespace
+) -> tuple[jax.stages.Lowered, TrainState]:
+    """Return the train step as it is traced, of one image a device, and the shapes of its state."""
     config, model = _config_and_model(remat, options)
     fields = config.optimizer
     optimizer = make_optimizer(
@@ -89,26 +115,12 @@ def measure(num_devices: int, state_sharding: str, remat: str, options: argparse
     train: Any = make_train_step(model, optimizer, mesh, seed=0, state_shardings=shardings)
     state = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, shardings)
     batch = abstract_batch(mesh, options.canvas, config.data.transform.num_slots)
-    start = time.perf_counter()
-    compiled = train.lower(state, batch).compile()
-    seconds = time.perf_counter() - start
-    memory = compiled.memory_analysis()
-    found = collectives(compiled.as_text())
-    return (
-        str(num_devices),
-        state_sharding,
-        remat,
-        f"{memory.argument_size_in_bytes:,}",
-        f"{memory.temp_size_in_bytes:,}",
-        f"{memory.output_size_in_bytes:,}",
-        *(f"{number}: {size:,}" if number else "0" for number, size in (found[name] for name in COLLECTIVES)),
-        f"{seconds:.0f} s",
-    )
+    return train.lower(state, batch), state
 
 
-def num_residual_bytes(remat: str, options: argparse.Namespace) -> int:
+def num_residual_bytes(remat: str, options: argparse.Namespace, dtype: str = "float32") -> int:
     """Return the bytes of the residuals of one image's losses: all but the parameters and constants themselves."""
-    config, model = _config_and_model(remat, options)
+    config, model = _config_and_model(remat, options, dtype)
     variables = jax.eval_shape(lambda: initialize(model, jax.random.key(0)))
     trained, rest = split_params(variables["params"], config.optimizer.untrained)
     batch = abstract_batch(make_mesh(jax.devices()[:1]), options.canvas, config.data.transform.num_slots)
@@ -155,10 +167,12 @@ def abstract_batch(mesh: Mesh, canvas: str, num_slots: int) -> Batch:
     )
 
 
-def _config_and_model(remat: str, options: argparse.Namespace) -> tuple[ConfigDict, nn.Module]:
+def _config_and_model(remat: str, options: argparse.Namespace, dtype: str = "float32") -> tuple[ConfigDict, nn.Module]:
     config = maskx_rcnn.get_config(f"size={options.model},mlp={options.mlp}")
+    config.model.dtype = dtype
     config.model.backbone.remat = remat == "yes"
-    return config, build(config.model, options.classes)
+    # As on the accelerators that the fake devices stand for, also where there is only one of them.
+    return config, build(config.model, options.classes, cpu=False)
 
 
 def collectives(hlo: str) -> dict[str, tuple[int, int]]:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as benchmark
-from benchmarks import cases, checks, gpu_day, host, measuring, models, nms_forms, ours, roi_align_forms, trace
+from benchmarks import cases, checks, gpu_day, host, measuring, models, nms_forms, ours, pods, roi_align_forms, trace
 from benchmarks.measure_devices import collectives
 from benchmarks.parameters import c4_shapes, fcos_shapes, make_c4_parameters, make_parameter, parameter_shapes
 from configs import fcos, mask_rcnn, maskx_rcnn
@@ -452,6 +452,21 @@ def test_a_rehearsal_on_a_cpu_measures_everything(tmp_path):
     assert results["shapes"]["records"][0]["steps"] == 20
     assert results["trace"]["records"][0]["ours"]["source"] == "trace"
     assert all(check["passes"] is not False for one in results["checks"]["records"] for check in one["ours"]["checks"])
+
+
+def test_a_pod_is_bound_by_its_arithmetic_or_its_links():
+    pod = pods.Pod("two chips", 2, flops=100e12, memory=10e9, link=10e9)
+    costs = {"flops": 1e12, "trained": 1_000_000_000, "state": 3_000_000_000, "kept": 2_000_000_000}
+    # An image takes 10 ms of a chip, the gradients 2 x 1 GB x 1/2 / 10 GB/s = 100 ms.
+    name, state, images, resident, kept, share, arithmetic, links, most, reached = pods.row(
+        pod, "replicated", 1, **costs
+    )
+    assert (name, state, images, resident, kept, share) == ("two chips", "replicated", "1", "4.00", "2.0", "60%")
+    assert (arithmetic, links, most, reached) == ("10.0", "100.0", "20 (links)", "20 (links)")
+    # Half of state and gradients, and the parameters gathered; at a quarter of the peak four images take 160 ms.
+    *_, resident, kept, share, arithmetic, links, most, reached = pods.row(pod, "fsdp", 4, **costs)
+    assert (resident, kept, share) == ("3.00", "8.0", "110% (too much)")
+    assert (arithmetic, links, most, reached) == ("40.0", "100.0", "80 (links)", "50")
 
 
 def test_collectives_are_counted_with_the_bytes_of_their_results():
