@@ -67,6 +67,9 @@ def shapes(config: ConfigDict) -> None:
     """Train on the built-in synthetic set; needs no files."""
     # Nothing waits for a disk: painting takes the processor.
     config.data.update(source="shapes", read_ahead=0)
+    if config.data.mask_classes in ("voc", "nonvoc"):
+        # It has 60 classes, and none of them is of PASCAL VOC.
+        config.data.mask_classes = "random(1,50)"
 
 
 def bfloat16(config: ConfigDict) -> None:

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import pytest
 
 from configs import embedmask, fcos, keypoint_rcnn, mask_rcnn, maskx_rcnn, paper
+from maskx_jax.coco.mask_classes import mask_labels
+from maskx_jax.data.sources import open_source
 from maskx_jax.models.build import build, initialize
 from maskx_jax.structures import Batch, GroundTruth, Keypoints
 
@@ -28,6 +30,17 @@ def test_what_changes_something_else_stands_beside_the_size():
     config = mask_rcnn.get_config("size=tiny,batch=16,data=shapes,predictor=none,dtype=bfloat16,start=scratch")
     assert (config.data.transform.canvas, config.train.batch_size, config.train.num_steps) == ((128, 128), 16, 500)
     assert mask_rcnn.get_config("size=full,schedule=2x").train.num_steps == 180_000
+
+
+def test_the_synthetic_set_has_its_own_classes_with_masks():
+    # It has none of PASCAL VOC's, which are the default.
+    assert maskx_rcnn.get_config("data=shapes").data.mask_classes == "random(1,50)"
+    config = maskx_rcnn.get_config("data=shapes,size=tiny")
+    categories = open_source(config.data, training=True, seed=0).categories
+    assert mask_labels(config.data.mask_classes, categories).sum() == 50 and len(categories) == 60
+    for given in ("all", "voc"):
+        assert maskx_rcnn.get_config(f"data=shapes,masks={given}").data.mask_classes == given
+    assert mask_rcnn.get_config("data=shapes").data.mask_classes == "all"
 
 
 @pytest.mark.parametrize("other", ["backbone=r50_c4", "size=tiny_c4"])

@@ -31,8 +31,7 @@ def class_roles(source: Source, allowed_masks: np.ndarray) -> np.ndarray:
 
     Args: as of `count_labels`.
     """
-    boxes, masks = count_labels(source, allowed_masks)
-    return np.select([boxes == 0, masks == 0, masks == boxes], ["unseen", "B", "A"], "mixed")
+    return _roles(*count_labels(source, allowed_masks))
 
 
 def class_table(source: Source, allowed_masks: np.ndarray) -> str:
@@ -42,7 +41,7 @@ def class_table(source: Source, allowed_masks: np.ndarray) -> str:
     or unseen (no box). Crowds do not count.
     """
     boxes, masks = count_labels(source, allowed_masks)
-    roles = class_roles(source, allowed_masks)
+    roles = _roles(boxes, masks)
     rows = [
         (name, str(boxes[label]), str(masks[label]), str(roles[label]))
         for label, name in enumerate(source.categories.names, start=1)
@@ -62,7 +61,7 @@ def class_summary(source: Source, allowed_masks: np.ndarray, num_named: int = 5)
     Args: as of `count_labels`, and `num_named`, the classes that each line names.
     """
     boxes, masks = count_labels(source, allowed_masks)
-    roles = class_roles(source, allowed_masks)
+    roles = _roles(boxes, masks)
     # Of equally many the first one first, in both lines.
     most, fewest = (np.argsort(sign * boxes[1:], kind="stable")[:num_named] for sign in (-1, 1))
     names = source.categories.names
@@ -72,6 +71,10 @@ def class_summary(source: Source, allowed_masks: np.ndarray, num_named: int = 5)
 
     total = f"{len(names)} classes: {_count_roles(roles)}; {boxes.sum()} boxes, {masks.sum()} masks"
     return "\n".join([total, line("most boxes", most), line("fewest boxes", fewest)])
+
+
+def _roles(boxes: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    return np.select([boxes == 0, masks == 0, masks == boxes], ["unseen", "B", "A"], "mixed")
 
 
 def _count_roles(roles: np.ndarray) -> str:

@@ -242,7 +242,7 @@ class Checkpoints:
         """Remove what a killed run was writing. Orbax would in a thread that nothing waits for, not even `close`."""
         finished = {str(step) for step in self._manager.all_steps()}
         for path in self._directory.iterdir():
-            if _STEP_FOLDER.fullmatch(path.name) and path.name not in finished:
+            if _STEP_FOLDER.fullmatch(path.name) and path.name not in finished and path.is_dir():
                 path.rmtree()
 
     def _name(self, step: int) -> str:

@@ -289,11 +289,13 @@ def test_what_a_killed_run_left_half_written_is_removed(saved):
         (leftover / "part").write_text("half")
     notes = saved / "checkpoints/notes"
     notes.mkdir()
+    file = saved / "checkpoints/77"
+    file.write_text("no folder: nobody's checkpoint")
     with Checkpoints(saved, writes=True) as checkpoints:
         # At once: a thread may outlive a failing run, whose folder somebody then removes.
         assert not [leftover for leftover in leftovers if leftover.exists()]
         assert int(checkpoints.restore_newest(toy_state(0), print).step) == 2
-    assert notes.exists()
+    assert notes.exists() and file.exists()
 
 
 def test_what_has_its_last_name_and_is_not_marked_as_whole_is_removed(saved, monkeypatch):
