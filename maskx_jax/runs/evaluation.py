@@ -31,7 +31,10 @@ from maskx_jax.structures import PyTree
 # COCO results entries, gone through several times.
 Entries = Iterable[dict[str, Any]]
 # What of a run's config may be otherwise when it is evaluated: fields, and sections.
-MAY_CHANGE = ("evaluation", "data.transform", "data.loader", "data.num_workers", "data.read_ahead")
+MAY_CHANGE = (
+    *("evaluation", "data.transform", "data.loader", "data.num_workers", "data.read_ahead"),
+    "data.shapes.num_eval",
+)
 # Category ids by the name of the group.
 Groups = Mapping[str, Sequence[int]]
 

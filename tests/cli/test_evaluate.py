@@ -90,11 +90,13 @@ def test_how_a_run_is_evaluated_may_be_changed():
             "-config.evaluation.boundary=true",
             "--config.data.transform.canvas=(64, 128)",
             "--config.evaluation.mask_classes=voc",
+            "--config.data.shapes.num_eval=2000",
         ),
         mask_rcnn.get_config("size=tiny,data=shapes"),
     )
     expected.evaluation.update(batch_size=6, boundary=True, mask_classes="voc")
     expected.data.transform.canvas = (64, 128)
+    expected.data.shapes.num_eval = 2000
     assert config.to_dict() == expected.to_dict()
     check_evaluation(config, num_devices=3)
 
