@@ -13,6 +13,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
 from maskx_jax import errors, files
@@ -22,6 +23,7 @@ from maskx_jax.evaluation.scores import flatten
 from maskx_jax.labelling.label import THRESHOLD, label
 from maskx_jax.runs import workdir as workdirs
 from maskx_jax.runs.logs import info, read_metrics
+from maskx_jax.training.checks import check_config
 from maskx_jax.training.loop import PARTS, Parts, train
 
 ROUNDS_FILE = "rounds.json"
@@ -117,10 +119,12 @@ def self_train(
     Raises:
       InterruptedRun: SIGTERM or SIGINT came in training; given again, it goes on.
       FileNotFoundError: an input is missing.
-      ValueError: an input is unsound, the model makes no masks, the evaluation's masks are predicted, or the rounds in
-        the output were begun with other arguments.
+      ValueError: an input or a field of the config is unsound, the model makes no masks, the evaluation's masks are
+        predicted, or the rounds in the output were begun with other arguments.
     """
     config = config or config_of_rounds(workdir)
+    # Before hours of labelling.
+    check_config(config, jax.device_count())
     _check(splits, config, rounds)
     output = pathlib.Path(output)
     training = _Training(

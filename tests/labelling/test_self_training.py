@@ -40,6 +40,8 @@ def scene(tmp_path, monkeypatch):
     config.data.mask_classes = "annotated"
     config.optimizer.update(decay_steps=(600, 800), warmup_steps=100)
     config.train.num_steps = 1000
+    # Tests have eight devices.
+    config.evaluation.batch_size = 8
     write_config("RUN", config)
     pathlib.Path("RUN/data.json").write_text(json.dumps({"groups": {"A": ["sun"], "mixed": ["moon"]}}))
     for name in ("train", "val"):
@@ -124,6 +126,8 @@ def test_other_arguments_and_configs_are_refused(scene):
     config.optimizer.learning_rate *= 2
     with pytest.raises(ValueError, match=r"optimizer\.learning_rate: 0\.\d+ -> 0\.\d+"):
         call(config=config)
+    with pytest.raises(ValueError, match=r"^config\.train\.num_steps is 0; expected 1 or more"):
+        call(config=config_of_rounds("RUN", num_steps=0))
     with pytest.raises(ValueError, match="rounds is 0; expected at least 1"):
         call(rounds=0)
     with pytest.raises(ValueError, match=r"got the splits train; expected those that the run .*: train, val"):
