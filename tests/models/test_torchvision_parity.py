@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 
 from maskx_jax.evaluation.paste_masks import paste_mask
-from maskx_jax.models.rcnn.rpn import RPN
-from maskx_jax.structures import Proposals
 from tests.compilation import optimized
 from tests.golden import model_inputs as inputs
 from tests.golden.comparing import (
@@ -23,7 +21,7 @@ from tests.golden.comparing import (
     in_order_of_golden,
 )
 from tests.models.build import shapes_batch
-from tests.models.torchvision_model import imported_model, losses_and_gradients
+from tests.models.torchvision_model import imported_model, losses_and_gradients, with_proposals_of
 from tests.reference import boxes as box_reference
 
 pytestmark = pytest.mark.slow
@@ -137,14 +135,6 @@ def test_detections_are_the_same_in_the_same_order(image, record_property):
     assert (masks > 0.5).any(axis=(1, 2)).mean() > 0.5
 
 
-class GivenProposals(RPN):
-    """Proposes what torchvision proposed: boxes that differ in the sixth digit flip pixels of mask targets."""
-
-    def proposals(self, logits, deltas, anchors, image_sizes, training):
-        boxes = jnp.asarray(golden("model_losses")["proposals"])
-        return Proposals(boxes, jnp.zeros(boxes.shape[:2]), jnp.ones(boxes.shape[:2], bool))
-
-
 @pytest.fixture(scope="module")
 def losses():
     """Return our losses and gradients on a batch where all anchors and regions are trained on."""
@@ -156,7 +146,7 @@ def losses():
         mask_head__num_samples=samples["mask"],
     )
     batch = shapes_batch(image_size=inputs.LOSS_IMAGE_SIZE)
-    model = imported.model.clone(rpn=GivenProposals(**imported.fields["rcnn"]["rpn"]))
+    model = with_proposals_of("model_losses", imported)
     return losses_and_gradients(model, imported.variables, batch, inputs.GRADIENTS.values())
 
 

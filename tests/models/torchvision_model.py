@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 from ml_collections import ConfigDict
@@ -15,9 +16,11 @@ from safetensors.numpy import save_file
 from benchmarks.parameters import NUM_CLASSES, fcos_shapes, keypoint_shapes, make_c4_parameters, make_parameters
 from configs import fcos, keypoint_rcnn, mask_rcnn
 from maskx_jax.models.build import build, initialize
-from maskx_jax.structures import Batch, PyTree
+from maskx_jax.models.rcnn.rpn import RPN
+from maskx_jax.structures import Batch, Proposals, PyTree
 from maskx_jax.weights.pretrained import apply_conventions, open_weights, take_over
 from tests.compilation import optimized
+from tests.golden.comparing import golden
 from tests.golden.model_inputs import C4_PROPOSALS
 from tests.models.build import set_fields
 
@@ -85,6 +88,25 @@ def _imported(
         shapes = jax.eval_shape(lambda: initialize(model, jax.random.key(0)))
         variables = take_over(shapes, weights, names)
     return Imported(model, variables, config.model.to_dict())
+
+
+class GivenProposals(RPN):
+    """Proposes what torchvision proposed: boxes that differ in the sixth digit flip pixels of mask targets.
+
+    Attributes:
+      golden_name: of the file with its proposals.
+    """
+
+    golden_name: str = ""
+
+    def proposals(self, logits: Any, deltas: Any, anchors: Any, image_sizes: Any, training: bool) -> Proposals:
+        boxes = jnp.asarray(golden(self.golden_name)["proposals"])
+        return Proposals(boxes, jnp.zeros(boxes.shape[:2]), jnp.ones(boxes.shape[:2], bool))
+
+
+def with_proposals_of(name: str, imported: Imported) -> Any:
+    """Return a two-stage detector that proposes what torchvision did, by the name of the golden that has it."""
+    return imported.model.clone(rpn=GivenProposals(golden_name=name, **imported.fields["rcnn"]["rpn"]))
 
 
 def losses_and_gradients(model: Any, variables: PyTree, batch: Batch, paths: Iterable[str]) -> tuple[Any, Any]:

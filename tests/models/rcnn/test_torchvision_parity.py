@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from maskx_jax.evaluation.keypoints import decode
-from maskx_jax.models.rcnn.rpn import RPN
-from maskx_jax.structures import Keypoints, Proposals
+from maskx_jax.structures import Keypoints
 from tests.compilation import optimized
 from tests.golden import model_inputs as inputs
 from tests.golden.comparing import (
@@ -23,7 +22,7 @@ from tests.golden.comparing import (
     in_order_of_golden,
 )
 from tests.models.build import shapes_batch
-from tests.models.torchvision_model import imported_keypoint_rcnn, losses_and_gradients
+from tests.models.torchvision_model import imported_keypoint_rcnn, losses_and_gradients, with_proposals_of
 
 pytestmark = pytest.mark.long
 
@@ -80,14 +79,6 @@ def test_detections_and_their_keypoints_are_the_same_in_the_same_order(stages, r
     assert heights <= 1e-4
 
 
-class GivenProposals(RPN):
-    """Proposes what torchvision proposed: on the borders of cells a box that differs in the sixth digit decides."""
-
-    def proposals(self, logits, deltas, anchors, image_sizes, training):
-        boxes = jnp.asarray(golden("keypoint_losses")["proposals"])
-        return Proposals(boxes, jnp.zeros(boxes.shape[:2]), jnp.ones(boxes.shape[:2], bool))
-
-
 @pytest.fixture(scope="module")
 def losses():
     """Return our losses and gradients on a batch where all anchors and regions are trained on."""
@@ -102,7 +93,7 @@ def losses():
     points, labelled = inputs.made_up_keypoints(np.asarray(gt.boxes))
     keypoints = jax.tree.map(jnp.asarray, Keypoints(points, labelled, labelled))
     gt = dataclasses.replace(gt, labels=jnp.ones_like(gt.labels), keypoints=keypoints)
-    model = imported.model.clone(rpn=GivenProposals(**imported.fields["rcnn"]["rpn"]))
+    model = with_proposals_of("keypoint_losses", imported)
     batch = dataclasses.replace(batch, ground_truth=gt)
     return losses_and_gradients(model, imported.variables, batch, inputs.KEYPOINT_GRADIENTS.values())
 
