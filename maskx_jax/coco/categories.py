@@ -103,6 +103,10 @@ class Categories:
                 raise ValueError(f"unknown category name {name!r}; the nearest of {len(self)} known names is {close}")
         return [label_of_name[name] for name in names]
 
+    def ids_of_names(self, names: Sequence[str]) -> list[int]:
+        """Translate category names into the dataset's ids; raises as `labels_of_names`."""
+        return [self.ids[label - 1] for label in self.labels_of_names(names)]
+
 
 def same_classes(found: Categories, expected: Categories, what: str, *, same_ids: bool = False) -> None:
     """Check that two places name the same classes in the same order.

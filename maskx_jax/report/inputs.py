@@ -23,7 +23,7 @@ from maskx_jax.evaluation.checks import as_id, check_ground_truth
 from maskx_jax.evaluation.results import read_results
 from maskx_jax.runs import evaluation
 from maskx_jax.runs.logs import read_metrics
-from maskx_jax.runs.workdir import read_config, read_groups
+from maskx_jax.runs.workdir import CONFIG_FILE, read_config, read_groups
 
 # Returns uint8 `h w 3` RGB of the image with this id.
 Picture = Callable[[int], np.ndarray]
@@ -93,7 +93,8 @@ def open_runs(
     opened: list[tuple[ConfigDict, Source, Mapping[str, Sequence[int]]]] = []
     for title, workdir in zip(titles, workdirs, strict=True):
         folder = _evaluation_folder(pathlib.Path(workdir), step)
-        config = read_config(workdir)
+        # As it was evaluated; earlier versions did not write it down.
+        config = read_config(folder if (folder / CONFIG_FILE).exists() else workdir)
         source = evaluation.open_evaluated(config, directory, split)
         if opened:
             _check_same_images(source, opened[0][1], f"{workdir} and {workdirs[0]}")

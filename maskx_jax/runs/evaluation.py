@@ -26,6 +26,7 @@ from maskx_jax.evaluation import checks, entry_processes, metrics, results, scor
 from maskx_jax.evaluation.drawing import draw_comparison
 from maskx_jax.inference import DetectStep
 from maskx_jax.models.build import produces
+from maskx_jax.runs import workdir as workdirs
 from maskx_jax.structures import PyTree
 
 # COCO results entries, gone through several times.
@@ -177,8 +178,14 @@ def check_ground_truth(config: ConfigDict, source: Source) -> None:
 
 
 def scored_groups(categories: Categories, config: ConfigDict) -> dict[str, list[int]]:
-    """Return the category ids of A and B as the config says, where both exist."""
+    """Return the category ids of A and B as the config says, where both exist, or of the groups that it names.
+
+    Raises:
+      ValueError: it names a class that there is not.
+    """
     chosen = config.evaluation.mask_classes or config.data.mask_classes
+    if isinstance(chosen, ConfigDict):
+        return {group: categories.ids_of_names(names) for group, names in chosen.items()}
     return scores.mask_groups(categories, mask_classes.mask_labels(chosen, categories))
 
 
@@ -232,16 +239,17 @@ def write(
     groups: Groups,
     others: Mapping[str, Entries] | None = None,
 ) -> dict[str, Any]:
-    """Write results.json, score the results, and write metrics.json, table.txt and pictures; return the metrics.
+    """Write the config and results.json, score these, write metrics.json, table.txt and pictures; return the metrics.
 
     Args:
       found: COCO results entries.
       source: that they were found in.
-      config: of the run.
+      config: of the run, as it was evaluated.
       folder: to write to.
       groups: see `trained_groups`.
       others: results of other models, by the title of their panel in the pictures.
     """
+    workdirs.write_config(folder, config)
     # First: scoring may take more memory than there is, and detecting again costs more than both.
     results.write_results(folder / "results.json", found)
     ground_truth = source.coco_ground_truth()

@@ -62,6 +62,16 @@ def test_a_run_is_reported_beside_its_results(runs, capsys):
     }
 
 
+def test_a_run_is_reported_on_the_images_that_it_was_evaluated_on(runs):
+    config = small_config()
+    config.data.shapes.num_eval = 9
+    write_config(runs[0] / "evaluation/8", config)
+    source = open_source(config.data, training=False, seed=config.seed)
+    write_results(runs[0] / "evaluation/8/results.json", results(source.coco_ground_truth(), seed=0))
+    assert report.main([str(runs[0]), "--draws=5"]) == 0
+    assert data(runs[0] / "evaluation/8/report", "summary")["num_images"] == 9
+
+
 def test_two_runs_and_a_file_are_compared(runs, tmp_path):
     other = runs[1] / "evaluation/8/results.json"
     arguments = [*map(str, runs), f"--results=same as two={other}", f"--output={tmp_path / 'both'}", "--draws=5"]
