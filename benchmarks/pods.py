@@ -66,6 +66,8 @@ def main() -> None:
     parser.set_defaults(canvas="800x1344", mlp="none")
     parser.add_argument("--images", default="1,4,8", help="images of each chip")
     options = parser.parse_args()
+    # What a GPU's libraries compute is not among XLA's FLOPs.
+    jax.config.update("jax_platforms", "cpu")
     flops, trained, state = step_costs(options)
     kept = num_residual_bytes("no", options, dtype="bfloat16")
     print(f"an image: {flops / 1e12:.2f} TFLOP, {kept / 1e9:.2f} GB kept for the backward pass")

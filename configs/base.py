@@ -224,7 +224,7 @@ def get_config() -> ConfigDict:
             # Processes that paste and encode masks; 1: the one that feeds the devices does it, between batches.
             "num_processes": 1,
             # The classes of A, scored apart from the others (B), where they are not data.mask_classes: a model that
-            # learned all masks is compared on the classes that others learned without.
+            # learned all masks is compared on the classes that others learned without. Or names by group: A, B, mixed.
             "mask_classes": config_dict.placeholder(object),
             # Probability from which a pixel is of the object.
             "mask_threshold": 0.5,

@@ -1,4 +1,4 @@
-"""The flags of a verb, read by absl: what train, evaluate and import_weights have in common."""
+"""The flags of a verb: what several of them have in common."""
 
 import inspect
 import re

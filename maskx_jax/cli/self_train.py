@@ -3,8 +3,8 @@
     python -m maskx_jax self-train --workdir=RUN --output=ROUNDS --split train=train.json,images/train \\
         --split val=val.json,images/val --rounds=2
 
-RUN labels first. The same command goes on where it was ended. --config.FIELD=VALUE changes how the rounds train
-(docs/config.md), which is as RUN did, in a quarter of its steps. Exit codes are those of `train`.
+RUN labels first. The same command continues where it stopped. The rounds train as RUN did, in a quarter of its steps;
+--config.FIELD=VALUE changes how (docs/config.md). Exit codes are those of `train`.
 """
 
 import re
@@ -15,7 +15,7 @@ from absl import logging
 
 from maskx_jax import errors
 from maskx_jax.cli.flags import changed_config, command_line, paths_of_splits, split_changes
-from maskx_jax.distributed.interruption import EXIT_INTERRUPTED, InterruptedRun
+from maskx_jax.distributed.interruption import EXIT_INTERRUPTED, InterruptedRun, leaving_at_once
 from maskx_jax.labelling.label import THRESHOLD
 from maskx_jax.labelling.self_training import config_of_rounds, self_train, table
 from maskx_jax.runs import checkpoints as checkpointing
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None, parts: Parts = PARTS) -> int:
     argv, changes = split_changes(command_line(arguments))
     parser = errors.ArgumentParser(prog="python -m maskx_jax self-train", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--workdir", required=True, help="of the run that labels first")
-    parser.add_argument("--output", required=True, help="folder of the rounds, made or gone on with")
+    parser.add_argument("--output", required=True, help="folder of the rounds, new or to be continued")
     parser.add_argument(
         "--split",
         required=True,
@@ -53,23 +53,24 @@ def main(arguments: Sequence[str] | None = None, parts: Parts = PARTS) -> int:
     options = parser.parse_args(argv[1:])
     for change in changes:
         if re.match(rf"--?config\.({'|'.join(map(re.escape, _SET))})[.=]", change):
-            raise ValueError(f"got {change}; expected another field: the rounds set {', '.join(_SET)}")
+            raise ValueError(f"got {change}; the rounds set {', '.join(_SET)} (--num_steps is how many steps each has)")
     logging.use_absl_handler()
     logging.set_verbosity(logging.WARNING)
     checkpointing.quiet()
     compilation.use_cache()
     config = config_of_rounds(options.workdir, options.num_steps)
     try:
-        rounds = self_train(
-            options.output,
-            workdir=options.workdir,
-            splits=paths_of_splits(options.split),
-            config=changed_config(config, changes, config.keys()),
-            rounds=options.rounds,
-            threshold=options.threshold,
-            skip_bad_images=options.skip_bad_images,
-            parts=parts,
-        )
+        with leaving_at_once():
+            rounds = self_train(
+                options.output,
+                workdir=options.workdir,
+                splits=paths_of_splits(options.split),
+                config=changed_config(config, changes, config.keys()),
+                rounds=options.rounds,
+                threshold=options.threshold,
+                skip_bad_images=options.skip_bad_images,
+                parts=parts,
+            )
     except InterruptedRun as interrupted:
         print(interrupted, file=sys.stderr)
         return EXIT_INTERRUPTED

@@ -14,11 +14,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+from etils import epath
 from ml_collections import ConfigDict
 
 from maskx_jax import errors, files
+from maskx_jax.data.coco.annotations import read_instances
 from maskx_jax.data.coco.builder import prepare
 from maskx_jax.data.coco.predicted import is_predicted
+from maskx_jax.data.coco.report import Report
 from maskx_jax.evaluation.scores import flatten
 from maskx_jax.labelling.label import THRESHOLD, label
 from maskx_jax.runs import workdir as workdirs
@@ -41,29 +44,30 @@ _SHOWN = {
 
 @dataclasses.dataclass(frozen=True)
 class Round:
-    """What came of a round.
+    """What came of a round; round 0 is the run that labels first, which has metrics alone.
 
     Attributes:
-      num_boxes_only: objects of the training set that no person's mask is known of.
-      num_masks: how many of them have a predicted mask in this round; none in round 0, the run that all began with.
+      metrics: of its last evaluation, see `evaluation.scores.flatten`; empty where training evaluates nothing.
+      num_boxes_only: objects of the training set whose own mask is missing, or may not be used.
+      num_masks: how many of them have a predicted mask.
       mean_quality: of these masks; None where there are none.
-      metrics: of the last evaluation, see `evaluation.scores.flatten`; empty where the run evaluates nothing.
     """
 
-    num_boxes_only: int
-    num_masks: int
-    mean_quality: float | None
     metrics: Mapping[str, float | None]
+    num_boxes_only: int | None = None
+    num_masks: int | None = None
+    mean_quality: float | None = None
 
 
 def config_of_rounds(workdir: str | pathlib.Path, num_steps: int | None = None) -> ConfigDict:
-    """Return how each round trains: as the run did, in fewer steps, from what the round before has learned.
+    """Return how each round trains: as the first run did, in fewer steps, from what the round before has learned.
 
-    The classes that are scored as A stay those of the run, although those of B have masks to learn from now.
+    The classes are scored in the groups of the first run, although those of B have masks to learn from now.
 
     Args:
       workdir: of the run that labels first.
-      num_steps: of a round, a quarter of the run's by default; its warm-up and decays come as much earlier.
+      num_steps: of a round, by default a quarter of the run's; warm-up and decays of the learning rate come as much
+        earlier.
 
     Raises:
       FileNotFoundError: the directory holds no run.
@@ -75,8 +79,9 @@ def config_of_rounds(workdir: str | pathlib.Path, num_steps: int | None = None) 
     fraction = num_steps / config.train.num_steps
     groups = workdirs.read_group_names(workdir)
     chosen = config.evaluation.mask_classes or config.data.mask_classes
-    if groups is not None:
-        chosen = groups.get("A", "all")
+    if groups is not None or chosen == "annotated":
+        # Without groups all classes are scored together, whatever masks they come to have.
+        chosen = ConfigDict(groups) if groups else "all"
     with config.ignore_type():
         config.data.update(source="prepared", mask_classes="annotated")
         config.evaluation.mask_classes = chosen
@@ -99,14 +104,14 @@ def self_train(
     skip_bad_images: bool = False,
     parts: Parts = PARTS,
 ) -> list[Round]:
-    """Label, prepare and train in rounds; return what came of the run and of each round.
+    """Label, prepare and train in rounds; return what came of the first run and of each round.
 
-    Masks are predicted of the objects that the run had no masks of, by the run itself at first and then by that of the
-    round before, from the same annotations each time. A mask counts in the loss by its quality. What is scored are
-    masks that people have drawn.
+    In each round masks are predicted for the objects that the first run had none of, in round 1 by that run and later
+    by the run of the round before. The weight of such a mask in the loss is its quality. What is scored against are
+    human-drawn masks alone.
 
     Args:
-      output: folder of the rounds, made or gone on with; on a local disk.
+      output: folder of the rounds, on a local disk; rounds that were begun there are continued.
       workdir: of the run that labels first.
       splits: annotations (JSON) and folder of images of the splits that the run trains and evaluates on, by their
         names in its config.
@@ -117,42 +122,43 @@ def self_train(
       parts: see `training.loop.train`.
 
     Raises:
-      InterruptedRun: SIGTERM or SIGINT came in training; given again, it goes on.
+      InterruptedRun: SIGTERM or SIGINT came in training; another call continues.
       FileNotFoundError: an input is missing.
       ValueError: an input or a field of the config is unsound, the model makes no masks, the evaluation's masks are
-        predicted, or the rounds in the output were begun with other arguments.
+        predicted, the run is itself that of a round, or the rounds were begun with other arguments.
     """
-    config = config or config_of_rounds(workdir)
+    output, workdir = _absolute(output), _absolute(workdir)
+    splits = {name: (_absolute(annotations), _absolute(images)) for name, (annotations, images) in splits.items()}
+    first, config = workdirs.read_config(workdir), config or config_of_rounds(workdir)
     # Before hours of labelling.
     check_config(config, jax.device_count())
-    _check(splits, config, rounds)
-    output = pathlib.Path(output)
+    _check(workdir, splits, config, rounds)
     training = _Training(
         splits=splits,
         config=config,
         threshold=threshold,
-        # The masks that people have drawn of other classes stay unused in all rounds.
-        mask_classes=workdirs.read_config(workdir).data.mask_classes,
+        # The human-drawn masks of other classes stay unused in all rounds.
+        mask_classes=first.data.mask_classes,
         skip_bad_images=skip_bad_images,
         parts=parts,
     )
     begun = {
-        "workdir": os.fspath(workdir),
-        "splits": {name: [os.fspath(path) for path in pair] for name, pair in splits.items()},
+        "workdir": workdir,
+        "splits": splits,
         "threshold": threshold,
         "skip_bad_images": skip_bad_images,
+        "config": {name: new for name, (_, new) in workdirs.changed_fields(first, config).items()},
     }
+    begun = json.loads(json.dumps(begun, default=os.fspath))
     with contextlib.closing(workdirs.lock(output)):
-        done = _read_rounds(output / ROUNDS_FILE, begun) or [Round(0, 0, None, _last_metrics(workdir))]
-        for number in range(1, rounds + 1):
-            folder, before = output / str(number), output / str(number - 1) / "run" if number > 1 else workdir
-            if number < len(done):
-                workdirs.check_resumable(workdirs.read_config(folder / "run"), config)
-                continue
+        done = _read_rounds(output / ROUNDS_FILE, begun) or [Round(_last_metrics(workdir))]
+        for number in range(len(done), rounds + 1):
+            # In round 1 too: what a killed call leaves is continued by one with the same arguments only.
+            _write_rounds(output / ROUNDS_FILE, begun, done)
+            folder = output / str(number)
             info(f"round {number} of {rounds}: {folder}")
-            done.append(training.round(folder, before))
-            content = {"begun": begun, "rounds": [dataclasses.asdict(one) for one in done]}
-            files.write_json(output / ROUNDS_FILE, content)
+            done.append(training.round(folder, output / str(number - 1) / "run" if number > 1 else workdir))
+        _write_rounds(output / ROUNDS_FILE, begun, done)
     return done[: rounds + 1]
 
 
@@ -163,8 +169,8 @@ def table(rounds: Sequence[Round]) -> str:
     rows = [titles]
     for number, one in enumerate(rounds):
         scores = [one.metrics.get(name) for name in shown.values()]
+        masks = "-" if one.num_masks is None else f"{one.num_masks} of {one.num_boxes_only}"
         quality = "-" if one.mean_quality is None else f"{one.mean_quality:.2f}"
-        masks = f"{one.num_masks} of {one.num_boxes_only}" if number else "-"
         rows.append([str(number), masks, quality, *("-" if s is None else f"{100 * s:.1f}" for s in scores)])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
@@ -182,7 +188,7 @@ class _Training:
     parts: Parts
 
     def round(self, folder: pathlib.Path, before: str | pathlib.Path) -> Round:
-        """Label by the run `before`, and train from it on what it has labelled; go on with what is in the folder."""
+        """Label by the run `before` and train from it on what it has labelled; continue what is in the folder."""
         annotations, data, run = folder / "train.json", folder / "data", folder / "run"
         train_split = self.config.data.train_split
         source, images = self.splits[train_split]
@@ -210,25 +216,43 @@ class _Training:
         taken = [row for row in counts["classes"].values() if row["masks"]]
         num_masks = counts["num_masks"]
         mean = sum(row["masks"] * row["mean_quality"] for row in taken) / num_masks if num_masks else None
-        return Round(counts["num_boxes_only"], num_masks, mean, flatten(metrics) if metrics else _last_metrics(run))
+        return Round(flatten(metrics) if metrics else _last_metrics(run), counts["num_boxes_only"], num_masks, mean)
 
 
-def _check(splits: Splits, config: ConfigDict, rounds: int) -> None:
+def _absolute(path: str | pathlib.Path) -> pathlib.Path:
+    # A run may lie in an object store.
+    return pathlib.Path(path).expanduser().absolute() if "://" not in str(path) else epath.Path(path)
+
+
+def _check(workdir: pathlib.Path, splits: Splits, config: ConfigDict, rounds: int) -> None:
     if rounds < 1:
         raise ValueError(f"rounds is {rounds}; expected at least 1")
-    needed = {config.data.train_split, config.data.eval_split}
-    if splits.keys() != needed:
+    if (rounds_file := workdir.parent.parent / ROUNDS_FILE).exists():
+        # It does not know which of the masks that it was trained on are human-drawn.
+        raise ValueError(
+            f"{workdir} is a round's run; expected the run that labelled first: to continue, give {rounds_file.parent} "
+            "as the output, and more rounds"
+        )
+    train_split, eval_split = config.data.train_split, config.data.eval_split
+    if train_split == eval_split:
+        raise ValueError(f"the run trains and evaluates on {train_split!r}; expected a split of its own to score on")
+    if splits.keys() != {train_split, eval_split}:
         raise ValueError(
             f"got the splits {', '.join(sorted(splits))}; expected those that the run trains and evaluates on: "
-            f"{', '.join(sorted(needed))}"
+            f"{train_split}, {eval_split}"
         )
-    scored = pathlib.Path(splits[config.data.eval_split][0])
-    predicted = [a["id"] for a in files.read_json(scored)["annotations"] if is_predicted(a)]
+    path = pathlib.Path(splits[eval_split][0])
+    instances = read_instances(path, Report("annotations"))
+    predicted = [a["id"] for objects in instances.annotations.values() for a in objects if is_predicted(a)]
     if predicted:
         raise ValueError(
-            f"{scored}: the masks of annotations {errors.some(predicted)} are predicted; expected masks that people "
-            "have drawn, to score against"
+            f"{path}: the masks of annotations {errors.some(predicted)} are predicted; expected human-drawn masks to "
+            "score against"
         )
+
+
+def _write_rounds(path: pathlib.Path, begun: Mapping[str, Any], rounds: Sequence[Round]) -> None:
+    files.write_json(path, {"begun": begun, "rounds": [dataclasses.asdict(one) for one in rounds]})
 
 
 def _read_rounds(path: pathlib.Path, begun: Mapping[str, Any]) -> list[Round]:

@@ -166,7 +166,7 @@ def read_groups(workdir: str | pathlib.Path, categories: Categories) -> dict[str
     names = read_group_names(workdir)
     if names is None:
         return None
-    return {group: [categories.ids[i - 1] for i in categories.labels_of_names(names[group])] for group in names}
+    return {group: categories.ids_of_names(names[group]) for group in names}
 
 
 def read_group_names(workdir: str | pathlib.Path) -> dict[str, tuple[str, ...]] | None:
@@ -190,22 +190,30 @@ def check_resumable(begun: ConfigDict, config: ConfigDict) -> None:
     Raises:
       ValueError: fields differ that decide on the examples, the model or the updates; it names them.
     """
-    free = {"may_change", *config.get("may_change", ())}
+    changed = changed_fields(begun, config)
     if config.optimizer.schedule == "step":
         # Its learning rate does not depend on where the run ends.
-        free.add("train.num_steps")
-    old, new = _flat(begun.to_dict()), _flat(config.to_dict())
-    changed = [
-        f"{name}: {old[name]!r} -> {new[name]!r}"
-        for name in sorted(old.keys() & new.keys())
-        if old[name] != new[name] and not any(name == part or name.startswith(f"{part}.") for part in free)
-    ]
+        changed.pop("train.num_steps", None)
     if changed:
         raise ValueError(
             "the run in this work directory was begun with another config:\n  "
-            + "\n  ".join(changed)
+            + "\n  ".join(f"{name}: {old!r} -> {new!r}" for name, (old, new) in changed.items())
             + "\nTake another work directory, or give --change_config to go on with the new values."
         )
+
+
+def changed_fields(begun: ConfigDict, config: ConfigDict) -> dict[str, tuple[Any, Any]]:
+    """Return the values in both configs of the fields that differ, but for those that a run may change, by name.
+
+    Fields that one of the two does not have are of another version of the code, and pass.
+    """
+    free = ("may_change", *config.get("may_change", ()))
+    old, new = _flat(begun.to_dict()), _flat(config.to_dict())
+    return {
+        name: (old[name], new[name])
+        for name in sorted(old.keys() & new.keys())
+        if old[name] != new[name] and not any(name == part or name.startswith(f"{part}.") for part in free)
+    }
 
 
 def lock(workdir: str | pathlib.Path) -> "Lock":

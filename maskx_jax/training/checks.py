@@ -187,7 +187,8 @@ def _check_canvas(config: ConfigDict, multiple: int) -> None:
 
 
 def _check_evaluation(config: ConfigDict, multiple: int, num_devices: int) -> None:
-    if config.evaluation.mask_classes:
+    # Names by group are looked up when the data are there.
+    if config.evaluation.mask_classes and not isinstance(config.evaluation.mask_classes, ConfigDict):
         _check_mask_classes("evaluation.mask_classes", config.evaluation.mask_classes)
     _check_canvas(config, multiple)
     _check_batch("evaluation.batch_size", config, num_devices)

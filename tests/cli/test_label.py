@@ -44,6 +44,20 @@ def test_wrong_arguments_are_one_line(tmp_path, capsys):
         assert code == 1 and printed == "" and error.count("\n") == 1 and words in error, error
 
 
+def test_masks_of_classes_that_are_not_named_are_predicted_in_their_place(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(loading, "load", lambda workdir, step: loaded())
+    write_scenes(tmp_path)
+    (tmp_path / "moon.txt").write_text("moon")
+    output = tmp_path / "out.json"
+    options = [f"--annotations={tmp_path / 'train.json'}", f"--images={tmp_path / 'images'}", f"--output={output}"]
+    code, printed, _ = run(capsys, "--workdir=RUN", f"--mask_classes={tmp_path / 'moon.txt'}", *options)
+    first, second, *_ = printed.splitlines()
+    assert code == 0 and first == "5 objects: 0 with mask, 5 with box only"
+    assert second == "        2  of these have a mask that is not used, by the choice of classes"
+    objects = [a for a in json.loads(output.read_text())["annotations"] if not a["iscrowd"]]
+    assert [a["predicted_mask"]["source"] for a in objects] == 5 * ["RUN, step 30"]
+
+
 def test_masks_made_elsewhere_need_no_run(tmp_path, capsys):
     _, masks = write_scenes(tmp_path)
     results = [{"image_id": 12, "category_id": 1, "segmentation": rle.encode(masks[120])}]
