@@ -1,4 +1,4 @@
-"""The demo: a tiny Mask^X R-CNN on the synthetic set, ten minutes on two CPU cores.
+"""The demo: a tiny Mask^X R-CNN on the synthetic set, a quarter of an hour on two CPU cores.
 
     make demo
 
