@@ -126,7 +126,7 @@ def test_a_run_trains_itself_in_rounds_on_masks_that_it_predicts(run, tmp_path):
     options = {"workdir": workdir, "splits": splits, "config": config, "threshold": 0.0}
     rounds = self_train(tmp_path / "rounds", **options, parts=sharing_steps(config))
     assert {"step": 4, **rounds[0].metrics} == read_metrics(workdir)[-1]
-    assert [one.num_masks > 0 for one in rounds] == [False, True, True]
+    assert [bool(one.num_masks) for one in rounds] == [False, True, True]
     # Of the classes that the run had masks of all stay as people drew them; those of the others are predicted, although
     # the file has them.
     groups = json.loads((workdir / "data.json").read_text())["groups"]
