@@ -13,7 +13,7 @@ from pathlib import Path
 from absl import flags
 
 from maskx_jax import errors, files
-from maskx_jax.cli.flags import command_line, define_config, parse
+from maskx_jax.cli.flags import command_line, define_config, parse, paths_of_splits
 from maskx_jax.doctor import page, repair
 from maskx_jax.doctor.examination import examine
 
@@ -61,15 +61,7 @@ def _splits(values: flags.FlagValues) -> dict[str, tuple[str, str | None]]:
     Raises:
       ValueError: there is none, or one is given in two ways.
     """
-    splits: dict[str, tuple[str, str | None]] = {}
-    for text in values.split:
-        name, _, paths = text.partition("=")
-        annotations, comma, folder = paths.rpartition(",")
-        if not (name and comma and annotations and folder):
-            raise ValueError(f"--split: got {text!r}; expected NAME=JSON,IMAGES")
-        if name in splits:
-            raise ValueError(f"--split: {name!r} is given twice")
-        splits[name] = (annotations, folder)
+    splits: dict[str, tuple[str, str | None]] = {**paths_of_splits(values.split)}
     if bool(splits) == bool(values.annotations):
         raise ValueError("got both --annotations and --split, or neither; expected one of them")
     if values.annotations:

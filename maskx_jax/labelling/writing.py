@@ -24,7 +24,7 @@ def add_masks(
 
     Args:
       content: of the file.
-      boxes_only: ids of the annotations that no person's mask is known of. Any other mask that one has, such as an
+      boxes_only: ids of the annotations that count as having only boxes. A mask that one has all the same, such as an
         earlier run's, is taken away where none takes its place.
       masks: of some of these, by annotation id.
       source: where the masks come from.
