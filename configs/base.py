@@ -126,6 +126,11 @@ def get_config() -> ConfigDict:
                 "min_box_side": 1.0,
                 "num_slots": 100,
             },
+            # A folder on a local disk where what a frozen backbone makes of each image is kept, so that it is computed
+            # once; runs with the same backbone may share it (docs/small_data.md).
+            "cache_features": may_change(config_dict.placeholder(str)),
+            # What the folder may hold; images beyond it are computed each time.
+            "cache_gigabytes": may_change(20.0),
             # Images with rare classes are repeated (LVIS): classes in less than this fraction of images; 0 is off.
             "repeat_threshold": 0.0,
             # Whether images without objects are trained on, as all background; Detectron and detectron2 leave them out.

@@ -6,7 +6,7 @@ The defaults are the paper's best system: T takes the class and box weights thro
 stopped gradient, the MLP branch is fused, training is end to end. The paper reports 23.7 mask AP on the 60 classes
 without masks for R-50-FPN (masks=voc; not verified by a run here).
 
-Variants: mlp (paper, light, none), training (end_to_end, stage_wise), size (full, tiny, tiny_c4),
+Variants: mlp (paper, light, none), training (end_to_end, stage_wise), size (full, tiny, tiny_c4, lite),
 mask_head (plain, hg20, hg52: hourglasses, see configs/families/rcnn.py; without the MLP branch unless mlp=light),
 box_head (mlp, conv: convolutions and a mean, heavier),
 backbone (r50, r101, x101_32x8d, x101_64x4d, r50_gn, lite0, and on one map, C4: r50_c4, r101_c4),
@@ -14,7 +14,8 @@ batch (1, 2, 4, ... 128),
 data (prepared, shapes), schedule (1x, 2x), jitter (none, short_sides), masks (voc, nonvoc, all, none, annotated),
 start (weights, scratch), dtype (float32, bfloat16), box_losses (no, yes: objects without masks learn them from their
 boxes), class_prior (no, yes: masks see where in a region its class is; with box_head=conv or C4). size=tiny is a small
-experiment, from its 128-pixel images to its schedule. The fields of T are set as
+experiment, from its 128-pixel images to its schedule; size=lite is one on a few hundred real pictures, on a pretrained
+EfficientNet-Lite0 that is frozen (docs/small_data.md). The fields of T are set as
 --config.model.rcnn.weight_transfer.input=cls and so on.
 """
 

@@ -10,7 +10,8 @@ been run on the whole of COCO here. The paper trained on COCO 2014 trainval35k w
 Rows of `mask_rcnn/...` are the ablations of "Mask R-CNN" (He et al., ICCV 2017), with masks of all classes and its mask
 AP on minival over all of them.
 
-Variants: row; masks (voc, nonvoc: which classes have masks); size (full, tiny: the small network, synthetic images).
+Variants: row; masks (voc, nonvoc: which classes have masks); size (full; tiny: the small network, synthetic images;
+lite: a pretrained small backbone, a few hundred real pictures).
 Stage-wise rows (tables 1a to 1c, fig3, most of beyond) train the mask branch on a frozen detector:
 config.initialize.path is a run of the row `detector`. The row with GloVe vectors needs config.embedding.path.
 """
@@ -75,6 +76,11 @@ class Row:
     partial: bool = True
     backbone: str = "r50"
     paper: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+    @property
+    def fits_lite(self) -> bool:
+        """Whether it has the size lite: two stages on a pyramid, whatever the backbone."""
+        return not self.embedmask and not self.backbone.endswith("_c4")
 
     @property
     def is_oracle(self) -> bool:
@@ -254,7 +260,8 @@ def tables() -> dict[str, list[str]]:
 def same_experiment(row: str, size: str) -> str:
     """Return the first row with the very config of this one: a row of several tables is run once."""
     config = get_config(f"row={row},size={size}").to_dict()
-    return next(name for name in ROWS if get_config(f"row={name},size={size}").to_dict() == config)
+    names = [name for name in ROWS if size != "lite" or ROWS[name].fits_lite]
+    return next(name for name in names if get_config(f"row={name},size={size}").to_dict() == config)
 
 
 def get_config(argument: str | None = None) -> ConfigDict:
@@ -269,7 +276,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
         config.model.rcnn.mask_predictor = "none"
 
     rows = {name: _change(row) for name, row in ROWS.items()} | {DETECTOR: detector}
-    sizes = {"full": lambda config: None, "tiny": tiny}
+    sizes = {"full": lambda config: None, "tiny": tiny, "lite": lite}
     masks = {name: _masks(name) for name in ("voc", "nonvoc")}
     # The classes with masks are set before a row, because the oracle's masks are those of all classes.
     return base.apply_variants(
@@ -288,6 +295,12 @@ def tiny(config: ConfigDict) -> None:
     config.model.rcnn.weight_transfer.input = "cls"
 
 
+def lite(config: ConfigDict) -> None:
+    """Small heads on a pretrained backbone; config.initialize.path of the row `detector` names its weights."""
+    rcnn.lite(config)
+    config.train.eval_every = config.train.num_steps
+
+
 def _masks(name: str) -> variants.Change:
     def change(config: ConfigDict) -> None:
         config.data.mask_classes = config.evaluation.mask_classes = name
@@ -298,23 +311,25 @@ def _masks(name: str) -> variants.Change:
 def _change(row: Row) -> variants.Change:
     def change(config: ConfigDict) -> None:
         model = config.model.rcnn
-        is_tiny = config.model.backbone.norm == "group"
+        small, is_lite = rcnn.is_small(config), config.model.backbone.kind == "efficientnet_lite"
+        if is_lite and not row.fits_lite:
+            raise ValueError("got size=lite for a row of EmbedMask or C4; expected one of two stages on a pyramid")
         if row.embedmask:
             variant = f"form={row.embedmask},transfer={'on' if row.predictor == 'transfer' else 'off'}"
-            system = embedmask.get_config(f"{variant},size={'tiny' if is_tiny else 'full'}")
+            system = embedmask.get_config(f"{variant},size={'tiny' if small else 'full'}")
             config.model = system.model
             config.optimizer.learning_rate = system.optimizer.learning_rate
             for name in ("mask_threshold", "picture_score_threshold"):
                 config.evaluation[name] = system.evaluation[name]
             return
-        if not is_tiny:
+        if not small:
             rcnn.BACKBONE_C4[row.backbone](config)
         elif row.backbone.endswith("_c4"):
             rcnn.c4(config)
         model.mask_predictor = row.predictor
         model.weight_transfer.update(row.transfer)
         if row.mlp:
-            model.mask_head.mlp = "light" if is_tiny else "paper"
+            model.mask_head.mlp = "light" if small else "paper"
         if row.gt_boxes:
             model.mask_head.train_on = "gt_boxes"
         if row.deep:
@@ -326,11 +341,11 @@ def _change(row: Row) -> variants.Change:
         if row.class_prior:
             rcnn.class_prior(config)
         if row.mlp_layers:
-            model.mask_head.update(body="mlp", num_convs=row.mlp_layers, channels=256 if is_tiny else 1024)
+            model.mask_head.update(body="mlp", num_convs=row.mlp_layers, channels=256 if small else 1024)
         model.roi_align.operation = row.pooling
         if row.keypoints:
             model.keypoint_predictor = "heatmaps"
-        if row.people and is_tiny:
+        if row.people and config.data.source == "shapes":
             config.data.shapes.keypoints, model.keypoint_head.num_keypoints = True, 5
         if row.is_oracle:
             config.data.mask_classes = "all"
@@ -343,7 +358,7 @@ def _change(row: Row) -> variants.Change:
         if row.stage_wise:
             config.optimizer.untrained = ("(backbone|fpn|rpn|box_head)/.*",)
             config.initialize.new = ("(mask_head|mask_weights)/.*",)
-            if is_tiny:
+            if small:
                 # Enough for two convolutions on features that stand still.
                 config.train.update(num_steps=600, eval_every=600)
         if row.box_losses:

@@ -81,6 +81,7 @@ class Batch:
       scales: `b` float32, canvas pixels per pixel of the original image.
       valid: `b` bool; False for the images that fill up the last batch of an evaluation.
       ground_truth: the objects.
+      maps: what the backbone makes of the images, `b _ _ _` by level, where it is computed already, or None.
     """
 
     images: Array
@@ -89,6 +90,7 @@ class Batch:
     scales: Array
     valid: Array
     ground_truth: GroundTruth
+    maps: PyTree | None = None
 
 
 @struct.dataclass

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from configs import embedmask, paper
+from configs import embedmask, maskx_rcnn, paper
 from maskx_jax.models.build import build, initialize
 from maskx_jax.structures import Keypoints
 from maskx_jax.training.optimizer import split_params
@@ -113,6 +113,26 @@ def test_rows_of_mask_rcnn_have_the_masks_of_all_classes_and_score_them_together
         assert config.model.rcnn.roi_align.operation == row.rpartition("/")[2]
         assert config.model.backbone.kind == "resnet_c4"
     assert paper.tables()["mask_rcnn/2c"][0] == "mask_rcnn/2c/roi_pool"
+
+
+def test_few_pictures_train_small_heads_on_a_frozen_pretrained_backbone():
+    detector = paper.get_config("row=detector,size=lite,masks=nonvoc")
+    assert detector.optimizer.untrained == ("backbone/.*",) and detector.data.source == "prepared"
+    assert (detector.data.mask_classes, detector.evaluation.mask_classes) == ("nonvoc", "nonvoc")
+    deep = paper.get_config("row=beyond/transfer_gt_boxes_hg20_box_losses,size=lite")
+    assert deep.optimizer.untrained == ("(backbone|fpn|rpn|box_head)/.*",)
+    assert (deep.train.num_steps, deep.model.rcnn.box_supervision.warmup_steps) == (600, 66)
+    assert (deep.model.rcnn.mask_head.resolution, deep.model.rcnn.mask_head.stage_channels) == (16, (32, 32, 48))
+    model, batch = build(deep.model, 80), shapes_batch(1)
+    variables = jax.eval_shape(lambda: initialize(model, jax.random.key(0)))
+    total, _ = jax.eval_shape(lambda v: model.apply(v, batch, jax.random.key(0), method="losses"), variables)
+    assert total.shape == ()
+    for row in ("mask_rcnn/2c/roi_pool", "one_stage/embedmask_ijcai"):
+        with pytest.raises(ValueError, match=r"^got size=lite for a row of EmbedMask"):
+            paper.get_config(f"row={row},size=lite")
+    assert paper.same_experiment("mask_rcnn/3/mask_rcnn", "lite") == "mask_rcnn/2a/r50"
+    with pytest.raises(ValueError, match=r"^variants size=lite and backbone=r50 exclude"):
+        maskx_rcnn.get_config("size=lite,backbone=r50")
 
 
 def test_a_number_of_the_paper_is_that_of_the_masks_chosen():

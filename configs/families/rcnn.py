@@ -132,24 +132,46 @@ def tiny(config: ConfigDict) -> None:
     model.keypoint_head.update(channels=64, num_convs=4, num_samples=16)
 
 
+def lite(config: ConfigDict) -> None:
+    """Change to small heads on pretrained EfficientNet-Lite0: a few hundred real pictures on a CPU."""
+    variants.lite(config)
+    model = config.model.rcnn
+    model.fpn.channels = 64
+    model.rpn.update(
+        channels=64,
+        anchor_sizes=(16.0, 32.0, 64.0, 128.0, 256.0),
+        pre_nms_top_k=(500, 500),
+        post_nms_top_k=(250, 250),
+    )
+    model.box_head.update(hidden=256, conv_channels=(64, 256), num_samples=128)
+    model.mask_head.update(channels=64, num_samples=16)
+    model.box_supervision.num_samples = 16
+
+
+def is_small(config: ConfigDict) -> bool:
+    """Return whether the size is one for a CPU: the pyramid has a quarter of the channels."""
+    narrow: bool = config.model.rcnn.fpn.channels == 64
+    return narrow
+
+
 def hourglass(layers: int) -> variants.Change:
     """Return the change to masks by an hourglass of 20 or 52 layers, trained on ground-truth boxes (DeepMAC).
 
     Regions of 32 x 32 cells, masks of 64 x 64 and a quarter of the plain head's channels are what Birodkar et al. 2021
-    took for Mask R-CNN. The small size has 16 x 16 cells and masks of 32 x 32; there 52 layers have a stage less, whose
-    blocks are the last one's.
+    took for Mask R-CNN. The small sizes have 16 x 16 cells and masks of 32 x 32; there 52 layers have a stage less,
+    whose blocks are the last one's.
     """
 
     def change(config: ConfigDict) -> None:
-        head, is_tiny = config.model.rcnn.mask_head, config.model.backbone.norm == "group"
+        head, small = config.model.rcnn.mask_head, is_small(config)
         factors, blocks = {
             (20, False): ((2, 2, 3), (1, 2, 2)),
             (20, True): ((2, 2, 3), (1, 2, 2)),
             (52, False): ((2, 2, 3, 3, 3, 4), (2, 2, 2, 2, 2, 4)),
             (52, True): ((2, 2, 3, 3, 4), (2, 2, 2, 2, 8)),
-        }[layers, is_tiny]
+        }[layers, small]
         channels = head.channels // 4
-        head.update(body="hourglass", channels=channels, resolution=16 if is_tiny else 32)
+        head.update(body="hourglass", channels=channels, resolution=16 if small else 32)
         head.update(stage_channels=tuple(factor * channels for factor in factors), stage_blocks=blocks)
         # An MLP on as many features would be a thousand million weights.
         head.update(train_on="gt_boxes", mlp="none")
@@ -210,7 +232,7 @@ BOX_HEAD = {"mlp": lambda config: None, "conv": conv_box_head}
 # The variant `class_prior`.
 CLASS_PRIOR = {"no": lambda config: None, "yes": class_prior}
 # The variant `size`.
-SIZE = {"full": lambda config: None, "tiny": tiny}
+SIZE = {"full": lambda config: None, "tiny": tiny, "lite": lite}
 # The variant `mask_head`, which comes after the size and before `mlp`.
 MASK_HEAD = {"plain": lambda config: None, "hg20": hourglass(20), "hg52": hourglass(52)}
 # The variants `size` and `backbone` with the form C4 too, and what excludes each other.

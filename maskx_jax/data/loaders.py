@@ -280,7 +280,8 @@ def _fields(kind: type, *but: str) -> list[str]:
     return [field.name for field in dataclasses.fields(kind) if field.name not in but]
 
 
-_BATCH_FIELDS = _fields(Batch, "ground_truth")
+# Maps come later, where they are kept.
+_BATCH_FIELDS = _fields(Batch, "ground_truth", "maps")
 _GROUND_TRUTH_FIELDS = _fields(GroundTruth, "keypoints", "mask_weight")
 _KEYPOINT_FIELDS = _fields(Keypoints)
 # Of `arrays_of`: tf.data asks for them before it has seen any.

@@ -26,7 +26,7 @@ class Detector(Protocol):
         Added over the parts of a batch they are those of the batch.
 
         Args:
-          batch: images and objects.
+          batch: images and objects, and maybe what `BackboneDetector.maps` returns for the images.
           keys: of each image; what is drawn at random in an image depends on its own key only.
         """
 
@@ -34,6 +34,22 @@ class Detector(Protocol):
         """Return the detections of each image, best first.
 
         Initialising a model through this method makes every variable that it has.
+
+        Args:
+          images: RGB, padded at the bottom and the right.
+          image_sizes: height and width without the padding.
+        """
+
+
+@runtime_checkable
+class BackboneDetector(Detector, Protocol):
+    """A detector with a backbone whose maps may be computed once, and come with a batch then: `Batch.maps`.
+
+    The parameters and constants that they depend on are those of the module `backbone`.
+    """
+
+    def maps(self, images: UInt8[Array, "b h w 3"], image_sizes: Float[Array, "b 2"]) -> dict[int, Float[Array, "..."]]:
+        """Return what the backbone makes of the images, by level.
 
         Args:
           images: RGB, padded at the bottom and the right.

@@ -33,6 +33,7 @@ _LIMITS: Mapping[str, Check] = {
     "data.predicted_mask_weight": number(0, 1),
     "data.transform.max_long_side": number(1),
     "data.transform.min_box_side": number(0),
+    "data.cache_gigabytes": number(0),
     "data.repeat_threshold": number(0, 1),
     "data.loader": one_of(*loaders.LOADERS),
     "data.num_workers": optional(number(1)),
@@ -104,6 +105,7 @@ def check_config(config: ConfigDict, num_devices: int = 1, num_processes: int = 
     if num_devices % num_processes:
         raise ValueError(f"got {num_devices} devices on {num_processes} processes; expected as many on each")
     _check_train_batch(config, num_devices)
+    _check_cache(config.data)
     _check_evaluation(config, model.multiple, num_devices)
     _check_best_metric(config, scores.kinds(model.produces, config.evaluation.boundary))
 
@@ -184,6 +186,15 @@ def _check_canvas(config: ConfigDict, multiple: int) -> None:
     canvas = config.data.transform.canvas
     if any(side % multiple for side in canvas):
         raise _error("data.transform.canvas", canvas, f"multiples of {multiple}")
+
+
+def _check_cache(data: ConfigDict) -> None:
+    if (folder := data.cache_features) is None:
+        return
+    if "://" in folder:
+        raise _error("data.cache_features", folder, "a folder on a local disk")
+    if (scales := data.transform.jitter_scales) is not None:
+        raise _error("data.transform.jitter_scales", scales, "None with data.cache_features: no image comes twice")
 
 
 def _check_evaluation(config: ConfigDict, multiple: int, num_devices: int) -> None:

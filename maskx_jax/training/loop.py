@@ -33,6 +33,7 @@ from maskx_jax.training import optimizer as optimizers
 from maskx_jax.training import start as starts
 from maskx_jax.training.checks import check_config
 from maskx_jax.training.examples import Examples, open_examples
+from maskx_jax.training.feature_cache import open_cache
 from maskx_jax.training.steps import TrainStep, make_train_step
 
 # Every evaluation measures it.
@@ -150,6 +151,7 @@ def _train_on(
                 examples=examples,
                 mesh=mesh,
                 state=state,
+                add_maps=open_cache(config, model, state, mesh),
                 train_step=train_step,
                 detect_step=detect_step,
                 learning_rate=learning_rate,
@@ -171,6 +173,7 @@ class Loop:
       examples: that it learns from and is scored on.
       mesh: of the devices.
       state: at the present step; a step donates its buffers.
+      add_maps: gives a batch what the backbone makes of its images, where that is kept.
       train_step: one update.
       detect_step: of evaluations.
       learning_rate: by step, to report it.
@@ -190,6 +193,7 @@ class Loop:
     examples: Examples
     mesh: Mesh
     state: TrainState
+    add_maps: Callable[[Batch], Batch]
     train_step: TrainStep
     detect_step: DetectStep
     learning_rate: optax.Schedule
@@ -245,7 +249,7 @@ class Loop:
         """Make one step with the next batch."""
         self.enter("data", step)
         with self.pace.waiting():
-            batch = next(batches)
+            batch = self.add_maps(next(batches))
         batch = self.parts.on_batch(step, batch)
         self.enter("step", step)
         self.state, losses = self.train_step(self.state, global_batch(self.mesh, batch))

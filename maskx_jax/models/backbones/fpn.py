@@ -64,15 +64,14 @@ class FPN(nn.Module):
         return pyramid
 
 
-def compute_pyramid(
-    pixels: Pixels, backbone: Any, fpn: FPN | None, images: UInt8[Array, "b h w 3"], image_sizes: Float[Array, "b 2"]
-) -> dict[int, Float[Array, "b _ _ channels"]]:
-    """Return the levels of a pyramid from images: normalised, through the backbone, through the pyramid.
+def compute_maps(
+    pixels: Pixels, backbone: Any, images: UInt8[Array, "b h w 3"], image_sizes: Float[Array, "b 2"]
+) -> dict[int, Float[Array, "b _ _ _"]]:
+    """Return what the backbone makes of normalised images, by level.
 
     Args:
       pixels: as the backbone expects them.
       backbone: images to maps.
-      fpn: maps to the pyramid; None where the backbone's maps are used as they are.
       images: RGB, padded at the bottom and the right.
       image_sizes: height and width without the padding.
 
@@ -83,5 +82,5 @@ def compute_pyramid(
         raise ValueError(
             f"got a canvas of {images.shape[1]} x {images.shape[2]}; expected multiples of {backbone.multiple}"
         )
-    features = backbone(pixels(images, image_sizes).astype(backbone.dtype))
-    return features if fpn is None else fpn(features)
+    maps: dict[int, Array] = backbone(pixels(images, image_sizes).astype(backbone.dtype))
+    return maps

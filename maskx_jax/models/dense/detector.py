@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
 from maskx_jax.limits import Check, one_of, within
 from maskx_jax.models.backbones import fpn
-from maskx_jax.models.backbones.fpn import FPN, compute_pyramid
+from maskx_jax.models.backbones.fpn import FPN, compute_maps
 from maskx_jax.models.dense import embed_head, fcos_head
 from maskx_jax.models.dense.embed_head import Embeddings, EmbedMaskHead
 from maskx_jax.models.dense.fcos_head import FCOSHead
@@ -68,7 +68,7 @@ class DenseDetector(nn.Module):
           keys: play no part, since nothing is drawn at random.
         """
         gt = batch.ground_truth
-        pyramid = self.pyramid(batch.images, batch.image_sizes)
+        pyramid = self.pyramid(batch.images, batch.image_sizes, batch.maps)
         points = self.head.grid(pyramid, batch.images)
         predictions = self.head(pyramid)
         allowed = None if self.embed_head is None else self.embed_head.allowed(points, gt)
@@ -125,13 +125,25 @@ class DenseDetector(nn.Module):
         pyramid = self.pyramid(images, image_sizes)
         return self.embed_head(pyramid, self.head(pyramid), self.head.grid(pyramid, images))
 
-    def pyramid(self, images: UInt8[Array, "b h w 3"], image_sizes: Float[Array, "b 2"]) -> dict[int, Array]:
-        """Normalise the pixels and compute P3..P7.
+    def pyramid(
+        self,
+        images: UInt8[Array, "b h w 3"],
+        image_sizes: Float[Array, "b 2"],
+        maps: dict[int, Array] | None = None,
+    ) -> dict[int, Array]:
+        """Compute P3..P7 from the backbone's maps, which are given or computed.
+
+        Raises: as `maps`.
+        """
+        return self.fpn(self.maps(images, image_sizes) if maps is None else maps)
+
+    def maps(self, images: UInt8[Array, "b h w 3"], image_sizes: Float[Array, "b 2"]) -> dict[int, Array]:
+        """Normalise the pixels and return what the backbone makes of them, by level.
 
         Raises:
           ValueError: a side of the canvas is no multiple of the backbone's.
         """
-        return compute_pyramid(self.pixels, self.backbone, self.fpn, images, image_sizes)
+        return compute_maps(self.pixels, self.backbone, images, image_sizes)
 
 
 def build(

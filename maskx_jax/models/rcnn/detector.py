@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
 from maskx_jax.limits import Check, one_of, within
 from maskx_jax.models.backbones import fpn
-from maskx_jax.models.backbones.fpn import FPN, compute_pyramid
+from maskx_jax.models.backbones.fpn import FPN, compute_maps
 from maskx_jax.models.layers import check_group_norm
 from maskx_jax.models.pixels import Pixels
 from maskx_jax.models.rcnn import (
@@ -125,7 +125,7 @@ class RCNN(nn.Module):
         gt = batch.ground_truth
         rpn_keys, roi_keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
 
-        pyramid = self.pyramid(batch.images, batch.image_sizes)
+        pyramid = self.pyramid(batch.images, batch.image_sizes, batch.maps)
         logits, deltas = self.rpn(pyramid)
         anchors = self.rpn.anchors(pyramid)
         losses = self.rpn.losses(logits, deltas, anchors, batch.image_sizes, gt, rpn_keys)
@@ -192,13 +192,26 @@ class RCNN(nn.Module):
         class_weights = self.box_predictions(pyramid, boxes[:, :1], valid[:, :1]).class_weights
         return branch.head.probabilities(self.region_predictions(branch, pyramid, boxes, labels, valid, class_weights))
 
-    def pyramid(self, images: UInt8[Array, "b h w 3"], image_sizes: Float[Array, "b 2"]) -> dict[int, Array]:
-        """Normalise the pixels and compute P2..P6, or C4.
+    def pyramid(
+        self,
+        images: UInt8[Array, "b h w 3"],
+        image_sizes: Float[Array, "b 2"],
+        maps: dict[int, Array] | None = None,
+    ) -> dict[int, Array]:
+        """Compute P2..P6, or C4, from the backbone's maps, which are given or computed.
+
+        Raises: as `maps`.
+        """
+        maps = self.maps(images, image_sizes) if maps is None else maps
+        return maps if self.fpn is None else self.fpn(maps)
+
+    def maps(self, images: UInt8[Array, "b h w 3"], image_sizes: Float[Array, "b 2"]) -> dict[int, Array]:
+        """Normalise the pixels and return what the backbone makes of them, by level.
 
         Raises:
           ValueError: a side of the canvas is no multiple of the backbone's.
         """
-        return compute_pyramid(self.pixels, self.backbone, self.fpn, images, image_sizes)
+        return compute_maps(self.pixels, self.backbone, images, image_sizes)
 
     def box_predictions(
         self, pyramid: dict[int, Array], boxes: Float[Array, "b r 4"], used: Bool[Array, "b r"]

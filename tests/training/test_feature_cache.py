@@ -1,0 +1,179 @@
+"""What a frozen backbone makes of an image: computed once, the same as without, and no more of it than is allowed."""
+
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from absl import logging as absl_logging
+
+from configs import embedmask
+from maskx_jax.models.build import build
+from maskx_jax.models.detector import BackboneDetector
+from maskx_jax.training import loop
+from maskx_jax.training.feature_cache import FeatureCache
+from tests.models.build import NUM_CLASSES, numpy_variables, shapes_batch, tiny_config, tiny_model
+
+
+def host_batch(flip=False, **options):
+    batch = jax.tree.map(np.asarray, shapes_batch(image_size=64, **options))
+    return batch.replace(images=batch.images[:, :, ::-1]) if flip else batch
+
+
+def backbone_of(model):
+    return {name: {"backbone": tree["backbone"]} for name, tree in numpy_variables(model).items() if "backbone" in tree}
+
+
+def computed(model, batch):
+    return jax.jit(lambda *inputs: model.apply(backbone_of(model), *inputs, method="maps"))(
+        batch.images, batch.image_sizes
+    )
+
+
+def entries(folder):
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def assert_close(actual, expected):
+    assert actual.keys() == expected.keys()
+    for level in expected:
+        assert actual[level].dtype == expected[level].dtype
+        np.testing.assert_allclose(actual[level], expected[level], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_maps_are_computed_once_and_come_back_to_the_bit(tmp_path, dtype):
+    model = tiny_model(dtype=dtype)
+    assert isinstance(model, BackboneDetector)
+    batch = host_batch()
+    first = FeatureCache(model, backbone_of(model), tmp_path, 10**9).add_maps(batch)
+    if dtype == "float32":
+        assert_close(first.maps, computed(model, batch))
+    assert len(entries(tmp_path)) == 2
+
+    again = FeatureCache(model, backbone_of(model), tmp_path, 10**9)
+    read = again.add_maps(batch.replace(images=batch.images[::-1], image_sizes=batch.image_sizes[::-1]))
+    for level, maps in first.maps.items():
+        assert maps.dtype == jnp.dtype(dtype)
+        np.testing.assert_array_equal(read.maps[level][::-1], maps)
+    # They are read: what lies there is believed.
+    for file in entries(tmp_path):
+        file.write_bytes(bytes(file.stat().st_size))
+    assert not any(maps.any() for maps in again.add_maps(batch).maps.values())
+
+
+def test_another_direction_and_another_backbone_are_other_maps(tmp_path):
+    model = tiny_model()
+    cache = FeatureCache(model, backbone_of(model), tmp_path, 10**9)
+    cache.add_maps(host_batch())
+    flipped = host_batch(flip=True)
+    assert_close(cache.add_maps(flipped).maps, computed(model, flipped))
+    assert len(entries(tmp_path)) == 4
+    other = jax.tree.map(lambda x: x * 0.5, backbone_of(model))
+    halved = FeatureCache(model, other, tmp_path, 10**9).add_maps(flipped).maps
+    assert len(entries(tmp_path)) == 6
+    assert np.abs(halved[5] - cache.add_maps(flipped).maps[5]).max() > 0.01
+    # The same pixels as part of a larger image are another image.
+    size = np.float32([[64, 48], [64, 64]])
+    assert_close(
+        cache.add_maps(flipped.replace(image_sizes=size)).maps, computed(model, flipped.replace(image_sizes=size))
+    )
+
+
+def test_a_full_folder_takes_no_more_and_says_so(tmp_path, caplog):
+    model = tiny_model()
+    batch = host_batch(batch_size=4)
+    whole = FeatureCache(model, backbone_of(model), tmp_path / "whole", 10**9).add_maps(batch)
+    size = entries(tmp_path / "whole")[0].stat().st_size
+    absl_logging.set_verbosity("warning")
+    for _ in range(2):
+        # What lies there already counts.
+        cache = FeatureCache(model, backbone_of(model), tmp_path / "full", int(2.5 * size))
+        given = cache.add_maps(batch)
+        assert len(entries(tmp_path / "full")) == 2
+        for level in whole.maps:
+            np.testing.assert_array_equal(given.maps[level], whole.maps[level])
+    assert sum("is full (data.cache_gigabytes)" in record.message for record in caplog.records) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("system", ["maskx_rcnn", "embedmask"])
+def test_losses_and_gradients_are_those_without(tmp_path, system):
+    model = tiny_model() if system == "maskx_rcnn" else build(embedmask.get_config("size=tiny").model, NUM_CLASSES)
+    batch, variables = host_batch(), numpy_variables(model)
+    with_maps = FeatureCache(model, backbone_of(model), tmp_path, 10**9).add_maps(batch)
+    heads = {name: value for name, value in variables["params"].items() if name != "backbone"}
+
+    @jax.jit
+    def gradient(heads, batch):
+        params = {"params": heads | {"backbone": variables["params"]["backbone"]}}
+        loss = lambda params: model.apply(variables | params, batch, jax.random.key(1), method="losses")  # noqa: E731
+        (total, parts), grads = jax.value_and_grad(lambda h: loss({"params": params["params"] | h}), has_aux=True)(
+            heads
+        )
+        return total, parts, grads
+
+    (total, parts, grads), expected = gradient(heads, with_maps), gradient(heads, batch)
+    np.testing.assert_allclose(total, expected[0], rtol=1e-4)
+    for name, value in expected[1].items():
+        np.testing.assert_allclose(parts[name], value, rtol=1e-3, atol=1e-5, err_msg=name)
+    scale = max(np.abs(leaf).max() for leaf in jax.tree.leaves(expected[2]))
+    for value, reference in zip(jax.tree.leaves(grads), jax.tree.leaves(expected[2]), strict=True):
+        np.testing.assert_allclose(value, reference, atol=1e-3 * scale)
+
+
+def cached_config(tmp_path, **optimizer):
+    config = tiny_config()
+    config.data.shapes.update(num_train=8, num_eval=4, image_size=64, num_hues=3, num_textures=2)
+    config.data.transform.update(canvas=(64, 64), short_sides=(64,), max_long_side=64)
+    config.train.update(num_steps=4, log_every=1, eval_every=0, checkpoint_every=2)
+    config.optimizer.update(untrained=("backbone/.*",), **optimizer)
+    config.data.cache_features = str(tmp_path / "features")
+    return config
+
+
+@pytest.mark.slow
+def test_a_run_learns_the_same_with_kept_maps_and_another_run_shares_them(tmp_path):
+    losses = {}
+    for name in ("without", "first", "second"):
+        config = cached_config(tmp_path)
+        if name == "without":
+            config.data.cache_features = None
+        loop.train(config, str(tmp_path / name))
+        lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        losses[name] = [json.loads(line)["train/total"] for line in lines]
+        if name == "first":
+            kept = {path: path.stat().st_mtime_ns for path in entries(tmp_path / "features")}
+    # Eight images, and some of them flipped.
+    assert 8 < len(kept) <= 16
+    assert {path: path.stat().st_mtime_ns for path in entries(tmp_path / "features")} == kept
+    assert losses["first"] == losses["second"] and len(losses["first"]) == 4
+    np.testing.assert_allclose(losses["first"], losses["without"], rtol=1e-3)
+
+
+def test_maps_of_a_backbone_that_is_trained_are_refused(tmp_path):
+    config = cached_config(tmp_path)
+    config.optimizer.untrained = ("backbone/stem.*",)
+    with pytest.raises(
+        ValueError, match=r"^config.data.cache_features is .* while \d+ arrays of the backbone are trained"
+    ):
+        loop.train(config, str(tmp_path / "run"))
+    assert not (tmp_path / "features").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"transform.jitter_scales": (0.5, 1.0)}, "jitter_scales is .*; expected None with data.cache_features"),
+        ({"cache_features": "gs://bucket/features"}, "cache_features is .*; expected a folder on a local disk"),
+        ({"cache_gigabytes": -1.0}, "cache_gigabytes is -1.0; expected"),
+    ],
+)
+def test_what_cannot_be_kept_is_refused_before_anything_is_read(tmp_path, change, message):
+    config = cached_config(tmp_path)
+    config.data.update_from_flattened_dict(change)
+    with pytest.raises(ValueError, match=message):
+        loop.train(config, str(tmp_path / "run"))
+    assert not pathlib.Path(tmp_path / "run").exists()
