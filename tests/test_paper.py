@@ -268,6 +268,9 @@ def test_rows_whose_classes_all_have_masks_have_a_table_without_a_and_b(output):
 
 def test_stage_wise_rows_start_from_a_detector_of_their_seed(output):
     sweep.main(["--row=1a/cls", "--row=1a/box", "--seeds=5", "--size=tiny", f"--output={output}"])
+    sweep.main(["--row=1a/cls", "--size=lite", f"--output={output / 'lite'}", "--", "--config.initialize.path=LITE0"])
+    lite = calls(output / "lite")
+    assert [call["config.initialize.path"] for call in lite] == ["LITE0", str(output / "lite/detector-seed0")]
     configs = [call["config"].split("row=")[1] for call in calls(output)]
     assert configs == ["detector,size=tiny", "1a/cls,size=tiny", "1a/box,size=tiny"]
     detector = calls(output)[0]["workdir"]

@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = errors.ArgumentParser(prog="python -m tools.sweep", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--table", action="append", choices=paper.tables(), help="repeat it for several")
     parser.add_argument("--row", action="append", choices=list(paper.ROWS), help="single rows")
-    parser.add_argument("--size", choices=("full", "tiny"), default="full")
+    parser.add_argument("--size", choices=("full", "tiny", "lite"), default="full")
     parser.add_argument("--masks", action="append", help="voc, nonvoc, random(trial,number)...; repeat it for several")
     parser.add_argument("--seeds", default="0", help="such as 0,1,2")
     parser.add_argument("--output", required=True, type=pathlib.Path, help="folder for runs and table")
