@@ -60,10 +60,24 @@ def test_the_tables_have_groups_and_qualities(tmp_path, contents, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "| masks | all (3) | A (2) | B (1) | ≥ 0.5 | ≥ 0.75 |"
     assert lines[2:4] == [
-        "| box | 0.833 | 0.750 | 1.000 | 100 % | 67 % |",
-        "| ours | 0.583 | 0.375 | 1.000 | 67 % | 67 % |",
+        "| box | 0.833 (0.833 to 0.833) | 0.750 (0.750 to 0.750) | 1.000 (1.000 to 1.000) | 100 % | 67 % |",
+        "| ours | 0.583 (0.583 to 0.583) | 0.375 (0.375 to 0.375) | 1.000 (1.000 to 1.000) | 67 % | 67 % |",
     ]
     assert "| ≥ 0.4 | 67 % | 0.875 | 0.750 | 1.000 |" in lines
     assert "| ≥ 0.5 | 33 % | 0.750 | 0.750 | nan |" in lines and lines[-1] == "| ≥ 0.8 | 33 % | 0.750 | 0.750 | nan |"
     with pytest.raises(ValueError, match=r"--masks: got 'x\.json'; expected TITLE=JSON"):
         compare_masks.main([*files, "--masks=x.json"])
+
+
+def test_intervals_are_those_of_means_over_images_drawn_anew():
+    # Forty images with one object each of IoU 0 or 1, and one with a hundred objects.
+    found = {i: float(i % 2) for i in range(40)} | {100 + i: 1.0 for i in range(100)}
+    images = {i: min(i, 100) for i in found}
+    text = compare_masks.table({"ours": found}, {"all": set(found), "A": set(range(40)), "B": set()}, images)
+    whole, few, none = text.splitlines()[2].split(" | ")[1:4]
+    assert whole.startswith("0.857 (") and few.startswith("0.500 (0.3") and none == "nan (nan to nan)"
+    low, high = (float(word) for word in few[7:-1].split(" to "))
+    # 1.96 standard deviations of the mean of 40 draws.
+    assert (high - low) / 2 == pytest.approx(1.96 * 0.5 / 40**0.5, rel=0.15)
+    # A third of the draws lack the image of a hundred objects.
+    assert float(whole[7:-1].split(" to ")[0]) < 0.5
