@@ -131,6 +131,8 @@ BAD_FILES = {
     "no box": ("objects", [{"image_id": 1, "objects": [OBJECT | {"x": None}]}], "object 1 has x, y, w, h [None, 1"),
     "synsets nested": ("objects", [{"image_id": 1, "objects": [OBJECT | {"synsets": [[]]}]}], "synsets [[]]; expected"),
     "an address that is none": ("objects", [{"image_id": 1, "objects": [], "image_url": 3}], "has image_url 3"),
+    "an image twice": ("objects", [{"image_id": 1, "objects": []}] * 2, "image 1: it is there twice; expected each"),
+    "no end": ("objects", '[{"image_id": 1, "objects": []}', "objects.json: not JSON: "),
     "nested": ("objects", "[" * 100_000, "objects.json: not usable JSON: nested too deeply"),
     "data of text": ("image_data", ["a"], "image_data.json: entry 0 is a str"),
     "a COCO id in a list": (

@@ -14,16 +14,20 @@ of the other classes, so their objects count as background there.
 """
 
 import collections
+import dataclasses
+import itertools
 import json
 import pathlib
 import reprlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from maskx_jax import errors, files
 from maskx_jax.coco.categories import COCO_IDS
-from maskx_jax.data.coco.annotations import is_box, read_instances
+from maskx_jax.coco.garbage import no_garbage_collection
+from maskx_jax.data.coco.annotations import Instances, is_box
 from maskx_jax.data.coco.report import Report
+from maskx_jax.data.coco.streaming import open_instances, read_list
 
 # COCO's names that are not a synset's lemma, or of which another sense is meant. "water_faucet.n.01" is no mistake
 # here: it is what Visual Genome calls hydrants.
@@ -125,14 +129,14 @@ def choose_splits(
     return {"train": [i for i in image_ids if i not in taken], "val": val, "test": test}
 
 
-def join_coco(
-    content: dict[str, Any], coco: Mapping[str, Any], ids: Mapping[str, int], prefix: str, first_id: int
-) -> None:
-    """Add COCO's images and annotations, with their masks, to a converted file, under ids of their own.
+def coco_entries(
+    coco: Instances, synsets: Mapping[str, str], ids: Mapping[str, int], prefix: str, first_id: int
+) -> Iterator[tuple[dict, list[dict]]]:
+    """Yield COCO's images, each with its annotations and their masks, under ids of their own.
 
     Args:
-      content: changed in place.
       coco: an instances file.
+      synsets: by the name of COCO's class.
       ids: category by synset.
       prefix: folder of COCO's images, beside those of Visual Genome.
       first_id: from which on no image and no annotation of Visual Genome is numbered.
@@ -140,21 +144,21 @@ def join_coco(
     Raises:
       ValueError: COCO's categories are others than its 80.
     """
-    if unknown := [c["name"] for c in coco["categories"] if c["name"] not in COCO_IDS]:
+    if unknown := [name for name in coco.categories.names if name not in COCO_IDS]:
         raise ValueError(f"expected COCO's categories; found {unknown[:5]}")
-    synsets = {category["id"]: content["synset_of_coco"][category["name"]] for category in coco["categories"]}
-    new_id = {image["id"]: first_id + i for i, image in enumerate(coco["images"])}
-    for image in coco["images"]:
-        content["images"].append({**image, "id": new_id[image["id"]], "file_name": f"{prefix}/{image['file_name']}"})
-    for i, annotation in enumerate(coco["annotations"]):
-        content["annotations"].append(
+    names = dict(zip(coco.categories.ids, coco.categories.names, strict=True))
+    numbers = itertools.count(first_id)
+    for new_id, image in enumerate(coco.images, first_id):
+        of_image = [
             {
                 **annotation,
-                "id": first_id + i,
-                "image_id": new_id[annotation["image_id"]],
-                "category_id": ids[synsets[annotation["category_id"]]],
+                "id": next(numbers),
+                "image_id": new_id,
+                "category_id": ids[synsets[names[annotation["category_id"]]]],
             }
-        )
+            for annotation in coco.annotations[image["id"]]
+        ]
+        yield {**image, "id": new_id, "file_name": f"{prefix}/{image['file_name']}"}, of_image
 
 
 def read_entries(path: pathlib.Path, key: str | None = None, **fields: Any) -> list[dict[str, Any]]:
@@ -179,13 +183,19 @@ def read_entries(path: pathlib.Path, key: str | None = None, **fields: Any) -> l
     return entries
 
 
-def check_entries(entries: list[Any], where: str, **fields: Any) -> None:
+def check_entries(entries: list[Any], where: str, first: int = 0, **fields: Any) -> None:
     """Check that all entries of a list are objects, with fields of these types by name.
+
+    Args:
+      entries: to check.
+      where: the list is.
+      first: the place of the first of them.
+      fields: types by name.
 
     Raises:
       ValueError: one is not; the message begins with `where` and names its place.
     """
-    for place, entry in enumerate(entries):
+    for place, entry in enumerate(entries, first):
         if not isinstance(entry, dict):
             raise ValueError(f"{where}: entry {place} is a {type(entry).__name__}; expected an object")
         for name, kind in fields.items():
@@ -194,11 +204,15 @@ def check_entries(entries: list[Any], where: str, **fields: Any) -> None:
                 raise ValueError(f"{where}: entry {place} has {name} {reprlib.repr(value)}; expected {expected}")
 
 
-def read_objects(path: pathlib.Path) -> list[dict[str, Any]]:
-    """Read Visual Genome's objects.json; errors as of `read_entries`."""
-    images = read_entries(path, image_id=int, objects=list, image_url=str | None)
-    for image in images:
+def read_objects(path: pathlib.Path) -> Iterator[dict[str, Any]]:
+    """Yield the images of Visual Genome's objects.json, one after the other; errors as of `read_entries`."""
+    seen: set[int] = set()
+    for place, image in enumerate(read_list(path)):
+        check_entries([image], str(path), place, image_id=int, objects=list, image_url=str | None)
         where = f"{path}: image {image['image_id']}"
+        if image["image_id"] in seen:
+            raise ValueError(f"{where}: it is there twice; expected each image once")
+        seen.add(image["image_id"])
         check_entries(image["objects"], where, object_id=int, synsets=list)
         for entry in image["objects"]:
             box = [entry.get(name) for name in "xywh"]
@@ -207,7 +221,34 @@ def read_objects(path: pathlib.Path) -> list[dict[str, Any]]:
                     f"{where}: object {entry['object_id']} has x, y, w, h {reprlib.repr(box)} and synsets "
                     f"{reprlib.repr(entry['synsets'])}; expected finite numbers and text"
                 )
-    return images
+        yield image
+
+
+@dataclasses.dataclass
+class Content:
+    """A COCO file that is made, its entries as JSON: dicts would take several times the memory.
+
+    Attributes:
+      num_objects: those of Visual Genome that were looked at.
+    """
+
+    images: list[bytes] = dataclasses.field(default_factory=list)
+    annotations: list[bytes] = dataclasses.field(default_factory=list)
+    num_objects: int = 0
+
+    def add(self, image: Mapping[str, Any], annotations: Iterable[Mapping[str, Any]]) -> None:
+        """Add an image and what is in it."""
+        self.images.append(json.dumps(image).encode())
+        self.annotations += [json.dumps(annotation).encode() for annotation in annotations]
+
+    def write(self, path: pathlib.Path, header: Mapping[str, Any]) -> None:
+        """Write the file, what is the same in all of them first."""
+        parts = [json.dumps(header).encode()[:-1]]
+        for name, entries in (("images", self.images), ("annotations", self.annotations)):
+            parts.append(f', "{name}": ['.encode())
+            parts += [b", " + entry if place else entry for place, entry in enumerate(entries)]
+            parts.append(b"]")
+        files.write_parts(path, [*parts, b"}"])
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -225,7 +266,6 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--output", required=True, type=pathlib.Path, help="folder for train.json, val.json, test.json")
     options = parser.parse_args(arguments)
 
-    images = read_objects(options.objects)
     data = {}
     if options.image_data:
         entries = read_entries(options.image_data, image_id=int, url=str | None, coco_id=int | None)
@@ -233,30 +273,37 @@ def main(arguments: list[str] | None = None) -> None:
     minival = set()
     if options.minival:
         minival = {image["id"] for image in read_entries(options.minival, "images", id=int)}
-    coco = read_instances(options.coco, Report("coco")).to_coco() if options.coco else None
-    counts = count_synsets(images)
+    coco = open_instances(options.coco, Report("coco")) if options.coco else None
+    # Once to know what is frequent, once to convert: the objects take gigabytes as dicts.
+    counts: collections.Counter[str] = collections.Counter()
+    image_ids, last_id = [], 0
+    with no_garbage_collection():
+        for image in read_objects(options.objects):
+            image_ids.append(image["image_id"])
+            last_id = max([last_id, image["image_id"], *(entry["object_id"] for entry in image["objects"])])
+            counts.update(count_synsets([image]))
     categories, ids = make_categories(counts, options.num_synsets)
     coco_ids = {image_id: entry.get("coco_id") for image_id, entry in data.items()}
-    of_id = {image["image_id"]: image for image in images}
-    splits = choose_splits(list(of_id), coco_ids, minival, options.num_test)
-    first_id = 1 + max([*of_id, *(entry["object_id"] for image in images for entry in image["objects"])], default=0)
+    splits = choose_splits(image_ids, coco_ids, minival, options.num_test)
+    split_of = {image_id: name for name, members in splits.items() for image_id in members}
+    contents = {name: Content() for name in splits}
+    with no_garbage_collection():
+        for image in read_objects(options.objects):
+            content = contents[split_of[image["image_id"]]]
+            content.add(*convert_image(image, ids, data.get(image["image_id"], {})))
+            content.num_objects += len(image["objects"])
+    synsets = synset_of_coco(counts, COCO_IDS)
+    kept = {name: len(content.annotations) for name, content in contents.items()}
+    if coco:
+        for image, annotations in coco_entries(coco, synsets, ids, options.coco_prefix, last_id + 1):
+            contents["train"].add(image, annotations)
     options.output.mkdir(parents=True, exist_ok=True)
-    for name, members in splits.items():
-        content: dict[str, Any] = {"categories": categories, "images": [], "annotations": []}
-        content["synset_of_coco"] = synset_of_coco(counts, COCO_IDS)
-        num_objects = 0
-        for image_id in members:
-            image, annotations = convert_image(of_id[image_id], ids, data.get(image_id, {}))
-            content["images"].append(image)
-            content["annotations"] += annotations
-            num_objects += len(of_id[image_id]["objects"])
-        kept = len(content["annotations"])
-        if name == "train" and coco:
-            join_coco(content, coco, ids, options.coco_prefix, first_id)
-        (options.output / f"{name}.json").write_text(json.dumps(content))
+    for name, content in contents.items():
+        content.write(options.output / f"{name}.json", {"categories": categories, "synset_of_coco": synsets})
         print(
-            f"{name}: {len(members)} images, {kept} of {num_objects} objects (the others have no synset, several, or a "
-            f"rare one), {len(categories)} classes; {len(content['annotations']) - kept} annotations of COCO joined"
+            f"{name}: {len(splits[name])} images, {kept[name]} of {content.num_objects} objects (the others have no "
+            f"synset, several, or a rare one), {len(categories)} classes; {len(content.annotations) - kept[name]} "
+            "annotations of COCO joined"
         )
 
 

@@ -1,6 +1,7 @@
-"""Reads a COCO instances file without holding its annotations: where each stands in the file is kept, some 50 bytes.
+"""Reads large JSON files without holding all of them: COCO's instances, and lists.
 
-Only of files in which nothing is to be refused or dropped. Of any other, `read_instances` says what is wrong.
+Of the annotations of an instances file it is kept where each stands in the file, some 50 bytes. Only of files in which
+nothing is to be refused or dropped: of any other, `read_instances` says what is wrong.
 """
 
 import itertools
@@ -15,6 +16,7 @@ from typing import IO, Any, overload
 import numpy as np
 from tqdm import tqdm
 
+from maskx_jax import files
 from maskx_jax.coco.categories import Categories
 from maskx_jax.coco.garbage import no_garbage_collection
 from maskx_jax.data.coco.annotations import (
@@ -57,6 +59,24 @@ def open_instances(path: Path, report: Report, drop_unknown: bool = False, allow
             report.merge(found)
             return instances
     return read_instances(path, report, drop_unknown, allow_outside)
+
+
+def read_list(path: Path) -> Iterator[Any]:
+    """Yield the entries of a JSON file that holds a list, one after the other.
+
+    Raises:
+      OSError: it cannot be read.
+      ValueError: it is not JSON, or holds something else.
+    """
+    try:
+        with path.open("rb") as file, _reading(path) as progress:
+            text = _Text(file, progress)
+            yield from (entry for entry, _, _ in text.entries())
+            text.end()
+    except (_UnsoundError, ValueError, RecursionError):
+        content = files.read_json(path)
+        found = "a list that other things follow" if isinstance(content, list) else f"a {type(content).__name__}"
+        raise ValueError(f"{path}: got {found} at the top; expected a list") from None
 
 
 class Annotations(Mapping[int, Sequence[dict]]):
@@ -157,10 +177,12 @@ def _refuse(*faults: Any) -> None:
         raise _UnsoundError
 
 
+def _reading(path: Path) -> tqdm:
+    return tqdm(total=path.stat().st_size, desc=f"reading {path.name}", unit="B", unit_scale=True, disable=None)
+
+
 def _read(path: Path, file: IO[bytes], report: Report, allow_outside: bool) -> Instances:
-    with tqdm(
-        total=path.stat().st_size, desc=f"reading {path.name}", unit="B", unit_scale=True, disable=None
-    ) as progress:
+    with _reading(path) as progress:
         text = _Text(file, progress)
         columns = _Columns(report)
         content: dict[str, Any] = {}
@@ -267,6 +289,10 @@ class _Text:
                 raise _UnsoundError
             self._expect(":")
             yield key
+        self.end()
+
+    def end(self) -> None:
+        """Check that nothing follows."""
         if self._next():
             raise _UnsoundError
 

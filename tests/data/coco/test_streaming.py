@@ -111,3 +111,25 @@ def test_a_file_that_changes_is_refused(tmp_path):
     os.utime(path, (1, 1))
     with pytest.raises(ValueError, match=r"a\.json has changed while it was read"):
         annotations.check()
+
+
+@pytest.mark.parametrize("content", ["[]", '[1, {"a": [2]}, "é"]', " [ 1 , 2 ]\n"])
+def test_entries_of_a_list_come_one_after_the_other(tmp_path, content):
+    (tmp_path / "list.json").write_text(content)
+    assert list(streaming.read_list(tmp_path / "list.json")) == json.loads(content)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('{"a": 1}', "got a dict at the top; expected a list"),
+        ("[1] [2]", "not JSON"),
+        ("[1, 2", "not JSON"),
+        ("", "not JSON"),
+        ("[1, ]", "not JSON"),
+    ],
+)
+def test_what_is_no_list_is_refused_by_name(tmp_path, content, said):
+    (tmp_path / "list.json").write_text(content)
+    with pytest.raises(ValueError, match=rf"list\.json: {said}"):
+        list(streaming.read_list(tmp_path / "list.json"))
