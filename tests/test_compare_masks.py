@@ -43,6 +43,8 @@ def test_overlaps_are_of_the_hidden_objects_alone(contents):
     truth, hidden, made = contents
     assert compare_masks.overlaps(truth, hidden, made) == {1: 0.0, 2: 0.75, 3: 1.0}
     assert compare_masks.overlaps(truth, hidden, None) == {1: 1.0, 2: 0.5, 3: 1.0}
+    truth["annotations"][0]["iscrowd"] = 1
+    assert compare_masks.overlaps(truth, None, made) == {2: 0.75, 3: 1.0, 4: 1.0}
 
 
 def test_a_box_covers_the_middles_of_pixels():

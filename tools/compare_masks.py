@@ -3,10 +3,10 @@
     python -m tools.compare_masks --truth=all.json --hidden=partial.json --masks=model=labelled.json \\
         --masks=GrabCut=grabcut.json --keep="random(1,50)"
 
-For each object whose mask is in --truth and not in --hidden, the IoU of its mask in each file of --masks with the true
-one; an object without mask there counts 0. `label` and `tools.grabcut` write such files. With --keep the objects of its
-classes (A) and of all others (B) get columns of their own. Intervals hold 95 % of 1,000 bootstrap draws of the images.
-For masks with a quality, a second table says what a threshold on it keeps.
+For each object whose mask is in --truth and not in --hidden, or of all without --hidden, the IoU of its mask in each
+file of --masks with the true one; an object without mask there counts 0. `label` and `tools.grabcut` write such files.
+With --keep the objects of its classes (A) and of all others (B) get columns of their own. Intervals hold 95 % of 1,000
+bootstrap draws of the images. For masks with a quality, a second table says what a threshold on it keeps.
 """
 
 import pathlib
@@ -33,16 +33,19 @@ def box_mask(box: Sequence[float], size: tuple[int, int]) -> np.ndarray:
     return inside[0][:, None] & inside[1]
 
 
-def overlaps(truth: Mapping[str, Any], hidden: Mapping[str, Any], made: Mapping[str, Any] | None) -> dict[int, float]:
+def overlaps(
+    truth: Mapping[str, Any], hidden: Mapping[str, Any] | None, made: Mapping[str, Any] | None
+) -> dict[int, float]:
     """Return the IoU of the made mask of each object with its true one, by annotation id.
 
     Args:
       truth: COCO annotations with all masks.
-      hidden: those that lack the masks to compare.
+      hidden: those that lack the masks to compare; None to compare all.
       made: those with masks made for them; None for the boxes.
     """
     sizes = {image["id"]: (image["height"], image["width"]) for image in truth["images"]}
-    missing = {a["id"] for a in hidden["annotations"] if not a.get("segmentation") and not a.get("iscrowd")}
+    entries = [a for a in (truth if hidden is None else hidden)["annotations"] if not a.get("iscrowd")]
+    missing = {a["id"] for a in entries if hidden is None or not a.get("segmentation")}
     made_of_id = {} if made is None else {a["id"]: a.get("segmentation") for a in made["annotations"]}
     found = {}
     for annotation in truth["annotations"]:
@@ -112,13 +115,14 @@ def main(arguments: list[str] | None = None) -> int:
     """Print the tables; return the exit code."""
     parser = errors.ArgumentParser(prog="python -m tools.compare_masks", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--truth", required=True, type=pathlib.Path, help="COCO annotations with all masks")
-    parser.add_argument("--hidden", required=True, type=pathlib.Path, help="those without the masks to compare")
+    parser.add_argument("--hidden", type=pathlib.Path, help="those without the masks to compare; by default all are")
     parser.add_argument(
         "--masks", action="append", default=[], metavar="TITLE=JSON", help="repeat it for several files"
     )
     parser.add_argument("--keep", help="the classes of group A, as of data.mask_classes")
     options = parser.parse_args(arguments)
-    truth, hidden = files.read_json(options.truth), files.read_json(options.hidden)
+    truth = files.read_json(options.truth)
+    hidden = files.read_json(options.hidden) if options.hidden else None
     rows, made = {"box": overlaps(truth, hidden, None)}, {}
     for text in options.masks:
         title, separator, path = text.partition("=")
