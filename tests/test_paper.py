@@ -304,3 +304,7 @@ def test_a_run_that_stopped_before_its_last_step_is_not_finished(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"train": {"num_steps": 9}}))
     (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 7, "bbox/all/AP": 0.5}) + "\n")
     assert sweep.final_metrics(tmp_path) is None
+    # Killed while it wrote its last line: it goes on from its checkpoint.
+    with (tmp_path / "metrics.jsonl").open("a") as log:
+        log.write('{"step": 9, "bbox/all/')
+    assert sweep.final_metrics(tmp_path) is None

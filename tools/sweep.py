@@ -22,6 +22,7 @@ from typing import Any
 
 from configs import paper
 from maskx_jax import errors
+from maskx_jax.runs.logs import read_metrics
 
 TRAIN = pathlib.Path(__file__).resolve().parents[1] / "train.py"
 # Columns of the table: title, name of the metric.
@@ -113,13 +114,12 @@ def final_metrics(workdir: pathlib.Path) -> dict[str, Any] | None:
     Raises:
       ValueError: the run's files are damaged; it names the run.
     """
-    config, log = workdir / "config.json", workdir / "metrics.jsonl"
-    if not (config.exists() and log.exists()):
+    config = workdir / "config.json"
+    if not config.exists():
         return None
     try:
         num_steps = json.loads(config.read_text())["train"]["num_steps"]
-        lines = [json.loads(line) for line in log.read_text().splitlines()]
-        ended = [line for line in lines if line["step"] == num_steps and "bbox/all/AP" in line]
+        ended = [line for line in read_metrics(workdir) if line["step"] == num_steps and "bbox/all/AP" in line]
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{workdir}: config.json or metrics.jsonl is no run's of train.py: {error!r}") from error
     return ended[-1] if ended else None
