@@ -16,7 +16,7 @@ from flax import linen as nn
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from maskx_jax import files
+from maskx_jax import errors, files
 from maskx_jax.distributed.mesh import replicated
 from maskx_jax.models.detector import BackboneDetector
 from maskx_jax.runs.logs import info
@@ -63,7 +63,7 @@ class FeatureCache:
     """The maps of images, in a folder; a process that stops leaves no half of a file.
 
     An image is known by its pixels, so that the two directions of a flip are two images, and a backbone by its fields
-    and variables, so that several may share a folder.
+    and variables, so that several may share a folder. Of several processes each counts what it writes itself.
     """
 
     def __init__(self, model: Any, variables: PyTree, folder: pathlib.Path, num_bytes: int) -> None:
@@ -92,7 +92,8 @@ class FeatureCache:
         """Return the batch, of NumPy arrays, with the maps of its images.
 
         Raises:
-          OSError: a file cannot be read or written.
+          OSError: a file cannot be read.
+          ValueError: a file is damaged.
         """
         maps = [self._maps(image, size) for image, size in zip(batch.images, batch.image_sizes, strict=True)]
         return dataclasses.replace(batch, maps=jax.tree.map(lambda *images: np.stack(images), *maps))
@@ -109,6 +110,8 @@ class FeatureCache:
             maps = {level: array[0] for level, array in computed.items()}
             self._write(file, b"".join(maps[level].tobytes() for level in sorted(shapes)))
             return maps
+        if len(content) != (expected := sum(math.prod(s.shape) * s.dtype.itemsize for s in shapes.values())):
+            raise ValueError(f"{file} has {len(content)} bytes; expected {expected}: delete it, and it is made again")
         return _split(content, shapes)
 
     def _shapes_of(self, shape: tuple[int, ...]) -> dict[int, jax.ShapeDtypeStruct]:
@@ -122,16 +125,21 @@ class FeatureCache:
         return self._shapes[shape]
 
     def _write(self, file: pathlib.Path, content: bytes) -> None:
-        if len(content) > self._left:
-            if not self._full:
-                self._full = True
-                logging.warning(
-                    "%s is full (data.cache_gigabytes): the maps of other images are computed each time", self._folder
-                )
+        """Keep what there is room for; what cannot be written stops no run."""
+        if self._full:
             return
-        self._left -= len(content)
-        file.parent.mkdir(exist_ok=True)
-        files.write_bytes(file, content)
+        reason = "data.cache_gigabytes"
+        if len(content) <= self._left:
+            try:
+                file.parent.mkdir(exist_ok=True)
+                files.write_bytes(file, content)
+            except OSError as error:
+                reason = errors.one_line(error)
+            else:
+                self._left -= len(content)
+                return
+        self._full = True
+        logging.warning("%s takes no more (%s): other maps are computed each time", self._folder, reason)
 
 
 def _split(content: bytes, shapes: dict[int, jax.ShapeDtypeStruct]) -> dict[int, np.ndarray]:

@@ -1,6 +1,8 @@
 """What a frozen backbone makes of an image: computed once, the same as without, and no more of it than is allowed."""
 
+import errno
 import json
+import os
 import pathlib
 
 import jax
@@ -10,6 +12,7 @@ import pytest
 from absl import logging as absl_logging
 
 from configs import embedmask
+from maskx_jax import files
 from maskx_jax.models.build import build
 from maskx_jax.models.detector import BackboneDetector
 from maskx_jax.training import loop
@@ -95,7 +98,29 @@ def test_a_full_folder_takes_no_more_and_says_so(tmp_path, caplog):
         assert len(entries(tmp_path / "full")) == 2
         for level in whole.maps:
             np.testing.assert_array_equal(given.maps[level], whole.maps[level])
-    assert sum("is full (data.cache_gigabytes)" in record.message for record in caplog.records) == 2
+    assert sum("takes no more (data.cache_gigabytes)" in record.message for record in caplog.records) == 2
+
+
+def test_a_disk_that_takes_nothing_stops_no_run(tmp_path, caplog, monkeypatch):
+    def refuse(path, content):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    model, batch = tiny_model(), host_batch()
+    monkeypatch.setattr(files, "write_bytes", refuse)
+    absl_logging.set_verbosity("warning")
+    cache = FeatureCache(model, backbone_of(model), tmp_path, 10**9)
+    for _ in range(2):
+        assert_close(cache.add_maps(batch).maps, computed(model, batch))
+    assert ["No space left on device" in record.message for record in caplog.records] == [True]
+
+
+def test_a_damaged_file_is_named(tmp_path):
+    model, batch = tiny_model(), host_batch()
+    cache = FeatureCache(model, backbone_of(model), tmp_path, 10**9)
+    cache.add_maps(batch)
+    entries(tmp_path)[0].write_bytes(b"1234")
+    with pytest.raises(ValueError, match=rf"{entries(tmp_path)[0].name} has 4 bytes; expected \d+: delete it"):
+        cache.add_maps(batch)
 
 
 @pytest.mark.slow
