@@ -82,6 +82,7 @@ class Batch:
       valid: `b` bool; False for the images that fill up the last batch of an evaluation.
       ground_truth: the objects.
       maps: what the backbone makes of the images, `b _ _ _` by level, where it is computed already, or None.
+      pyramid: what the pyramid makes of that, likewise.
     """
 
     images: Array
@@ -91,6 +92,7 @@ class Batch:
     valid: Array
     ground_truth: GroundTruth
     maps: PyTree | None = None
+    pyramid: PyTree | None = None
 
 
 @struct.dataclass

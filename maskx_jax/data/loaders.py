@@ -281,7 +281,7 @@ def _fields(kind: type, *but: str) -> list[str]:
 
 
 # Maps come later, where they are kept.
-_BATCH_FIELDS = _fields(Batch, "ground_truth", "maps")
+_BATCH_FIELDS = _fields(Batch, "ground_truth", "maps", "pyramid")
 _GROUND_TRUTH_FIELDS = _fields(GroundTruth, "keypoints", "mask_weight")
 _KEYPOINT_FIELDS = _fields(Keypoints)
 # Of `arrays_of`: tf.data asks for them before it has seen any.

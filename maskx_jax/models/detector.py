@@ -26,7 +26,7 @@ class Detector(Protocol):
         Added over the parts of a batch they are those of the batch.
 
         Args:
-          batch: images and objects, and maybe what `BackboneDetector.maps` returns for the images.
+          batch: images and objects, and maybe what is computed of the images already, see `BackboneDetector`.
           keys: of each image; what is drawn at random in an image depends on its own key only.
         """
 
@@ -43,9 +43,10 @@ class Detector(Protocol):
 
 @runtime_checkable
 class BackboneDetector(Detector, Protocol):
-    """A detector with a backbone whose maps may be computed once, and come with a batch then: `Batch.maps`.
+    """A detector with a backbone whose maps may be computed once, and come with a batch then.
 
-    The parameters and constants that they depend on are those of the module `backbone`.
+    `loss_means` takes `Batch.maps` and `Batch.pyramid` for what the methods of that name return. The parameters and
+    constants that they depend on are those of the modules `backbone`, and `backbone` and `fpn`.
     """
 
     def maps(self, images: UInt8[Array, "b h w 3"], image_sizes: Float[Array, "b 2"]) -> dict[int, Float[Array, "..."]]:
@@ -55,6 +56,11 @@ class BackboneDetector(Detector, Protocol):
           images: RGB, padded at the bottom and the right.
           image_sizes: height and width without the padding.
         """
+
+    def pyramid(
+        self, images: UInt8[Array, "b h w 3"], image_sizes: Float[Array, "b 2"]
+    ) -> dict[int, Float[Array, "..."]]:
+        """Return what the heads see of the images, by level; arguments are those of `maps`."""
 
 
 @runtime_checkable

@@ -1,4 +1,4 @@
-"""What a frozen backbone makes of an image, computed once and kept on disk."""
+"""What a frozen backbone, and a frozen pyramid, make of an image, computed once and kept on disk."""
 
 import dataclasses
 import functools
@@ -22,11 +22,14 @@ from maskx_jax.models.detector import BackboneDetector
 from maskx_jax.runs.logs import info
 from maskx_jax.structures import Batch, PyTree, TrainState
 
-_BACKBONE = "backbone"
+# The modules that they depend on.
+_MODULES = {"maps": ("backbone",), "pyramid": ("backbone", "fpn")}
 
 
 def open_cache(config: ConfigDict, model: nn.Module, state: TrainState, mesh: Mesh) -> Callable[[Batch], Batch]:
-    """Return the function that adds `maps` to a batch on the host; without `data.cache_features` one that adds nothing.
+    """Return the function that adds `maps`, or `pyramid` where it is not trained either, to a batch on the host.
+
+    Without `data.cache_features` it adds nothing.
 
     Args:
       config: of the run.
@@ -46,32 +49,38 @@ def open_cache(config: ConfigDict, model: nn.Module, state: TrainState, mesh: Me
             f"config.data.cache_features is {data.cache_features!r}; expected None: models of the family "
             f"{config.model.family!r} have no maps of a backbone"
         )
-    if trained := jax.tree.leaves(state.trained.get(_BACKBONE, {})):
+    if trained := jax.tree.leaves(state.trained.get("backbone", {})):
         raise ValueError(
             f"config.data.cache_features is {data.cache_features!r} while {len(trained)} arrays of the backbone are "
             "trained; expected None, or 'backbone/.*' in config.optimizer.untrained"
         )
+    has_still_pyramid = "fpn" in state.untrained and "fpn" not in state.trained
+    kind = "pyramid" if has_still_pyramid else "maps"
     collections = {"params": state.untrained, "frozen": state.frozen}
-    backbone = {name: {_BACKBONE: tree[_BACKBONE]} for name, tree in collections.items() if _BACKBONE in tree}
+    own = {
+        collection: {name: tree[name] for name in _MODULES[kind] if name in tree}
+        for collection, tree in collections.items()
+    }
     # A copy: the step donates the buffers of the state. Every process gets all of it.
-    variables = jax.device_get(jax.jit(lambda x: x, out_shardings=replicated(mesh))(backbone))
+    variables = jax.device_get(jax.jit(lambda x: x, out_shardings=replicated(mesh))(own))
     folder = pathlib.Path(data.cache_features).expanduser()
-    return FeatureCache(model, variables, folder, int(data.cache_gigabytes * 1e9)).add_maps
+    return FeatureCache(model, variables, kind, folder, int(data.cache_gigabytes * 1e9)).add_to
 
 
 class FeatureCache:
     """The maps of images, in a folder; a process that stops leaves no half of a file.
 
-    An image is known by its pixels, so that the two directions of a flip are two images, and a backbone by its fields
-    and variables, so that several may share a folder. Of several processes each counts what it writes itself.
+    An image is known by its pixels, so that the two directions of a flip are two images, and what makes maps of it by
+    its fields and variables, so that several may share a folder. Of several processes each counts what it writes.
     """
 
-    def __init__(self, model: Any, variables: PyTree, folder: pathlib.Path, num_bytes: int) -> None:
+    def __init__(self, model: Any, variables: PyTree, kind: str, folder: pathlib.Path, num_bytes: int) -> None:
         """Prepare to read and to write.
 
         Args:
           model: a `BackboneDetector`.
-          variables: of its backbone.
+          variables: of its backbone, and of its pyramid if that is kept.
+          kind: "maps" or "pyramid", what is kept: a method of the model and a field of `Batch`.
           folder: made if need be.
           num_bytes: that the files in the folder may have together; images beyond are computed each time.
 
@@ -79,24 +88,29 @@ class FeatureCache:
           OSError: the folder cannot be made or read.
         """
         # One image at a time: how many of a batch are new changes, and each number would be compiled.
-        compute = jax.jit(functools.partial(model.apply, method="maps"))
+        compute = jax.jit(functools.partial(model.apply, method=kind))
         self._compute = functools.partial(compute, jax.device_put(variables, jax.local_devices()[0]))
-        self._folder = folder / _identity(model, variables)
+        self._kind = kind
+        self._folder = folder / _identity(
+            [kind, *(repr(getattr(model, name)) for name in ("pixels", *_MODULES[kind]))], variables
+        )
         self._folder.mkdir(parents=True, exist_ok=True)
         self._left = num_bytes - sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
         self._full = False
         self._shapes: dict[tuple[int, ...], dict[int, jax.ShapeDtypeStruct]] = {}
-        info(f"maps of the backbone are kept in {self._folder}, with room for {max(self._left, 0) / 1e9:.1f} GB more")
+        made = {"maps": "the backbone makes", "pyramid": "the backbone and the pyramid make"}[kind]
+        room = max(self._left, 0) / 1e9
+        info(f"what {made} of images is kept in {self._folder}, with room for {room:.1f} GB more")
 
-    def add_maps(self, batch: Batch) -> Batch:
-        """Return the batch, of NumPy arrays, with the maps of its images.
+    def add_to(self, batch: Batch) -> Batch:
+        """Return the batch, of NumPy arrays, with what is kept of its images.
 
         Raises:
           OSError: a file cannot be read.
           ValueError: a file is damaged.
         """
         maps = [self._maps(image, size) for image, size in zip(batch.images, batch.image_sizes, strict=True)]
-        return dataclasses.replace(batch, maps=jax.tree.map(lambda *images: np.stack(images), *maps))
+        return dataclasses.replace(batch, **{self._kind: jax.tree.map(lambda *images: np.stack(images), *maps)})
 
     def _maps(self, image: np.ndarray, size: np.ndarray) -> dict[int, np.ndarray]:
         """Return the maps of one image, without the axis of the batch."""
@@ -152,10 +166,9 @@ def _split(content: bytes, shapes: dict[int, jax.ShapeDtypeStruct]) -> dict[int,
     return maps
 
 
-def _identity(model: Any, variables: PyTree) -> str:
+def _identity(parts: list[str], variables: PyTree) -> str:
     """Return a name for what the maps depend on besides the image."""
-    parts = [repr(model.pixels), repr(model.backbone), jax.default_backend()]
-    digest = hashlib.blake2b("\n".join(parts).encode(), digest_size=16)
+    digest = hashlib.blake2b("\n".join([*parts, jax.default_backend()]).encode(), digest_size=16)
     for path, array in jax.tree_util.tree_leaves_with_path(variables):
         digest.update(jax.tree_util.keystr(path).encode())
         digest.update(np.asarray(array).tobytes())

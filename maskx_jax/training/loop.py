@@ -151,7 +151,7 @@ def _train_on(
                 examples=examples,
                 mesh=mesh,
                 state=state,
-                add_maps=open_cache(config, model, state, mesh),
+                add_kept=open_cache(config, model, state, mesh),
                 train_step=train_step,
                 detect_step=detect_step,
                 learning_rate=learning_rate,
@@ -173,7 +173,7 @@ class Loop:
       examples: that it learns from and is scored on.
       mesh: of the devices.
       state: at the present step; a step donates its buffers.
-      add_maps: gives a batch what the backbone makes of its images, where that is kept.
+      add_kept: gives a batch what is kept of its images, see `feature_cache`.
       train_step: one update.
       detect_step: of evaluations.
       learning_rate: by step, to report it.
@@ -193,7 +193,7 @@ class Loop:
     examples: Examples
     mesh: Mesh
     state: TrainState
-    add_maps: Callable[[Batch], Batch]
+    add_kept: Callable[[Batch], Batch]
     train_step: TrainStep
     detect_step: DetectStep
     learning_rate: optax.Schedule
@@ -249,7 +249,7 @@ class Loop:
         """Make one step with the next batch."""
         self.enter("data", step)
         with self.pace.waiting():
-            batch = self.add_maps(next(batches))
+            batch = self.add_kept(next(batches))
         batch = self.parts.on_batch(step, batch)
         self.enter("step", step)
         self.state, losses = self.train_step(self.state, global_batch(self.mesh, batch))

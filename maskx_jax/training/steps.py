@@ -62,7 +62,8 @@ def make_train_step(
 
     Args:
       model: with the method "loss_means", and maybe `warmups`: in how many steps the weight of a part of the loss rises
-        linearly from 0 to 1, by its name.
+        linearly from 0 to 1, by its name; and maybe `learners`: which modules learn from a part of the loss, by its
+        name. A part from which none learns whose parameters are trained is left out, and not computed.
       optimizer: of the trained parameters.
       mesh: the batch is split over it.
       seed: of the sampling.
@@ -111,8 +112,12 @@ def _make_loss(model: nn.Module, mesh: Mesh, num_microbatches: int) -> Callable[
         # Left to itself XLA multiplies by split weights where they lie, and sends the features of all images around.
         variables = whole({"params": merge(trained, state.untrained), "frozen": state.frozen}, mesh)
 
+        learners: Mapping[str, frozenset[str]] = getattr(model, "learners", {})
+        idle = {name for name, modules in learners.items() if modules.isdisjoint(trained)}
+
         def means(part: tuple[Batch, jax.Array]) -> Any:
-            return apply_on(mesh, model, variables, *part, method="loss_means")
+            parts = apply_on(mesh, model, variables, *part, method="loss_means")
+            return {name: mean for name, mean in parts.items() if name not in idle}
 
         if num_microbatches == 1:
             summed = means((batch, keys))

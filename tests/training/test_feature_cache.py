@@ -51,50 +51,50 @@ def test_maps_are_computed_once_and_come_back_to_the_bit(tmp_path, dtype):
     model = tiny_model(dtype=dtype)
     assert isinstance(model, BackboneDetector)
     batch = host_batch()
-    first = FeatureCache(model, backbone_of(model), tmp_path, 10**9).add_maps(batch)
+    first = FeatureCache(model, backbone_of(model), "maps", tmp_path, 10**9).add_to(batch)
     if dtype == "float32":
         assert_close(first.maps, computed(model, batch))
     assert len(entries(tmp_path)) == 2
 
-    again = FeatureCache(model, backbone_of(model), tmp_path, 10**9)
-    read = again.add_maps(batch.replace(images=batch.images[::-1], image_sizes=batch.image_sizes[::-1]))
+    again = FeatureCache(model, backbone_of(model), "maps", tmp_path, 10**9)
+    read = again.add_to(batch.replace(images=batch.images[::-1], image_sizes=batch.image_sizes[::-1]))
     for level, maps in first.maps.items():
         assert maps.dtype == jnp.dtype(dtype)
         np.testing.assert_array_equal(read.maps[level][::-1], maps)
     # They are read: what lies there is believed.
     for file in entries(tmp_path):
         file.write_bytes(bytes(file.stat().st_size))
-    assert not any(maps.any() for maps in again.add_maps(batch).maps.values())
+    assert not any(maps.any() for maps in again.add_to(batch).maps.values())
 
 
 def test_another_direction_and_another_backbone_are_other_maps(tmp_path):
     model = tiny_model()
-    cache = FeatureCache(model, backbone_of(model), tmp_path, 10**9)
-    cache.add_maps(host_batch())
+    cache = FeatureCache(model, backbone_of(model), "maps", tmp_path, 10**9)
+    cache.add_to(host_batch())
     flipped = host_batch(flip=True)
-    assert_close(cache.add_maps(flipped).maps, computed(model, flipped))
+    assert_close(cache.add_to(flipped).maps, computed(model, flipped))
     assert len(entries(tmp_path)) == 4
     other = jax.tree.map(lambda x: x * 0.5, backbone_of(model))
-    halved = FeatureCache(model, other, tmp_path, 10**9).add_maps(flipped).maps
+    halved = FeatureCache(model, other, "maps", tmp_path, 10**9).add_to(flipped).maps
     assert len(entries(tmp_path)) == 6
-    assert np.abs(halved[5] - cache.add_maps(flipped).maps[5]).max() > 0.01
+    assert np.abs(halved[5] - cache.add_to(flipped).maps[5]).max() > 0.01
     # The same pixels as part of a larger image are another image.
     size = np.float32([[64, 48], [64, 64]])
     assert_close(
-        cache.add_maps(flipped.replace(image_sizes=size)).maps, computed(model, flipped.replace(image_sizes=size))
+        cache.add_to(flipped.replace(image_sizes=size)).maps, computed(model, flipped.replace(image_sizes=size))
     )
 
 
 def test_a_full_folder_takes_no_more_and_says_so(tmp_path, caplog):
     model = tiny_model()
     batch = host_batch(batch_size=4)
-    whole = FeatureCache(model, backbone_of(model), tmp_path / "whole", 10**9).add_maps(batch)
+    whole = FeatureCache(model, backbone_of(model), "maps", tmp_path / "whole", 10**9).add_to(batch)
     size = entries(tmp_path / "whole")[0].stat().st_size
     absl_logging.set_verbosity("warning")
     for _ in range(2):
         # What lies there already counts.
-        cache = FeatureCache(model, backbone_of(model), tmp_path / "full", int(2.5 * size))
-        given = cache.add_maps(batch)
+        cache = FeatureCache(model, backbone_of(model), "maps", tmp_path / "full", int(2.5 * size))
+        given = cache.add_to(batch)
         assert len(entries(tmp_path / "full")) == 2
         for level in whole.maps:
             np.testing.assert_array_equal(given.maps[level], whole.maps[level])
@@ -108,19 +108,19 @@ def test_a_disk_that_takes_nothing_stops_no_run(tmp_path, caplog, monkeypatch):
     model, batch = tiny_model(), host_batch()
     monkeypatch.setattr(files, "write_bytes", refuse)
     absl_logging.set_verbosity("warning")
-    cache = FeatureCache(model, backbone_of(model), tmp_path, 10**9)
+    cache = FeatureCache(model, backbone_of(model), "maps", tmp_path, 10**9)
     for _ in range(2):
-        assert_close(cache.add_maps(batch).maps, computed(model, batch))
+        assert_close(cache.add_to(batch).maps, computed(model, batch))
     assert ["No space left on device" in record.message for record in caplog.records] == [True]
 
 
 def test_a_damaged_file_is_named(tmp_path):
     model, batch = tiny_model(), host_batch()
-    cache = FeatureCache(model, backbone_of(model), tmp_path, 10**9)
-    cache.add_maps(batch)
+    cache = FeatureCache(model, backbone_of(model), "maps", tmp_path, 10**9)
+    cache.add_to(batch)
     entries(tmp_path)[0].write_bytes(b"1234")
     with pytest.raises(ValueError, match=rf"{entries(tmp_path)[0].name} has 4 bytes; expected \d+: delete it"):
-        cache.add_maps(batch)
+        cache.add_to(batch)
 
 
 @pytest.mark.slow
@@ -128,25 +128,31 @@ def test_a_damaged_file_is_named(tmp_path):
 def test_losses_and_gradients_are_those_without(tmp_path, system):
     model = tiny_model() if system == "maskx_rcnn" else build(embedmask.get_config("size=tiny").model, NUM_CLASSES)
     batch, variables = host_batch(), numpy_variables(model)
-    with_maps = FeatureCache(model, backbone_of(model), tmp_path, 10**9).add_maps(batch)
-    heads = {name: value for name, value in variables["params"].items() if name != "backbone"}
+    still = {name: value for name, value in variables["params"].items() if name in ("backbone", "fpn")}
+    heads = {name: value for name, value in variables["params"].items() if name not in still}
 
     @jax.jit
     def gradient(heads, batch):
-        params = {"params": heads | {"backbone": variables["params"]["backbone"]}}
-        loss = lambda params: model.apply(variables | params, batch, jax.random.key(1), method="losses")  # noqa: E731
-        (total, parts), grads = jax.value_and_grad(lambda h: loss({"params": params["params"] | h}), has_aux=True)(
-            heads
-        )
-        return total, parts, grads
+        def loss(heads):
+            params = {"params": still | heads}
+            return model.apply(variables | params, batch, jax.random.key(1), method="losses")
 
-    (total, parts, grads), expected = gradient(heads, with_maps), gradient(heads, batch)
-    np.testing.assert_allclose(total, expected[0], rtol=1e-4)
-    for name, value in expected[1].items():
-        np.testing.assert_allclose(parts[name], value, rtol=1e-3, atol=1e-5, err_msg=name)
-    scale = max(np.abs(leaf).max() for leaf in jax.tree.leaves(expected[2]))
-    for value, reference in zip(jax.tree.leaves(grads), jax.tree.leaves(expected[2]), strict=True):
-        np.testing.assert_allclose(value, reference, atol=1e-3 * scale)
+        return jax.value_and_grad(loss, has_aux=True)(heads)
+
+    (total, parts), grads = gradient(heads, batch)
+    scale = max(np.abs(leaf).max() for leaf in jax.tree.leaves(grads))
+    for kind, modules in (("maps", ("backbone",)), ("pyramid", ("backbone", "fpn"))):
+        own = {"params": {name: still[name] for name in modules}}
+        if "frozen" in variables and "backbone" in variables["frozen"]:
+            own["frozen"] = {"backbone": variables["frozen"]["backbone"]}
+        given = FeatureCache(model, own, kind, tmp_path, 10**9).add_to(batch)
+        assert getattr(given, kind) is not None
+        (found, found_parts), found_grads = gradient(heads, given)
+        np.testing.assert_allclose(found, total, rtol=1e-4)
+        for name, value in parts.items():
+            np.testing.assert_allclose(found_parts[name], value, rtol=1e-3, atol=1e-5, err_msg=name)
+        for value, reference in zip(jax.tree.leaves(found_grads), jax.tree.leaves(grads), strict=True):
+            np.testing.assert_allclose(value, reference, atol=1e-3 * scale)
 
 
 def cached_config(tmp_path, **optimizer):
@@ -160,20 +166,22 @@ def cached_config(tmp_path, **optimizer):
 
 
 @pytest.mark.slow
-def test_a_run_learns_the_same_with_kept_maps_and_another_run_shares_them(tmp_path):
-    losses = {}
+@pytest.mark.parametrize("untrained", ["backbone/.*", "(backbone|fpn|rpn|box_head)/.*"])
+def test_a_run_learns_the_same_with_kept_maps_and_another_run_shares_them(tmp_path, capsys, untrained):
+    losses, kept = {}, {}
     for name in ("without", "first", "second"):
         config = cached_config(tmp_path)
+        config.optimizer.untrained = (untrained,)
         if name == "without":
             config.data.cache_features = None
         loop.train(config, str(tmp_path / name))
         lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
         losses[name] = [json.loads(line)["train/total"] for line in lines]
-        if name == "first":
-            kept = {path: path.stat().st_mtime_ns for path in entries(tmp_path / "features")}
+        kept[name] = {path: path.stat().st_mtime_ns for path in entries(tmp_path / "features")}
+        said = "the backbone and the pyramid make of" if "fpn" in untrained else "what the backbone makes of"
+        assert (said in capsys.readouterr().out) == (name != "without")
     # Eight images, and some of them flipped.
-    assert 8 < len(kept) <= 16
-    assert {path: path.stat().st_mtime_ns for path in entries(tmp_path / "features")} == kept
+    assert 8 < len(kept["first"]) <= 16 and kept["first"] == kept["second"]
     assert losses["first"] == losses["second"] and len(losses["first"]) == 4
     np.testing.assert_allclose(losses["first"], losses["without"], rtol=1e-3)
 

@@ -176,7 +176,9 @@ def test_a_step_leaves_untrained_parameters_as_they_are():
     patterns = ("(backbone|fpn|rpn|box_head)/.*",)
     model = small_model()
     before = numpy_variables(model)["params"]
-    state, _, _ = run(jax.devices()[:1], num_steps=1, untrained=patterns)
+    state, losses, _ = run(jax.devices()[:1], num_steps=1, untrained=patterns)
+    # Nothing learns from the losses of the detector: they are not computed.
+    assert set(losses) == {"mask", "total", "gradient_norm"} and losses["total"] == losses["mask"]
     before, after = (traverse_util.flatten_dict(tree, sep="/") for tree in (before, state.params))
     for path, leaf in before.items():
         trained = path.startswith(("mask_head/", "mask_weights/"))
@@ -211,6 +213,33 @@ def test_a_step_of_two_layers_changes_the_trained_one():
     assert (state.params["head"]["kernel"] != before["head"]["kernel"]).all()
     assert set(state.variables["params"]) == {"backbone", "head"}
     jax.tree.map(np.testing.assert_array_equal, state.variables["params"]["head"], state.average["head"])
+
+
+class TwoLosses(nn.Module):
+    """Of which one teaches the backbone alone."""
+
+    learners = types.MappingProxyType({"smooth": frozenset({"backbone"})})
+
+    @nn.compact
+    def loss_means(self, batch, keys):
+        features = nn.Dense(2, name="backbone")(batch.scales[:, None])
+        error = nn.Dense(1, name="head")(features)[:, 0] ** 2
+        return {"error": masked_mean(error, batch.valid), "smooth": masked_mean(jnp.tanh(features[:, 0]), batch.valid)}
+
+
+@pytest.mark.parametrize("num_microbatches", [1, 2])
+def test_a_loss_from_which_nothing_learns_is_not_computed(num_microbatches):
+    model, mesh, batch = TwoLosses(), make_mesh(jax.devices()[:1]), toy_batch()
+    optimizer = optax.sgd(0.01)
+    variables = model.init(jax.random.key(0), batch, jax.random.split(jax.random.key(1), 8), method="loss_means")
+    variables, found = jax.device_get(variables), {}
+    for untrained in ((), ("backbone/.*",)):
+        state = make_state(variables, optimizer, untrained, ema=False)
+        step = make_train_step(model, optimizer, mesh, seed=0, num_microbatches=num_microbatches)
+        text = step.lower(state, global_batch(mesh, batch)).compile().as_text()
+        found[untrained] = "tanh" in text, set(step(state, global_batch(mesh, batch))[1])
+    assert found[()] == (True, {"error", "smooth", "total", "gradient_norm"})
+    assert found[("backbone/.*",)] == (False, {"error", "total", "gradient_norm"})
 
 
 class Toy(nn.Module):

@@ -54,6 +54,11 @@ class DenseDetector(nn.Module):
         """What the sides of a canvas must be multiples of."""
         return self.backbone.multiple
 
+    @property
+    def learners(self) -> Mapping[str, frozenset[str]]:
+        """Which modules learn from a part of the loss, by its name; of the mask branch's parts it is not said."""
+        return dict.fromkeys(("class", "box", "centerness"), frozenset({"backbone", "fpn", "head"}))
+
     def losses(
         self, batch: Batch, key: Key[Array, ""] | Int[Array, "2"]
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
@@ -68,7 +73,9 @@ class DenseDetector(nn.Module):
           keys: play no part, since nothing is drawn at random.
         """
         gt = batch.ground_truth
-        pyramid = self.pyramid(batch.images, batch.image_sizes, batch.maps)
+        pyramid = batch.pyramid
+        if pyramid is None:
+            pyramid = self.pyramid(batch.images, batch.image_sizes, batch.maps)
         points = self.head.grid(pyramid, batch.images)
         predictions = self.head(pyramid)
         allowed = None if self.embed_head is None else self.embed_head.allowed(points, gt)

@@ -102,6 +102,13 @@ class RCNN(nn.Module):
         return next((head.num_keypoints for head in self.heads if isinstance(head, KeypointHead)), None)
 
     @property
+    def learners(self) -> Mapping[str, frozenset[str]]:
+        """Which modules learn from a part of the loss, by its name; of the heads' parts it is not said."""
+        features = {"backbone", "fpn"}
+        learners = {"rpn_class": "rpn", "rpn_box": "rpn", "box_class": "box_head", "box": "box_head"}
+        return {name: frozenset({*features, module}) for name, module in learners.items()}
+
+    @property
     def warmups(self) -> Mapping[str, int]:
         """In how many steps the weight of a part of the loss rises from 0 to 1, by its name."""
         return self.box_supervision.warmups
@@ -125,7 +132,9 @@ class RCNN(nn.Module):
         gt = batch.ground_truth
         rpn_keys, roi_keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
 
-        pyramid = self.pyramid(batch.images, batch.image_sizes, batch.maps)
+        pyramid = batch.pyramid
+        if pyramid is None:
+            pyramid = self.pyramid(batch.images, batch.image_sizes, batch.maps)
         logits, deltas = self.rpn(pyramid)
         anchors = self.rpn.anchors(pyramid)
         losses = self.rpn.losses(logits, deltas, anchors, batch.image_sizes, gt, rpn_keys)
