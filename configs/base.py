@@ -126,8 +126,8 @@ def get_config() -> ConfigDict:
                 "min_box_side": 1.0,
                 "num_slots": 100,
             },
-            # A folder on a local disk where what a frozen backbone, and a frozen pyramid, make of each image is kept, so
-            # that it is computed once; runs with the same ones may share it (docs/small_data.md).
+            # A folder on a local disk where what a frozen backbone, and a frozen pyramid, make of each image is kept,
+            # so that it is computed once; runs with the same ones may share it (docs/small_data.md).
             "cache_features": may_change(config_dict.placeholder(str)),
             # What the folder may hold; images beyond it are computed each time.
             "cache_gigabytes": may_change(20.0),

@@ -6,6 +6,8 @@ what was got, what was expected and where. Anything else is a defect of this pac
 """
 
 import argparse
+import os
+import select
 import sys
 import traceback
 from collections.abc import Callable, Iterable
@@ -14,6 +16,8 @@ from typing import Any, NoReturn
 EXIT_ERROR = 1
 # As a shell reports a program that SIGINT ended: 128 + 2.
 EXIT_SIGINT = 130
+# And SIGPIPE: 128 + 13.
+EXIT_SIGPIPE = 141
 EXPECTED = (ArithmeticError, EOFError, ImportError, MemoryError, OSError, RuntimeError, ValueError)
 TRACEBACK_FLAG = "--traceback"
 
@@ -23,6 +27,8 @@ _shows_traceback = False
 def run(program: Callable[[], Any]) -> NoReturn:
     """Run a program and exit with what it returns; an expected error is one line on stderr and exit code 1.
 
+    Where nobody reads its output any more (`| head`), it ends without a word.
+
     `--traceback` among the arguments shows where an error comes from instead; it is taken out of `sys.argv`.
     """
     global _shows_traceback
@@ -30,11 +36,29 @@ def run(program: Callable[[], Any]) -> NoReturn:
     sys.argv = [argument for argument in sys.argv if argument != TRACEBACK_FLAG]
     try:
         code = program()
+        sys.stdout.flush()
     except BaseException as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            sys.exit(EXIT_SIGPIPE)
         if _keeps_traceback(error):
             raise
         code = report(error)
     sys.exit(code)
+
+
+def _nobody_reads() -> bool:
+    """Return whether who read stdout has left, as `head` does; nothing more is written there then."""
+    try:
+        descriptor = sys.stdout.fileno()
+    except OSError:
+        return False
+    poll = select.poll()
+    poll.register(descriptor, 0)
+    has_left = any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+    if has_left:
+        # Python flushes once more as it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+    return has_left
 
 
 def report(error: BaseException) -> int:

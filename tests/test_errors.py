@@ -31,6 +31,22 @@ def test_an_expected_error_is_one_line(monkeypatch, capsys, error, code, said):
     assert (left.value.code, capsys.readouterr().err) == (code, said)
 
 
+@pytest.mark.parametrize("lines", [1, 100_000])
+def test_a_program_whose_output_nobody_reads_ends_without_a_word(lines):
+    program = f"from maskx_jax import errors; errors.run(lambda: [print(i) for i in range({lines})] and 0)"
+    # `head` leaves while the program is importing.
+    command = f"{sys.executable} -c 'import time; time.sleep(1); {program}' | head -n 0; echo ${{PIPESTATUS[0]}}"
+    ended = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    assert (ended.stdout, ended.stderr) == ("141\n", "")
+
+
+def test_a_pipe_that_is_not_stdout_is_an_error_like_any_other(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["program"])
+    with pytest.raises(SystemExit) as left:
+        errors.run(failing(BrokenPipeError(32, "Broken pipe")))
+    assert (left.value.code, capsys.readouterr().err) == (1, "error: [Errno 32] Broken pipe\n")
+
+
 @pytest.mark.parametrize("error", [KeyError("a"), TypeError("b"), RecursionError("c"), AssertionError()])
 def test_a_defect_keeps_its_traceback(monkeypatch, error):
     monkeypatch.setattr(sys, "argv", ["program"])
