@@ -25,7 +25,7 @@ def test_what_may_change_is_marked_in_the_config():
                 f"data.{name}"
                 for name in ("directory", "eval_split", "loader", "num_workers", "prefetch", "read_ahead")
             ),
-            "data.max_broken_records",
+            *("data.max_broken_records", "data.cache_features", "data.cache_gigabytes"),
             *(f"train.{name}" for name in ("log_every", "checkpoint_every", "eval_every", "keep_checkpoints")),
             *("train.best_metric", "train.state_sharding"),
         )

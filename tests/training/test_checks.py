@@ -191,17 +191,19 @@ def shipped_configs():
     keypoints = [*(text for text in common if not text.startswith("masks=")), "masks=no", "masks=yes"]
     training = [f"training={name}" for name in ("end_to_end", "stage_wise")]
     forms = [f"form={name}" for name in ("ijcai", "arxiv")]
+    dense = [text for text in common if text != "size=lite"]
     return {
         "rcnn": lambda: rcnn.get_config(),
         "demo": lambda: demo.get_config(),
         **{f"mask_rcnn:{text}": lambda text=text: mask_rcnn.get_config(text) for text in common + c4 + predictors},
         **{f"maskx_rcnn:{text}": lambda text=text: maskx_rcnn.get_config(text) for text in common + c4 + training},
         **{f"keypoint_rcnn:{text}": lambda text=text: keypoint_rcnn.get_config(text) for text in keypoints},
-        **{f"fcos:{text}": lambda text=text: fcos.get_config(text) for text in common},
-        **{f"embedmask:{text}": lambda text=text: embedmask.get_config(text) for text in common + forms},
+        **{f"fcos:{text}": lambda text=text: fcos.get_config(text) for text in dense},
+        **{f"embedmask:{text}": lambda text=text: embedmask.get_config(text) for text in dense + forms},
         **{
             f"paper:{row},{size}": lambda row=row, size=size: paper.get_config(f"row={row},size={size}")
-            for row, size in itertools.product([*paper.ROWS, paper.DETECTOR], ("full", "tiny"))
+            for row, size in itertools.product([*paper.ROWS, paper.DETECTOR], ("full", "tiny", "lite"))
+            if size != "lite" or row == paper.DETECTOR or paper.ROWS[row].fits_lite
         },
     }
 
