@@ -3,7 +3,9 @@
 python -m maskx_jax prepare --output=DATA --split train=train.json,images/train --split val=val.json,images/val
 """
 
+import argparse
 import os
+import re
 import signal
 import sys
 from types import FrameType
@@ -81,6 +83,12 @@ def main(arguments: list[str] | None = None) -> int:
         help="processes that make the records, the same with any number; by default one a core",
     )
     parser.add_argument(
+        "--part",
+        type=_part,
+        metavar="I/N",
+        help="write the I-th of N parts, for N machines that share a disk; then run it without, to join them",
+    )
+    parser.add_argument(
         "--skip_bad_images",
         action="store_true",
         help="leave out images that are missing, corrupt, too large or of another size than the JSON says",
@@ -121,14 +129,26 @@ def main(arguments: list[str] | None = None) -> int:
                 overwrite=options.overwrite,
                 add=options.add,
                 num_workers=options.num_workers,
+                part=options.part,
                 before_image=signals.check,
             )
     except _Terminated:
-        print("error: ended (SIGTERM); nothing was written", file=sys.stderr)
+        kept = "nothing was written" if options.part is None else "its whole shards are kept"
+        print(f"error: ended (SIGTERM); {kept}", file=sys.stderr)
         return EXIT_SIGTERM
+    if options.part is not None:
+        print("part {}/{} is written; when all are, run the same command without --part".format(*options.part))
+        return 0
     for report in reports.values():
         print(report.table())
     return 0
+
+
+def _part(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"got {text!r}; expected such as 3/16, the third of sixteen parts")
+    return int(found[1]), int(found[2])
 
 
 if __name__ == "__main__":

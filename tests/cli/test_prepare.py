@@ -58,6 +58,17 @@ def test_progress_has_a_total(tmp_path, capsys, monkeypatch):
     assert capsys.readouterr().err == ""
 
 
+def test_parts_say_what_comes_next(tmp_path, capsys):
+    annotations, images = make(tmp_path)
+    for part in ("1/2", "2/2"):
+        code, printed, _ = run(capsys, tmp_path, annotations, images, "--num_shards=2", f"--part={part}")
+        assert code == 0
+        assert printed == f"part {part} is written; when all are, run the same command without --part\n"
+    assert run(capsys, tmp_path, annotations, images, "--num_shards=2")[0] == 0
+    assert len(CocoSource(tmp_path / "out", "val")) == 3
+    assert_refused(run(capsys, tmp_path, annotations, images, "--part=1"), "--part: got '1'; expected such as 3/16")
+
+
 @pytest.mark.parametrize(
     "splits", [["val"], ["val=a.json"], ["=a.json,b"], ["val=a.json,"], ["val=,b"], ["val=a.json,b", "val=c.json,d"]]
 )

@@ -49,6 +49,26 @@ _IMAGES_AT_ONCE = 32
 _BYTES_AT_ONCE = 2**22
 
 
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    """What a run has to write of a split.
+
+    Attributes:
+      stems: of all shards of the split, in order; see `shards`.
+      todo: stem and images of those that this run has to write.
+      image_bytes: int `n`, about how large the example of each image is.
+    """
+
+    stems: list[Path]
+    todo: list[tuple[Path, range]]
+    image_bytes: np.ndarray
+
+    @property
+    def images(self) -> list[int]:
+        """The images of the shards to write."""
+        return [image for _, images in self.todo for image in images]
+
+
 @dataclasses.dataclass
 class _Split:
     """One split on its way."""
@@ -58,12 +78,13 @@ class _Split:
     report: Report
     fewest_images: int
 
-    def bad_images(self, progress: tqdm, before_image: Callable[[], None]) -> list[str]:
-        """Return what is wrong with the image files, as far as it shows without decoding their pixels."""
+    def bad_images(self, numbers: Iterable[int], progress: tqdm, before_image: Callable[[], None]) -> list[str]:
+        """Return what is wrong with the files of some images, as far as it shows without decoding their pixels."""
         folder = self.rules.folder
-        missing = missing_files(folder, (image["file_name"] for image in self.instances.images))
+        images = [self.instances.images[number] for number in numbers]
+        missing = missing_files(folder, (image["file_name"] for image in images))
         bad = []
-        for image in self.instances.images:
+        for image in images:
             message = missing.get(image["file_name"])
             if message is None:
                 try:
@@ -97,41 +118,41 @@ class _Split:
         read = annotations.stamp if isinstance(annotations, Annotations) else None
         return f"{_RECORDS_VERSION} {digest.hexdigest()} {num_shards} {read} {self.rules} {self.report}"
 
-    def write(
-        self, folder: Path, num_shards: int | None, num_workers: int, progress: tqdm, before_image: Callable[[], None]
-    ) -> list[Path]:
-        """Write the shards into a folder, as far as they are not there; return their stems, see `shards`."""
+    def plan(self, folder: Path, num_shards: int | None, part: tuple[int, int] | None) -> _Plan:
+        """Return what is to be written into a folder, where shards may be already; of a part, its shards alone."""
         image_files = self.image_files()
         folder = described_folder(folder, self.description(image_files, num_shards))
         annotations = self.instances.annotations
         numbers = [len(annotations[image["id"]]) for image in self.instances.images]
         image_bytes = image_files[:, 0] + _OBJECT_BYTES * np.array(numbers, np.int64)
-        planned = [list(_parts(images, image_bytes)) for images in shards.plan(image_bytes, num_shards)]
+        planned = shards.plan(image_bytes, num_shards)
         stems = [folder / f"{index:05d}" for index in range(len(planned))]
-        there = [shards.num_whole(stem) for stem in stems]
-        todo = [(stem, shard) for stem, shard, number in zip(stems, planned, there, strict=True) if number is None]
-        num_kept = sum(number for number in there if number)
-        num_todo = sum(len(part) for _, shard in todo for part in shard)
-        # Not by `update`: the time left is told by what is made.
-        progress.total -= len(self.instances.images) - num_todo
-        parts = (list(self.instances.entries(part)) for _, shard in todo for part in shard)
+        index, step = part or (1, 1)
+        own = list(zip(stems, planned, strict=True))[index - 1 :: step]
+        return _Plan(stems, [(stem, images) for stem, images in own if shards.num_whole(stem) is None], image_bytes)
+
+    def write(self, plan: _Plan, num_workers: int, progress: tqdm, before_image: Callable[[], None]) -> None:
+        """Write the shards of a plan."""
+        planned = [(stem, list(_parts(images, plan.image_bytes))) for stem, images in plan.todo]
+        parts = (list(self.instances.entries(part)) for _, shard in planned for part in shard)
 
         def counted(made: Iterable[Examples]) -> Iterator[Examples]:
-            nonlocal num_kept
             for examples in made:
-                num_kept += len(examples.records)
                 yield examples
                 progress.update(examples.num_images)
 
         with contextlib.closing(make_examples(self.rules, parts, num_workers, before_image)) as made:
-            for stem, shard in todo:
+            for stem, shard in planned:
                 shards.write_shard(stem, self.rules.split, counted(itertools.islice(made, len(shard))))
+
+    def check_kept(self, stems: Iterable[Path]) -> None:
+        """Check that the shards, all whole, have as many examples as they are to have."""
+        num_kept = sum(shards.num_whole(stem) or 0 for stem in stems)
         if num_kept < self.fewest_images:
             raise ValueError(
                 f"split {self.rules.split!r}: {num_kept} of {len(self.instances.images)} images can be "
                 f"read; expected at least {self.fewest_images}, one for each shard"
             )
-        return stems
 
 
 def _parts(images: range, image_bytes: np.ndarray) -> Iterator[range]:
@@ -158,6 +179,7 @@ def prepare(
     overwrite: bool = False,
     add: bool = False,
     num_workers: int | None = 1,
+    part: tuple[int, int] | None = None,
     before_image: Callable[[], None] = lambda: None,
 ) -> dict[str, Report]:
     """Check COCO-style annotations and images and write them as one TFDS dataset.
@@ -166,6 +188,9 @@ def prepare(
     are written. The output appears at once when all is done; a failed run leaves nothing behind. One that is
     killed leaves a hidden folder beside the output, with which the next run goes on: what is whole there is not made
     again, if nothing of the input has changed.
+
+    Several machines that share a disk write a part each, at any time and in any order; then a run without a part makes
+    the same dataset of them as it does alone. Parts leave the hidden folder whatever comes, until the dataset is there.
 
     Args:
       output: the directory to make, on a local disk.
@@ -184,14 +209,16 @@ def prepare(
       add: add the splits to the dataset that is at `output`, whose classes and keypoints they have to have.
       num_workers: how many processes make the records, which are the same with any number; None takes one a core, and
         fewer of few images. With more than 1 a program that calls this does so below `if __name__ == "__main__":`.
+      part: (i, n), i from 1 to n: write the i-th of n parts of the shards, and no dataset; None writes what is missing
+        of them, and the dataset.
       before_image: called before each image (before some of them, with several processes) and before the output
         appears; what it raises ends the work.
 
     Returns:
-      For each split what was kept, dropped and repaired.
+      For each split what was kept, dropped and repaired; of a part, what was in reading the annotations.
 
     Raises:
-      FileExistsError: there is something at `output` already.
+      FileExistsError: there is something at `output` already, or parts of other input.
       FileNotFoundError: an annotation file or image folder is missing.
       ValueError: an input is unsound; the message names file and id.
     """
@@ -206,6 +233,8 @@ def prepare(
         raise ValueError(f"num_shards is {num_shards}; expected at least 1")
     if num_workers is not None and num_workers < 1:
         raise ValueError(f"num_workers is {num_workers}; expected at least 1")
+    if part is not None and not 1 <= part[0] <= part[1]:
+        raise ValueError(f"part is {part[0]}/{part[1]}; expected 1/n to n/n, n the number of parts")
     for name, value, choices in (
         ("predicted_masks", predicted_masks, PREDICTED_MASKS),
         ("keypoints", keypoints, KEYPOINTS),
@@ -237,10 +266,7 @@ def prepare(
     smallest = min(len(split.instances.images) for split in todo.values())
     if num_shards is not None and num_shards > smallest:
         raise ValueError(f"num_shards is {num_shards}; the smallest split has {smallest} images")
-    if not skip_bad_images:
-        _check_images(todo, before_image)
-    num_images = sum(len(split.instances.images) for split in todo.values())
-    _write(todo, output, num_shards, choose_workers(num_images, num_workers), before_image, add)
+    _write(todo, output, num_shards, num_workers, part, not skip_bad_images, before_image, add)
     return {name: split.report for name, split in todo.items()}
 
 
@@ -248,37 +274,46 @@ def _write(
     todo: Mapping[str, _Split],
     output: Path,
     num_shards: int | None,
-    num_workers: int,
+    num_workers: int | None,
+    part: tuple[int, int] | None,
+    check_images: bool,
     before_image: Callable[[], None],
     add: bool,
 ) -> None:
-    """Write the dataset beside the output, and put it there when all is done."""
+    """Write the dataset beside the output, and put it there when all is done; or a part of its shards."""
     output.parent.mkdir(parents=True, exist_ok=True)
-    num_images = sum(len(split.instances.images) for split in todo.values())
     # Beside the output, so that the move at the end is one rename.
-    with (
-        work_folder(output) as folder,
-        tqdm(total=num_images, desc="writing records", unit="image", disable=None) as progress,
-    ):
-        stems = {
-            name: split.write(folder / f"shards_{name}", num_shards, num_workers, progress, before_image)
-            for name, split in todo.items()
-        }
+    with work_folder(output, is_part=part is not None) as folder:
+        plans = {name: split.plan(folder / f"shards_{name}", num_shards, part) for name, split in todo.items()}
+        most = max(len(plan.stems) for plan in plans.values())
+        if part is not None and part[1] > most:
+            raise ValueError(f"part is {part[0]}/{part[1]}; expected at most {most} parts, one a shard")
+        if check_images:
+            _check_images(todo, plans, before_image)
+        num_images = sum(len(plan.images) for plan in plans.values())
+        with tqdm(total=num_images, desc="writing records", unit="image", disable=None) as progress:
+            for name, split in todo.items():
+                split.write(plans[name], choose_workers(num_images, num_workers), progress, before_image)
+        for split in todo.values():
+            if isinstance(split.instances.annotations, Annotations):
+                split.instances.annotations.check()
+        if part is not None:
+            return
+        for name, split in todo.items():
+            split.check_kept(plans[name].stems)
         written = folder / "written"
         shutil.rmtree(written, ignore_errors=True)
         written.mkdir()
         infos = shards.link_splits(output, written) if add else []
         infos += [
-            shards.join(stems[name], written, split.report, split.instances.header) for name, split in todo.items()
+            shards.join(plans[name].stems, written, split.report, split.instances.header)
+            for name, split in todo.items()
         ]
         split = next(iter(todo.values()))
         shards.write_info(written, features_of(split.rules), infos)
         named = {category_id: skeleton.to_coco() for category_id, skeleton in split.rules.skeletons.items()}
         categories = [entry | named.get(entry["id"], {}) for entry in split.instances.categories.to_coco()]
         (written / CATEGORIES_FILE).write_text(json.dumps(categories, indent=2))
-        for split in todo.values():
-            if isinstance(split.instances.annotations, Annotations):
-                split.instances.annotations.check()
         if add and any((written / name).read_bytes() != (output / name).read_bytes() for name in _SAME_FILES):
             raise ValueError(
                 f"{output} and the added splits differ in keypoints, in whether predicted masks are used, or in the "
@@ -288,16 +323,16 @@ def _write(
         _move(written, output, folder / "replaced")
 
 
-def _check_images(splits: Mapping[str, _Split], before_image: Callable[[], None]) -> None:
-    """Name all images of all splits that cannot be used, as far as it shows without their pixels."""
-    num_images = sum(len(split.instances.images) for split in splits.values())
+def _check_images(splits: Mapping[str, _Split], plans: Mapping[str, _Plan], before_image: Callable[[], None]) -> None:
+    """Name all images that cannot be used of those to write, as far as it shows without their pixels."""
+    num_images = sum(len(plan.images) for plan in plans.values())
     with tqdm(total=num_images, desc="checking images", unit="image", disable=None) as progress:
-        bad = {name: split.bad_images(progress, before_image) for name, split in splits.items()}
+        bad = {name: split.bad_images(plans[name].images, progress, before_image) for name, split in splits.items()}
     if not any(bad.values()):
         return
     raise UnreadableImageError(
         "; ".join(
-            f"split {name!r}: {len(messages)} of {len(splits[name].instances.images)} images cannot be used: "
+            f"split {name!r}: {len(messages)} of {len(plans[name].images)} images cannot be used: "
             f"{errors.some(messages)}"
             for name, messages in bad.items()
             if messages

@@ -462,7 +462,7 @@ def test_all_images_of_all_splits_are_checked_before_anything_is_written(tmp_pat
     for index in (*range(1, 3), *range(4, 10)):
         (train[1] / f"{index}.png").unlink()
     (val[1] / "2.png").rename(val[1] / "2.PNG")
-    monkeypatch.setattr(coco_builder, "_write", None)
+    monkeypatch.setattr(coco_builder.shards, "write_shard", None)
     with pytest.raises(UnreadableImageError) as caught:
         prepare(tmp_path / "out", {"train": train, "val": val})
     message = str(caught.value)
