@@ -38,14 +38,14 @@ from maskx_jax.structures import Batch, Detections
 
 # Of a median image of COCO.
 _SIZE = (480, 640)
-_NUM_OBJECTS = 7
+NUM_OBJECTS = 7
 
 
 class JpegSource(ShapesSource):
     """Synthetic images as JPEG files in memory, with the noise of a camera: without it they would decode too fast."""
 
     def __init__(self, num_images: int) -> None:
-        super().__init__(num_images, seed=0, image_size=(480, 640), max_objects=_NUM_OBJECTS)
+        super().__init__(num_images, seed=0, image_size=(480, 640), max_objects=NUM_OBJECTS)
         self._records = [self._with_file(super(JpegSource, self).__getitem__(i)) for i in range(num_images)]
 
     def __getitem__(self, index: int) -> Record:
@@ -94,14 +94,14 @@ def evaluation(
     annotations: list[dict[str, Any]] = []
     results: list[dict[str, Any]] = []
     for image in images:
-        shapes = rng.integers(0, len(codes), _NUM_OBJECTS)
-        labels = rng.integers(1, num_classes + 1, _NUM_OBJECTS)
+        shapes = rng.integers(0, len(codes), NUM_OBJECTS)
+        labels = rng.integers(1, num_classes + 1, NUM_OBJECTS)
         for shape, label in zip(shapes.tolist(), labels.tolist(), strict=True):
             entry = {"image_id": image["id"], "category_id": label, "bbox": boxes[shape], "segmentation": codes[shape]}
             area = boxes[shape][2] * boxes[shape][3]
             annotations.append(entry | {"id": len(annotations) + 1, "area": area, "iscrowd": 0})
             results.append(entry | {"score": float(rng.uniform(0.3, 1))})
-        count = num_detections - _NUM_OBJECTS
+        count = num_detections - NUM_OBJECTS
         shapes, labels = rng.integers(0, len(codes), count), rng.integers(1, num_classes + 1, count)
         for shape, label in zip(shapes.tolist(), labels.tolist(), strict=True):
             entry = {"image_id": image["id"], "category_id": label, "bbox": boxes[shape], "segmentation": codes[shape]}
