@@ -44,7 +44,8 @@ def test_every_row_traces_at_full_size(row):
     total, losses = jax.eval_shape(lambda v: model.apply(v, batch, jax.random.key(0), method="losses"), variables)
     assert ("keypoint" in losses) == ("keypoints" in model.produces)
     assert total.shape == () and ("mask" in losses) == (paper.ROWS[row].predictor != "none")
-    assert ("mask_projection" in losses) == ("mask_pairwise" in losses) == paper.ROWS[row].box_losses
+    for name in ("mask_projection", "mask_pairwise", "mask_background"):
+        assert (name in losses) == paper.ROWS[row].box_losses
     modules = set(trained)
     if paper.ROWS[row].stage_wise:
         assert modules == {"mask_head", "mask_weights"}

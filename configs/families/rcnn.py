@@ -92,10 +92,11 @@ def get_config() -> ConfigDict:
                 "enabled": False,
                 "num_samples": 32,
                 "widening": 1.2,
-                "dilation": 2,
+                "dilation": 1,
                 "similarity": 0.3,
                 "projection_weight": 1.0,
                 "pairwise_weight": 1.0,
+                "background_weight": 0.3,
                 "warmup_steps": 10_000,
             },
             "keypoint_head": {

@@ -1,7 +1,7 @@
 """Masks learned from boxes: what the mask branch is trained on for objects that have no masks.
 
-BoxInst (Tian et al., CVPR 2021) learns masks from boxes in a one-stage detector. This is its pair of losses in the form
-that Mask R-CNN needs, over regions: our adaptation, published by nobody; docs/box_supervision.md says what differs.
+BoxInst (Tian et al., CVPR 2021) learns masks from boxes in a one-stage detector. These are its two losses in the form
+that Mask R-CNN needs, over regions, and one more: our adaptation, published by nobody; see docs/box_supervision.md.
 """
 
 import dataclasses
@@ -28,13 +28,14 @@ LIMITS: Mapping[str, Check] = {
     "similarity": number(1e-6, 1),
     "projection_weight": number(0),
     "pairwise_weight": number(0),
+    "background_weight": number(0),
     "warmup_steps": number(0),
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class BoxSupervision:
-    """Two losses of the masks of objects that have only boxes; objects with masks take no part in them.
+    """Losses of the masks of objects that have only boxes; objects with masks take no part in them.
 
     Attributes:
       enabled: whether there are these losses. Without them, objects without masks train no mask.
@@ -45,6 +46,8 @@ class BoxSupervision:
       similarity: of the colours of two neighbours, from which they should be.
       projection_weight: factor of the projection loss.
       pairwise_weight: factor of the pairwise loss.
+      background_weight: factor of the cross-entropy of cells outside the box, which are background. Where all of a
+        region has become object the other two have no gradient, and this one alone brings it back.
       warmup_steps: steps in which the weight of the pairwise loss rises from 0: before masks have found their objects
         it makes them all object or all background.
     """
@@ -52,10 +55,11 @@ class BoxSupervision:
     enabled: bool = False
     num_samples: int = 32
     widening: float = 1.2
-    dilation: int = 2
+    dilation: int = 1
     similarity: float = 0.3
     projection_weight: float = 1.0
     pairwise_weight: float = 1.0
+    background_weight: float = 0.3
     warmup_steps: int = 10_000
 
     @property
@@ -83,7 +87,10 @@ class BoxSupervision:
         return per_image(one_image)(batch.ground_truth, batch.image_sizes, keys)
 
     def losses(self, logits: Float[Array, "b q m m"], rois: RoiTargets, batch: Batch) -> dict[str, Mean]:
-        """Return mask_projection, the mean over the regions, and mask_pairwise, the mean over pairs of similar colour.
+        """Return the losses by name.
+
+        mask_projection is the mean over the regions, mask_pairwise over pairs of similar colour, and mask_background
+        over cells outside the boxes.
 
         Args:
           logits: of the masks of the regions.
@@ -91,12 +98,13 @@ class BoxSupervision:
           batch: the images and objects.
         """
         boxes = jnp.take_along_axis(batch.ground_truth.boxes, rois.gt_index[..., None], axis=1)
-        projection, pairwise, pairs = jax.vmap(self._one_image)(
+        projection, pairwise, pairs, outside = jax.vmap(self._one_image)(
             logits, boxes, rois.boxes, rois.valid, batch.images, batch.image_sizes
         )
         return {
             "mask_projection": masked_mean(self.projection_weight * projection, rois.valid),
             "mask_pairwise": masked_mean(self.pairwise_weight * pairwise, pairs),
+            "mask_background": masked_mean(self.background_weight * jax.nn.softplus(logits), outside),
         }
 
     def _one_image(
@@ -107,12 +115,13 @@ class BoxSupervision:
         used: Bool[Array, "q"],
         image: UInt8[Array, "h w 3"],
         image_size: Float[Array, "2"],
-    ) -> tuple[Float[Array, "q"], Float[Array, "q 8 m m"], Bool[Array, "q 8 m m"]]:
-        """Return the projection loss of each region, the pairwise loss of each pair, and which pairs count."""
+    ) -> tuple[Float[Array, "q"], Float[Array, "q 8 m m"], Bool[Array, "q 8 m m"], Bool[Array, "q m m"]]:
+        """Return the projection loss of regions, the pairwise loss of pairs, and which pairs and outer cells count."""
         size = logits.shape[-1]
         rows, columns = cover_cells(boxes, regions, size)
         lab = rgb_to_lab(sample_colours(image, image_size, regions, size))
-        inside_box = rows[:, :, None] & columns[:, None, :] & used[:, None, None]
+        inside_box = rows[:, :, None] & columns[:, None, :]
         # Regions end where the image does: no neighbour lies in the padding.
-        pairs = similar_neighbours(lab, inside_box, self.dilation, self.similarity)
-        return projection_loss(logits, rows, columns), pairwise_loss(logits, self.dilation), pairs
+        pairs = similar_neighbours(lab, inside_box & used[:, None, None], self.dilation, self.similarity)
+        outside = ~inside_box & used[:, None, None]
+        return projection_loss(logits, rows, columns), pairwise_loss(logits, self.dilation), pairs, outside

@@ -118,7 +118,7 @@ class RCNN(nn.Module):
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """Return the total loss and its parts: rpn_class, rpn_box, box_class, box, and those of the heads.
 
-        With box supervision also mask_projection and mask_pairwise.
+        With box supervision also mask_projection, mask_pairwise and mask_background.
         """
         return total_loss(self.loss_means(batch, jax.random.split(key, batch.images.shape[0])))
 

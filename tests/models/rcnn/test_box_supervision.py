@@ -10,12 +10,14 @@ import pytest
 from flax import traverse_util
 
 from maskx_jax.models.rcnn.box_supervision import BoxSupervision
+from maskx_jax.ops.box_losses import cover_cells
 from maskx_jax.structures import Batch
 from tests.models.build import numpy_variables, shapes_batch, tiny_model
 from tests.ops.collectives import collectives
 
 KEYS = jax.random.split(jax.random.key(7), 2)
 ON = {"box_supervision__enabled": True}
+LOSSES = ("mask_projection", "mask_pairwise", "mask_background")
 
 
 def with_ground_truth(batch: Batch, **fields) -> Batch:
@@ -145,21 +147,40 @@ def test_masks_that_are_the_boxes_have_no_projection_loss_and_one_colour_asks_fo
     # All of a region object: no pair differs, but the shadows are too large.
     full = losses_of(batch, regions, jnp.full_like(logits, 60.0))
     assert full["mask_pairwise"] < 1e-20 and full["mask_projection"] > 0.01
+    assert found["mask_background"] == pytest.approx(0, abs=1e-5) and full["mask_background"] == pytest.approx(0.3 * 60)
     # In an image of one colour all neighbours are alike.
     grey = dataclasses.replace(batch, images=jnp.full_like(batch.images, 90))
     half = jnp.broadcast_to(jnp.where(jnp.arange(14) < 7, 60.0, -60.0), logits.shape)
     assert losses_of(grey, regions, half)["mask_pairwise"] > 1
+    # Cells that are every second one along each side must not be free of the others: the last layer makes them apart.
+    every_second = (jnp.arange(14) % 2 == 0)[:, None] & (jnp.arange(14) % 2 == 0)
+    pattern = jnp.broadcast_to(jnp.where(every_second, 60.0, -60.0), logits.shape)
+    assert losses_of(grey, regions, pattern)["mask_pairwise"] > 1
+
+
+def test_a_region_that_has_become_all_object_is_brought_back_by_the_background_alone(batch, regions, logits):
+    full = jnp.full_like(logits, 60.0)
+    gradients = {
+        name: jax.jit(jax.grad(lambda z, name=name: losses_of(batch, regions, z)[name]))(full) for name in LOSSES
+    }
+    assert jnp.abs(gradients["mask_projection"]).max() < 1e-20 and jnp.abs(gradients["mask_pairwise"]).max() < 1e-20
+    gt = batch.ground_truth
+    boxes = jnp.take_along_axis(gt.boxes, regions.gt_index[..., None], axis=1)
+    rows, columns = jax.vmap(cover_cells, in_axes=(0, 0, None))(boxes, regions.boxes, 14)
+    outside = ~(rows[..., :, None] & columns[..., None, :]) & regions.valid[..., None, None]
+    np.testing.assert_allclose(gradients["mask_background"], 0.3 * outside / outside.sum(), rtol=1e-6)
 
 
 def test_factors_of_the_losses(batch, regions, logits):
     plain = losses_of(batch, regions, logits)
-    scaled = losses_of(batch, regions, logits, projection_weight=2.0, pairwise_weight=0.0)
+    scaled = losses_of(batch, regions, logits, projection_weight=2.0, pairwise_weight=0.0, background_weight=0.6)
     assert scaled["mask_projection"] == pytest.approx(2 * float(plain["mask_projection"]))
     assert scaled["mask_pairwise"] == 0
+    assert scaled["mask_background"] == pytest.approx(2 * float(plain["mask_background"]))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["mask_projection", "mask_pairwise"])
+@pytest.mark.parametrize("name", LOSSES)
 def test_they_reach_the_weight_transfer_and_never_the_detection_weights(batch, name):
     gradient = gradient_of(tiny_model(**ON), batch, name)
     for layer in ("classification", "boxes"):
@@ -173,9 +194,9 @@ def test_objects_with_masks_train_by_them_alone_and_objects_without_by_their_box
     model, gt = tiny_model(**ON), batch.ground_truth
     everything = with_ground_truth(batch, has_mask=gt.valid)
     nothing = with_ground_truth(batch, has_mask=jnp.zeros_like(gt.valid))
-    for case, names in ((everything, ("mask_projection", "mask_pairwise")), (nothing, ("mask",))):
+    for case, names in ((everything, LOSSES), (nothing, ("mask",))):
         losses = compiled(model)[0](numpy_variables(model), case)
-        for name in ("mask", "mask_projection", "mask_pairwise"):
+        for name in ("mask", *LOSSES):
             assert (losses[name] == 0) == (name in names), name
         for name in names:
             for path, leaf in traverse_util.flatten_dict(gradient_of(model, case, name), sep="/").items():
@@ -192,7 +213,7 @@ def test_objects_with_masks_train_by_them_alone_and_objects_without_by_their_box
 def test_all_other_losses_are_what_they_are_without(batch, predictor):
     models = [tiny_model(mask_predictor=predictor, **fields) for fields in ({}, ON)]
     plain, supervised = (compiled(model)[0](numpy_variables(model), batch) for model in models)
-    assert supervised.keys() - plain.keys() == {"mask_projection", "mask_pairwise"}
+    assert supervised.keys() - plain.keys() == set(LOSSES)
     for name, loss in plain.items():
         np.testing.assert_allclose(supervised[name], loss, rtol=1e-5, err_msg=name)
 
@@ -215,7 +236,7 @@ def test_every_form_of_the_mask_branch_has_them(batch, fields, size):
     model = tiny_model(argument=f"size={size},data=shapes,mlp=none,box_losses=yes", **fields)
     variables = jax.eval_shape(lambda v: v, numpy_variables(model))
     means = jax.eval_shape(lambda v: model.apply(v, batch, KEYS, method="loss_means"), variables)
-    assert {"mask", "mask_projection", "mask_pairwise"} <= means.keys()
+    assert {"mask", *LOSSES} <= means.keys()
 
 
 @pytest.mark.parametrize("predictor", ["none", "multinomial"])
