@@ -155,7 +155,7 @@ def test_boxes_alone_have_no_masks_whatever_is_scored_as_a(output):
     config = paper.get_config("row=beyond/transfer_boxes_alone,masks=nonvoc")
     assert (config.data.mask_classes, config.evaluation.mask_classes) == ("none", "nonvoc")
     supervision = config.model.rcnn.box_supervision
-    assert supervision.enabled and supervision.widening == 1.6
+    assert supervision.enabled and supervision.widening == 1.6 and supervision.background_weight == 0.1
     assert paper.get_config("row=beyond/transfer_box_losses").model.rcnn.box_supervision.widening == 1.2
     sweep.main(["--row=beyond/transfer_boxes_alone", "--size=tiny", "--masks=random(2,50)", f"--output={output}"])
     options = calls(output)[-1]
