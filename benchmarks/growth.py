@@ -53,7 +53,7 @@ def write_set(folder: Path, num_images: int) -> tuple[Path, Path]:
 
 
 def measure(*command: str) -> tuple[float, float]:
-    """Run Python with arguments; return its CPU seconds, without those of its children, and its peak in GB."""
+    """Run Python with arguments; return the CPU seconds of it and its children, and its peak in GB."""
     process = subprocess.Popen([sys.executable, *command], stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     if status:

@@ -222,8 +222,8 @@ def box_losses(config: ConfigDict) -> None:
     supervision = config.model.rcnn.box_supervision
     supervision.update(enabled=True, warmup_steps=config.train.num_steps // 9)
     if config.data.mask_classes == "none":
-        # Where no mask shows what background is, narrow borders do not: all masks came to fill their regions. Nor does
-        # one show what object is: with more weight on the background, masks of pictures became thin streaks.
+        # No mask shows what background is: the borders are wider. Nor does any show what is object: with more weight on
+        # the background, masks of pictures became thin streaks.
         supervision.update(widening=1.6, background_weight=0.1)
 
 

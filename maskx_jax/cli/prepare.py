@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import sys
+from pathlib import Path
 from types import FrameType
 from typing import ClassVar
 
@@ -15,6 +16,7 @@ from absl import logging
 
 from maskx_jax import errors
 from maskx_jax.cli.flags import paths_of_splits
+from maskx_jax.data.coco.unfinished import work_folder_of
 
 # As a shell reports a program that SIGTERM ended: 128 + 15.
 EXIT_SIGTERM = 143
@@ -133,7 +135,7 @@ def main(arguments: list[str] | None = None) -> int:
                 before_image=signals.check,
             )
     except _Terminated:
-        kept = "nothing was written" if options.part is None else "its whole shards are kept"
+        kept = "whole shards are kept" if work_folder_of(Path(options.output)).exists() else "nothing was written"
         print(f"error: ended (SIGTERM); {kept}", file=sys.stderr)
         return EXIT_SIGTERM
     if options.part is not None:

@@ -15,7 +15,7 @@ import itertools
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +31,7 @@ from maskx_jax.data.coco.images import UnreadableImageError, check_header, missi
 from maskx_jax.data.coco.report import Report
 from maskx_jax.data.coco.source import CATEGORIES_FILE
 from maskx_jax.data.coco.streaming import Annotations, open_instances
-from maskx_jax.data.coco.unfinished import described_folder, work_folder
+from maskx_jax.data.coco.unfinished import has_parts, work_folder
 from maskx_jax.data.coco.workers import choose_workers, make_examples
 
 PREDICTED_MASKS = ("use", "drop")
@@ -41,7 +41,7 @@ KEYPOINTS = ("use", "drop")
 # Equal in a dataset and in what is added to it.
 _SAME_FILES = ("features.json", CATEGORIES_FILE)
 # To be counted up with what records hold: a run does not go on with those of another version.
-_RECORDS_VERSION = 2
+_RECORDS_VERSION = 3
 # What an object takes in an example, nearly all of it its mask.
 _OBJECT_BYTES = 1640
 # Examples are made, and held in memory, by so many images and about so many bytes at a time.
@@ -50,23 +50,22 @@ _BYTES_AT_ONCE = 2**22
 
 
 @dataclasses.dataclass(frozen=True)
-class _Plan:
-    """What a run has to write of a split.
+class _Shard:
+    """A shard to write.
 
     Attributes:
-      stems: of all shards of the split, in order; see `shards`.
-      todo: stem and images of those that this run has to write.
-      image_bytes: int `n`, about how large the example of each image is.
+      number: among those of its split.
+      images: whose examples it takes.
+      description: of what decides its examples; of the same description they are the same.
     """
 
-    stems: list[Path]
-    todo: list[tuple[Path, range]]
-    image_bytes: np.ndarray
+    number: int
+    images: range
+    description: str
 
-    @property
-    def images(self) -> list[int]:
-        """The images of the shards to write."""
-        return [image for _, images in self.todo for image in images]
+    def stem(self, folder: Path) -> Path:
+        """Return the path of its files in a folder, without their suffixes; see `shards`."""
+        return folder / f"{self.number:05d}"
 
 
 @dataclasses.dataclass
@@ -109,32 +108,44 @@ class _Split:
 
         return np.array([of(image) for image in self.instances.images], np.int64)
 
-    def description(self, image_files: np.ndarray, num_shards: int | None) -> str:
-        """Return what decides the records: of the same description they are the same."""
-        digest = hashlib.sha256(image_files.tobytes())
-        for image, entries in self.instances.entries(range(len(image_files))):
-            digest.update(f"{image}{len(entries)}".encode("utf-8", "surrogatepass"))
-        annotations = self.instances.annotations
-        read = annotations.stamp if isinstance(annotations, Annotations) else None
-        return f"{_RECORDS_VERSION} {digest.hexdigest()} {num_shards} {read} {self.rules} {self.report}"
-
-    def plan(self, folder: Path, num_shards: int | None, part: tuple[int, int] | None) -> _Plan:
-        """Return what is to be written into a folder, where shards may be already; of a part, its shards alone."""
+    def plan(self, num_shards: int | None) -> tuple[list[_Shard], np.ndarray]:
+        """Return all shards of the split, and int `n`, about how many bytes the example of each image takes."""
         image_files = self.image_files()
-        folder = described_folder(folder, self.description(image_files, num_shards))
         annotations = self.instances.annotations
         numbers = [len(annotations[image["id"]]) for image in self.instances.images]
         image_bytes = image_files[:, 0] + _OBJECT_BYTES * np.array(numbers, np.int64)
-        planned = shards.plan(image_bytes, num_shards)
-        stems = [folder / f"{index:05d}" for index in range(len(planned))]
-        index, step = part or (1, 1)
-        own = list(zip(stems, planned, strict=True))[index - 1 :: step]
-        return _Plan(stems, [(stem, images) for stem, images in own if shards.num_whole(stem) is None], image_bytes)
+        read = annotations.stamp if isinstance(annotations, Annotations) else None
+        # Whether bad images are skipped is not of a shard without any.
+        rules = dataclasses.replace(self.rules, skip_bad_images=False)
+        of_all = f"{_RECORDS_VERSION} {read} {rules} {self.report}".encode("utf-8", "surrogatepass")
 
-    def write(self, plan: _Plan, num_workers: int, progress: tqdm, before_image: Callable[[], None]) -> None:
-        """Write the shards of a plan."""
-        planned = [(stem, list(_parts(images, plan.image_bytes))) for stem, images in plan.todo]
-        parts = (list(self.instances.entries(part)) for _, shard in planned for part in shard)
+        def describe(images: range) -> str:
+            digest = hashlib.sha256(of_all)
+            digest.update(image_files[images.start : images.stop].tobytes())
+            for image, entries in self.instances.entries(images):
+                digest.update(f"{image}{len(entries)}".encode("utf-8", "surrogatepass"))
+            return digest.hexdigest()
+
+        planned = shards.plan(image_bytes, num_shards)
+        return [_Shard(number, images, describe(images)) for number, images in enumerate(planned)], image_bytes
+
+    def is_whole(self, shard: _Shard, folder: Path) -> bool:
+        """Return whether a shard need not be written again."""
+        number = shards.num_whole(shard.stem(folder), shard.description)
+        return number is not None and (self.rules.skip_bad_images or number == len(shard.images))
+
+    def write(
+        self,
+        todo: Sequence[_Shard],
+        image_bytes: np.ndarray,
+        folder: Path,
+        num_workers: int,
+        progress: tqdm,
+        before_image: Callable[[], None],
+    ) -> None:
+        """Write shards into a folder."""
+        planned = [(shard, list(_parts(shard.images, image_bytes))) for shard in todo]
+        parts = (list(self.instances.entries(part)) for _, parts_of_shard in planned for part in parts_of_shard)
 
         def counted(made: Iterable[Examples]) -> Iterator[Examples]:
             for examples in made:
@@ -142,12 +153,13 @@ class _Split:
                 progress.update(examples.num_images)
 
         with contextlib.closing(make_examples(self.rules, parts, num_workers, before_image)) as made:
-            for stem, shard in planned:
-                shards.write_shard(stem, self.rules.split, counted(itertools.islice(made, len(shard))))
+            for shard, parts_of_shard in planned:
+                examples = counted(itertools.islice(made, len(parts_of_shard)))
+                shards.write_shard(shard.stem(folder), self.rules.split, examples, shard.description)
 
     def check_kept(self, stems: Iterable[Path]) -> None:
         """Check that the shards, all whole, have as many examples as they are to have."""
-        num_kept = sum(shards.num_whole(stem) or 0 for stem in stems)
+        num_kept = sum(map(shards.num_examples, stems))
         if num_kept < self.fewest_images:
             raise ValueError(
                 f"split {self.rules.split!r}: {num_kept} of {len(self.instances.images)} images can be "
@@ -186,14 +198,15 @@ def prepare(
 
     All annotations and the headers of all images are checked before anything is written; the pixels are decoded as they
     are written. The output appears at once when all is done; a failed run leaves nothing behind. One that is
-    killed leaves a hidden folder beside the output, with which the next run goes on: what is whole there is not made
-    again, if nothing of the input has changed.
+    killed leaves a hidden folder beside the output, with which the next run goes on: shards that are whole there are
+    not made again, where nothing of their input has changed.
 
     Several machines that share a disk write a part each, at any time and in any order; then a run without a part makes
-    the same dataset of them as it does alone. Parts leave the hidden folder whatever comes, until the dataset is there.
+    the same dataset of them as it does alone. A part checks the headers of its own images. Once there are parts, the
+    hidden folder stays until the dataset is there, also where a run fails.
 
     Args:
-      output: the directory to make, on a local disk.
+      output: the directory to make, on a disk of this machine or a shared one.
       splits: for each split its annotations (JSON) and its folder of images.
       num_shards: files a split is written to, at most one per image; None takes as many as TFDS would, by size, but at
         most `shards.MAX_SHARDS`. There are fewer where all images of one are left out.
@@ -215,10 +228,10 @@ def prepare(
         appears; what it raises ends the work.
 
     Returns:
-      For each split what was kept, dropped and repaired; of a part, what was in reading the annotations.
+      For each split what was kept, dropped and repaired; of a part, what reading the annotations found.
 
     Raises:
-      FileExistsError: there is something at `output` already, or parts of other input.
+      FileExistsError: there is something at `output` already, or there are parts of other splits.
       FileNotFoundError: an annotation file or image folder is missing.
       ValueError: an input is unsound; the message names file and id.
     """
@@ -281,33 +294,48 @@ def _write(
     add: bool,
 ) -> None:
     """Write the dataset beside the output, and put it there when all is done; or a part of its shards."""
+    plans = {name: split.plan(num_shards) for name, split in todo.items()}
+    most = max(len(planned) for planned, _ in plans.values())
+    if part is not None and part[1] > most:
+        raise ValueError(f"part is {part[0]}/{part[1]}; expected at most {most} parts, one a shard")
     output.parent.mkdir(parents=True, exist_ok=True)
     # Beside the output, so that the move at the end is one rename.
     with work_folder(output, is_part=part is not None) as folder:
-        plans = {name: split.plan(folder / f"shards_{name}", num_shards, part) for name, split in todo.items()}
-        most = max(len(plan.stems) for plan in plans.values())
-        if part is not None and part[1] > most:
-            raise ValueError(f"part is {part[0]}/{part[1]}; expected at most {most} parts, one a shard")
+        folders = {name: folder / f"shards_{name}" for name in todo}
+        if part is None and has_parts(folder):
+            others = sorted({path.name for path in folder.glob("shards_*")} - {path.name for path in folders.values()})
+            if others:
+                raise FileExistsError(
+                    f"{folder} holds parts of other splits, {', '.join(others)}; give all splits, or remove it"
+                )
+        missing = {}
+        for name, split in todo.items():
+            folders[name].mkdir(exist_ok=True)
+            index, step = part or (1, 1)
+            own = plans[name][0][index - 1 :: step]
+            missing[name] = [shard for shard in own if not split.is_whole(shard, folders[name])]
+        images = {name: [image for shard in of_split for image in shard.images] for name, of_split in missing.items()}
         if check_images:
-            _check_images(todo, plans, before_image)
-        num_images = sum(len(plan.images) for plan in plans.values())
+            _check_images(todo, images, before_image)
+        num_images = sum(map(len, images.values()))
         with tqdm(total=num_images, desc="writing records", unit="image", disable=None) as progress:
             for name, split in todo.items():
-                split.write(plans[name], choose_workers(num_images, num_workers), progress, before_image)
+                workers = choose_workers(num_images, num_workers)
+                split.write(missing[name], plans[name][1], folders[name], workers, progress, before_image)
         for split in todo.values():
             if isinstance(split.instances.annotations, Annotations):
                 split.instances.annotations.check()
         if part is not None:
             return
+        stems = {name: [shard.stem(folders[name]) for shard in planned] for name, (planned, _) in plans.items()}
         for name, split in todo.items():
-            split.check_kept(plans[name].stems)
+            split.check_kept(stems[name])
         written = folder / "written"
         shutil.rmtree(written, ignore_errors=True)
         written.mkdir()
         infos = shards.link_splits(output, written) if add else []
         infos += [
-            shards.join(plans[name].stems, written, split.report, split.instances.header)
-            for name, split in todo.items()
+            shards.join(stems[name], written, split.report, split.instances.header) for name, split in todo.items()
         ]
         split = next(iter(todo.values()))
         shards.write_info(written, features_of(split.rules), infos)
@@ -323,17 +351,18 @@ def _write(
         _move(written, output, folder / "replaced")
 
 
-def _check_images(splits: Mapping[str, _Split], plans: Mapping[str, _Plan], before_image: Callable[[], None]) -> None:
-    """Name all images that cannot be used of those to write, as far as it shows without their pixels."""
-    num_images = sum(len(plan.images) for plan in plans.values())
+def _check_images(
+    splits: Mapping[str, _Split], images: Mapping[str, Sequence[int]], before_image: Callable[[], None]
+) -> None:
+    """Name all that cannot be used of some images of each split, as far as it shows without their pixels."""
+    num_images = sum(map(len, images.values()))
     with tqdm(total=num_images, desc="checking images", unit="image", disable=None) as progress:
-        bad = {name: split.bad_images(plans[name].images, progress, before_image) for name, split in splits.items()}
+        bad = {name: split.bad_images(images[name], progress, before_image) for name, split in splits.items()}
     if not any(bad.values()):
         return
     raise UnreadableImageError(
         "; ".join(
-            f"split {name!r}: {len(messages)} of {len(plans[name].images)} images cannot be used: "
-            f"{errors.some(messages)}"
+            f"split {name!r}: {len(messages)} of {len(images[name])} images cannot be used: {errors.some(messages)}"
             for name, messages in bad.items()
             if messages
         )

@@ -12,6 +12,7 @@ import dataclasses
 import json
 import os
 import shutil
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,14 +43,18 @@ def plan(image_bytes: np.ndarray, num_shards: int | None = None) -> list[range]:
     return [range(begin, end) for begin, end in zip([0, *ends[:-1]], ends, strict=True)]
 
 
-def write_shard(stem: Path, split: str, examples: Iterable[Examples]) -> None:
+def write_shard(stem: Path, split: str, examples: Iterable[Examples], description: str) -> None:
     """Write the files of a shard; see the top of this file.
+
+    Another process may write the same shard at the same time: whichever ends last replaces the same by the same.
 
     Args:
       stem: their folder and the number of the shard.
       split: name of the split.
       examples: of successive images.
+      description: of what decides the examples.
     """
+    target, stem = stem, stem.with_name(f"{stem.name}-{uuid.uuid4().hex}")
     whole = Examples(Report(split))
     num_bytes = 0
 
@@ -66,9 +71,8 @@ def write_shard(stem: Path, split: str, examples: Iterable[Examples]) -> None:
     ArrayRecordFileAdapter.write_examples(stem.with_suffix(".array_record"), records())
     with stem.with_suffix(".ground_truth").open("w") as file:
         file.write(", ".join(whole.images) + "\n" + ", ".join(whole.annotations) + "\n")
-    partial = stem.with_suffix(".partial.npz")
     np.savez(
-        partial,
+        stem.with_suffix(".npz"),
         image_ids=np.array(whole.image_ids, np.int64),
         sizes=np.array(whole.sizes, np.int32).reshape(-1, 2),
         num_objects=np.array([len(labels) for labels in whole.labels], np.int32),
@@ -77,22 +81,33 @@ def write_shard(stem: Path, split: str, examples: Iterable[Examples]) -> None:
         num_bytes=np.int64(num_bytes),
         file_bytes=np.int64(stem.with_suffix(".array_record").stat().st_size),
         report=np.array(json.dumps(dataclasses.asdict(whole.report))),
+        description=np.array(description),
     )
-    partial.rename(stem.with_suffix(".npz"))
+    # That of an older shard of another description would say that this one is it, if the process ended here.
+    target.with_suffix(".npz").unlink(missing_ok=True)
+    for suffix in (".array_record", ".ground_truth", ".npz"):
+        stem.with_suffix(suffix).replace(target.with_suffix(suffix))
 
 
-def num_whole(stem: Path) -> int | None:
-    """Return how many examples a shard has, or None if it is not whole."""
+def num_whole(stem: Path, description: str) -> int | None:
+    """Return how many examples a shard of a description has, or None if there is no whole one."""
     try:
         with np.load(stem.with_suffix(".npz"), allow_pickle=False) as stored:
             is_whole = stem.with_suffix(".array_record").stat().st_size == stored["file_bytes"]
-            return len(stored["image_ids"]) if is_whole and stem.with_suffix(".ground_truth").exists() else None
-    except FileNotFoundError:
+            is_whole = is_whole and stem.with_suffix(".ground_truth").exists() and stored["description"] == description
+            return len(stored["image_ids"]) if is_whole else None
+    except (FileNotFoundError, KeyError):
         return None
 
 
+def num_examples(stem: Path) -> int:
+    """Return how many examples a whole shard has."""
+    with np.load(stem.with_suffix(".npz"), allow_pickle=False) as stored:
+        return len(stored["image_ids"])
+
+
 def join(stems: Sequence[Path], directory: Path, report: Report, header: Mapping[str, Any]) -> tfds.core.SplitInfo:
-    """Turn the shards of a split, which are moved, into its files of a prepared directory.
+    """Turn the shards of a split into its files of a prepared directory; the shards stay until their folder goes.
 
     A shard whose images are all left out makes no file.
 
@@ -120,7 +135,7 @@ def join(stems: Sequence[Path], directory: Path, report: Report, header: Mapping
     )
     for number, stem in enumerate(kept):
         target = template.sharded_filepath(shard_index=number, num_shards=len(kept))
-        stem.with_suffix(".array_record").rename(Path(target))
+        _link(stem.with_suffix(".array_record"), Path(target))
     index = {
         key: np.concatenate([shard[key] for shard in shards])
         for key in ("image_ids", "sizes", "num_objects", "labels", "has_mask")
@@ -167,11 +182,16 @@ def link_splits(output: Path, directory: Path) -> list[tfds.core.SplitInfo]:
         )
         companions = (f"index_{name}.npz", f"annotations_{name}.json", f"report_{name}.json")
         for path in (*map(Path, info.filepaths), *(output / companion for companion in companions)):
-            try:
-                os.link(path, directory / path.name)
-            except OSError:
-                shutil.copy2(path, directory)
+            _link(path, directory / path.name)
     return infos
+
+
+def _link(path: Path, target: Path) -> None:
+    """Give a file another place too, without a copy where the disk allows it."""
+    try:
+        os.link(path, target)
+    except OSError:
+        shutil.copy2(path, target)
 
 
 def write_info(directory: Path, features: tfds.features.FeaturesDict, splits: Sequence[tfds.core.SplitInfo]) -> None:

@@ -13,25 +13,34 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _LOCK = "lock"
-# Where it is, some of the folder is of parts, which nothing but the finished dataset removes.
+# If it is there, parts have written here, and only the finished dataset removes the folder.
 _PARTS = "parts"
-_DESCRIPTION = "description"
+
+
+def has_parts(folder: Path) -> bool:
+    """Return whether parts of a dataset have been written to a folder of `work_folder`."""
+    return (folder / _PARTS).exists()
+
+
+def work_folder_of(output: Path) -> Path:
+    """Return where the folder for an output is, if there is one."""
+    return output.parent / f".{output.name}-unfinished"
 
 
 @contextlib.contextmanager
 def work_folder(output: Path, *, is_part: bool = False) -> Iterator[Path]:
     """Make the folder for an output, or take over the one that is there.
 
-    It is removed at the end, but by a part, and where there are parts and an error ends the work.
+    It is removed at the end, except by a part, or if it holds parts and the work fails.
 
     Args:
       output: what is made.
-      is_part: whether others may work in the folder at the same time, who say the same.
+      is_part: whether others may work in the folder at the same time, if they are parts too.
 
     Raises:
       FileExistsError: another process makes the same output, or the folder is somebody else's.
     """
-    folder = output.parent / f".{output.name}-unfinished"
+    folder = work_folder_of(output)
     with contextlib.suppress(FileExistsError):
         folder.mkdir()
     status = folder.lstat()
@@ -45,7 +54,7 @@ def work_folder(output: Path, *, is_part: bool = False) -> Iterator[Path]:
         try:
             fcntl.flock(lock, (fcntl.LOCK_SH if is_part else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise FileExistsError(f"{output} is being prepared by another process") from None
+            raise FileExistsError(f"{output} is being prepared by another process, or by parts that run") from None
         if is_part:
             (folder / _PARTS).touch()
         has_ended = False
@@ -53,34 +62,8 @@ def work_folder(output: Path, *, is_part: bool = False) -> Iterator[Path]:
             yield folder
             has_ended = not is_part
         finally:
-            if has_ended or not (folder / _PARTS).exists():
+            if has_ended or not has_parts(folder):
+                # Nobody takes it over under its new name, and NFS removes no folder with a file that is open.
+                folder = folder.rename(folder.with_name(f"{folder.name}-{uuid.uuid4().hex}"))
+                lock.close()
                 shutil.rmtree(folder)
-
-
-def described_folder(folder: Path, description: str) -> Path:
-    """Make a folder for what is of a description; what is there of another is removed, unless parts are there.
-
-    Args:
-      folder: in the folder of `work_folder`.
-      description: of what it is to hold.
-
-    Raises:
-      FileExistsError: what parts have written is of another description.
-    """
-    path = folder / _DESCRIPTION
-    has_parts = (folder.parent / _PARTS).exists()
-    # One without a description was left by a run that was killed, or is another part's, which is about to write it.
-    is_other = path.read_text() != description if path.exists() else folder.exists() and not has_parts
-    if is_other and has_parts:
-        raise FileExistsError(
-            f"{folder.parent} holds parts that were made of other input, or with other options; give all parts, and "
-            "the run without one, the same, or remove it"
-        )
-    if is_other:
-        shutil.rmtree(folder)
-    folder.mkdir(exist_ok=True)
-    # Never half of it: others may be reading.
-    partial = folder / f"{_DESCRIPTION}-{uuid.uuid4().hex}"
-    partial.write_text(description)
-    partial.replace(path)
-    return folder

@@ -5,7 +5,7 @@ import multiprocessing
 
 import pytest
 
-from maskx_jax.data.coco import workers
+from maskx_jax.data.coco import shards, workers
 from maskx_jax.data.coco.builder import prepare
 from tests.data.coco.test_builder import left, make
 from tests.data.coco.test_shards import files_of
@@ -57,24 +57,57 @@ def test_the_run_that_joins_makes_what_is_missing_and_keeps_parts_when_it_fails(
     assert left(tmp_path) == ["images", "instances.json", "out"]
 
 
-def test_a_part_checks_its_own_images_and_keeps_those_of_others(tmp_path, arguments):
-    prepare(**arguments, part=(1, 3))
+def test_a_join_that_fails_at_its_end_keeps_parts(tmp_path, arguments, monkeypatch):
+    for index in (1, 2, 3):
+        prepare(**arguments, part=(index, 3))
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="quota"):
+        patched.setattr(shards, "write_info", raising(OSError("the quota is used up")))
+        prepare(**arguments)
+    assert read_by(monkeypatch, lambda: prepare(**arguments)) == []
+    assert left(tmp_path) == ["images", "instances.json", "out"]
+
+
+def raising(error):
+    def function(*_):
+        raise error
+
+    return function
+
+
+def test_an_image_that_is_mended_or_skipped_leaves_the_parts_of_others(tmp_path, arguments, monkeypatch):
+    good = (tmp_path / "images/4.png").read_bytes()
     (tmp_path / "images/4.png").write_bytes(b"no image")
-    with pytest.raises(FileExistsError, match="out-unfinished holds parts that were made of other input"):
-        prepare(**arguments, part=(3, 3))
-    broken = arguments | {"output": tmp_path / "broken"}
-    prepare(**broken, part=(1, 3))
-    with pytest.raises(ValueError, match="1 of 3 images cannot be used: image"):
-        prepare(**broken, part=(2, 3))
-    prepare(**broken, part=(3, 3))
-
-
-@pytest.mark.parametrize("part", [None, (2, 3)])
-def test_parts_of_other_options_are_neither_used_nor_removed(arguments, monkeypatch, part):
     prepare(**arguments, part=(1, 3))
-    with pytest.raises(FileExistsError, match="give all parts, and the run without one, the same, or remove it"):
-        prepare(**arguments | {"num_shards": 4}, part=part)
-    assert len(read_by(monkeypatch, lambda: prepare(**arguments))) == 2 * 6
+    with pytest.raises(ValueError, match="1 of 3 images cannot be used: image"):
+        prepare(**arguments, part=(2, 3))
+    prepare(**arguments, part=(3, 3))
+    skipped = arguments | {"skip_bad_images": True}
+    assert read_by(monkeypatch, lambda: prepare(**skipped, part=(2, 3))) == 2 * ["3.png", "4.png", "5.png"]
+    (tmp_path / "images/4.png").write_bytes(good)
+    assert read_by(monkeypatch, lambda: prepare(**arguments)) == 2 * ["3.png", "4.png", "5.png"]
+
+
+def test_a_shard_with_a_skipped_image_is_whole_only_where_they_are_skipped(tmp_path, arguments):
+    (tmp_path / "images/4.png").write_bytes(b"no image")
+    prepare(**arguments, skip_bad_images=True, part=(2, 3))
+    with pytest.raises(ValueError, match="1 of 9 images cannot be used"):
+        prepare(**arguments)
+
+
+def test_parts_of_other_options_are_not_used(tmp_path, arguments, monkeypatch):
+    prepare(**arguments, part=(1, 3))
+    changed = arguments | {"predicted_masks": "use"}
+    assert len(read_by(monkeypatch, lambda: prepare(**changed))) == 2 * NUM_IMAGES
+    assert left(tmp_path) == ["images", "instances.json", "out"]
+
+
+def test_parts_of_a_split_that_is_not_named_are_not_lost(arguments, monkeypatch):
+    for index in (1, 2, 3):
+        prepare(**arguments, part=(index, 3))
+    split = arguments["splits"]["train"]
+    with pytest.raises(FileExistsError, match=r"holds parts of other splits, shards_val; give all splits, or remove"):
+        prepare(**arguments | {"splits": {"train": split}})
+    assert read_by(monkeypatch, lambda: prepare(**arguments)) == []
 
 
 @pytest.mark.parametrize(
@@ -84,3 +117,5 @@ def test_parts_of_other_options_are_neither_used_nor_removed(arguments, monkeypa
 def test_a_part_that_there_is_not_is_refused(arguments, part, message):
     with pytest.raises(ValueError, match=message):
         prepare(**arguments, part=part)
+    # As if it had not been asked for.
+    prepare(**arguments)

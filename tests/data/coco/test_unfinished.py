@@ -55,12 +55,13 @@ def test_what_is_whole_after_a_kill_is_not_made_again(tmp_path, monkeypatch):
     assert left(tmp_path) == ["images", "instances.json", "out", "whole"]
 
 
-def test_nothing_is_taken_over_where_an_image_or_an_option_has_changed(tmp_path, monkeypatch):
+def test_shards_are_made_again_where_an_image_of_them_or_an_option_has_changed(tmp_path, monkeypatch):
     split = make(tmp_path, NUM_IMAGES)
     arguments = {"output": tmp_path / "out", "splits": {"val": split}, "num_shards": 3}
     killed(2 * NUM_IMAGES - 1, **arguments)
     os.utime(split[1] / "0.png", (1, 1))
-    assert len(read_by(monkeypatch, lambda: prepare(**arguments))) == NUM_IMAGES
+    # The second shard was whole, and is so still.
+    assert read_by(monkeypatch, lambda: prepare(**arguments)) == [f"{index}.png" for index in (0, 1, 2, 6, 7, 8)]
     killed(2 * NUM_IMAGES - 1, **arguments, overwrite=True)
     changed = arguments | {"predicted_masks": "use", "overwrite": True}
     assert len(read_by(monkeypatch, lambda: prepare(**changed))) == NUM_IMAGES
