@@ -325,30 +325,33 @@ def _write(
         for split in todo.values():
             if isinstance(split.instances.annotations, Annotations):
                 split.instances.annotations.check()
-        if part is not None:
-            return
-        stems = {name: [shard.stem(folders[name]) for shard in planned] for name, (planned, _) in plans.items()}
-        for name, split in todo.items():
-            split.check_kept(stems[name])
-        written = folder / "written"
-        shutil.rmtree(written, ignore_errors=True)
-        written.mkdir()
-        infos = shards.link_splits(output, written) if add else []
-        infos += [
-            shards.join(stems[name], written, split.report, split.instances.header) for name, split in todo.items()
-        ]
-        split = next(iter(todo.values()))
-        shards.write_info(written, features_of(split.rules), infos)
-        named = {category_id: skeleton.to_coco() for category_id, skeleton in split.rules.skeletons.items()}
-        categories = [entry | named.get(entry["id"], {}) for entry in split.instances.categories.to_coco()]
-        (written / CATEGORIES_FILE).write_text(json.dumps(categories, indent=2))
-        if add and any((written / name).read_bytes() != (output / name).read_bytes() for name in _SAME_FILES):
-            raise ValueError(
-                f"{output} and the added splits differ in keypoints, in whether predicted masks are used, or in the "
-                "version that prepared them"
-            )
-        before_image()
-        _move(written, output, folder / "replaced")
+        if part is None:
+            stems = {name: [shard.stem(folders[name]) for shard in planned] for name, (planned, _) in plans.items()}
+            written = _join(todo, stems, folder, output if add else None)
+            before_image()
+            _move(written, output, folder / "replaced")
+
+
+def _join(todo: Mapping[str, _Split], stems: Mapping[str, Sequence[Path]], folder: Path, added_to: Path | None) -> Path:
+    """Make the dataset of the shards of each split in a folder, with the splits of another dataset if one is given."""
+    for name, split in todo.items():
+        split.check_kept(stems[name])
+    written = folder / "written"
+    shutil.rmtree(written, ignore_errors=True)
+    written.mkdir()
+    infos = shards.link_splits(added_to, written) if added_to else []
+    infos += [shards.join(stems[name], written, split.report, split.instances.header) for name, split in todo.items()]
+    split = next(iter(todo.values()))
+    shards.write_info(written, features_of(split.rules), infos)
+    named = {category_id: skeleton.to_coco() for category_id, skeleton in split.rules.skeletons.items()}
+    categories = [entry | named.get(entry["id"], {}) for entry in split.instances.categories.to_coco()]
+    (written / CATEGORIES_FILE).write_text(json.dumps(categories, indent=2))
+    if added_to and any((written / name).read_bytes() != (added_to / name).read_bytes() for name in _SAME_FILES):
+        raise ValueError(
+            f"{added_to} and the added splits differ in keypoints, in whether predicted masks are used, or in the "
+            "version that prepared them"
+        )
+    return written
 
 
 def _check_images(
