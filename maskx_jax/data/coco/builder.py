@@ -157,15 +157,6 @@ class _Split:
                 examples = counted(itertools.islice(made, len(parts_of_shard)))
                 shards.write_shard(shard.stem(folder), self.rules.split, examples, shard.description)
 
-    def check_kept(self, stems: Iterable[Path]) -> None:
-        """Check that the shards, all whole, have as many examples as they are to have."""
-        num_kept = sum(map(shards.num_examples, stems))
-        if num_kept < self.fewest_images:
-            raise ValueError(
-                f"split {self.rules.split!r}: {num_kept} of {len(self.instances.images)} images can be "
-                f"read; expected at least {self.fewest_images}, one for each shard"
-            )
-
 
 def _parts(images: range, image_bytes: np.ndarray) -> Iterator[range]:
     """Yield the images in parts whose examples are made, and held in memory, together."""
@@ -309,18 +300,18 @@ def _write(
                     f"{folder} holds parts of other splits, {', '.join(others)}; give all splits, or remove it"
                 )
         missing = {}
+        index, step = part or (1, 1)
         for name, split in todo.items():
             folders[name].mkdir(exist_ok=True)
-            index, step = part or (1, 1)
             own = plans[name][0][index - 1 :: step]
             missing[name] = [shard for shard in own if not split.is_whole(shard, folders[name])]
         images = {name: [image for shard in of_split for image in shard.images] for name, of_split in missing.items()}
         if check_images:
             _check_images(todo, images, before_image)
         num_images = sum(map(len, images.values()))
+        workers = choose_workers(num_images, num_workers)
         with tqdm(total=num_images, desc="writing records", unit="image", disable=None) as progress:
             for name, split in todo.items():
-                workers = choose_workers(num_images, num_workers)
                 split.write(missing[name], plans[name][1], folders[name], workers, progress, before_image)
         for split in todo.values():
             if isinstance(split.instances.annotations, Annotations):
@@ -334,13 +325,21 @@ def _write(
 
 def _join(todo: Mapping[str, _Split], stems: Mapping[str, Sequence[Path]], folder: Path, added_to: Path | None) -> Path:
     """Make the dataset of the shards of each split in a folder, with the splits of another dataset if one is given."""
-    for name, split in todo.items():
-        split.check_kept(stems[name])
     written = folder / "written"
     shutil.rmtree(written, ignore_errors=True)
     written.mkdir()
     infos = shards.link_splits(added_to, written) if added_to else []
-    infos += [shards.join(stems[name], written, split.report, split.instances.header) for name, split in todo.items()]
+    infos += [
+        shards.join(
+            stems[name],
+            written,
+            split.report,
+            split.instances.header,
+            num_images=len(split.instances.images),
+            fewest_images=split.fewest_images,
+        )
+        for name, split in todo.items()
+    ]
     split = next(iter(todo.values()))
     shards.write_info(written, features_of(split.rules), infos)
     named = {category_id: skeleton.to_coco() for category_id, skeleton in split.rules.skeletons.items()}

@@ -11,8 +11,8 @@ shard is whole:
 import dataclasses
 import json
 import os
+import secrets
 import shutil
-import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,7 @@ def write_shard(stem: Path, split: str, examples: Iterable[Examples], descriptio
       examples: of successive images.
       description: of what decides the examples.
     """
-    target, stem = stem, stem.with_name(f"{stem.name}-{uuid.uuid4().hex}")
+    target, stem = stem, stem.with_name(f"{stem.name}-{secrets.token_hex(8)}")
     whole = Examples(Report(split))
     num_bytes = 0
 
@@ -100,13 +100,15 @@ def num_whole(stem: Path, description: str) -> int | None:
         return None
 
 
-def num_examples(stem: Path) -> int:
-    """Return how many examples a whole shard has."""
-    with np.load(stem.with_suffix(".npz"), allow_pickle=False) as stored:
-        return len(stored["image_ids"])
-
-
-def join(stems: Sequence[Path], directory: Path, report: Report, header: Mapping[str, Any]) -> tfds.core.SplitInfo:
+def join(
+    stems: Sequence[Path],
+    directory: Path,
+    report: Report,
+    header: Mapping[str, Any],
+    *,
+    num_images: int,
+    fewest_images: int,
+) -> tfds.core.SplitInfo:
     """Turn the shards of a split into its files of a prepared directory; the shards stay until their folder goes.
 
     A shard whose images are all left out makes no file.
@@ -116,9 +118,14 @@ def join(stems: Sequence[Path], directory: Path, report: Report, header: Mapping
       directory: of the dataset.
       report: of the split, what reading its annotations found; what its examples found is added.
       header: the entries of the ground truth besides images and annotations.
+      num_images: of the split, with those that are left out.
+      fewest_images: that are to be kept.
 
     Returns:
       What TFDS has to know of the split.
+
+    Raises:
+      ValueError: fewer are kept.
     """
     name = report.split
     kept = []
@@ -130,6 +137,12 @@ def join(stems: Sequence[Path], directory: Path, report: Report, header: Mapping
         if len(shard["image_ids"]):
             kept.append(stem)
             shards.append(shard)
+    shard_lengths = [len(shard["image_ids"]) for shard in shards]
+    if sum(shard_lengths) < fewest_images:
+        raise ValueError(
+            f"split {name!r}: {sum(shard_lengths)} of {num_images} images can be read; expected at least "
+            f"{fewest_images}, one for each shard"
+        )
     template = tfds.core.ShardedFileTemplate(
         data_dir=directory, dataset_name=DATASET, split=name, filetype_suffix=ArrayRecordFileAdapter.FILE_SUFFIX
     )
@@ -148,7 +161,7 @@ def join(stems: Sequence[Path], directory: Path, report: Report, header: Mapping
     (directory / f"report_{name}.json").write_text(json.dumps(report.to_json(), indent=2))
     return tfds.core.SplitInfo(
         name=name,
-        shard_lengths=[len(shard["image_ids"]) for shard in shards],
+        shard_lengths=shard_lengths,
         num_bytes=sum(int(shard["num_bytes"]) for shard in shards),
         filename_template=template,
     )

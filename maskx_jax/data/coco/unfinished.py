@@ -6,9 +6,9 @@ A run goes on with what one that was killed has left there, and machines that sh
 import contextlib
 import fcntl
 import os
+import secrets
 import shutil
 import stat
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -64,6 +64,6 @@ def work_folder(output: Path, *, is_part: bool = False) -> Iterator[Path]:
         finally:
             if has_ended or not has_parts(folder):
                 # Nobody takes it over under its new name, and NFS removes no folder with a file that is open.
-                folder = folder.rename(folder.with_name(f"{folder.name}-{uuid.uuid4().hex}"))
+                folder = folder.rename(folder.with_name(f"{folder.name}-{secrets.token_hex(8)}"))
                 lock.close()
                 shutil.rmtree(folder)
