@@ -1,6 +1,5 @@
 """Initialisers and small layers shared by the networks."""
 
-import functools
 from typing import Any
 
 import jax
@@ -17,9 +16,7 @@ msra_fill = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 xavier_fill = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
 
 
-def conv(
-    features: int, kernel_size: int, stride: int = 1, *, cpu: bool = False, squares: int = 2, **options: Any
-) -> nn.Conv:
+def conv(features: int, kernel_size: int, stride: int = 1, *, cpu: bool = False, **options: Any) -> nn.Conv:
     """Return a convolution with square kernel and the symmetric padding k // 2 of Caffe and PyTorch.
 
     Args:
@@ -27,13 +24,12 @@ def conv(
       kernel_size: k.
       stride: along both axes.
       cpu: whether it is computed by matrix products, as one CPU does best: see `ops.cpu.convolution`.
-      squares: see there.
       **options: of `flax.linen.Conv`.
     """
     # XLA's "SAME" would pad a strided convolution on the bottom and right only.
     padding = [(kernel_size // 2, kernel_size // 2)] * 2
     if cpu:
-        options["conv_general_dilated"] = functools.partial(convolution, squares=squares)
+        options["conv_general_dilated"] = convolution
     return nn.Conv(features, (kernel_size, kernel_size), (stride, stride), padding, **options)
 
 

@@ -60,9 +60,8 @@ class Tower(nn.Module):
     def __call__(self, maps: dict[int, Float[Array, "b _ _ c"]]) -> dict[int, Float[Array, "b _ _ channels"]]:
         """Return a map for each map."""
         for index in range(1, self.num_convs + 1):
-            # Each is normalised, which forgives some rounding.
             options = {"kernel_init": _normal, "dtype": self.dtype, "cpu": self.cpu, "name": f"conv{index}"}
-            layer = conv(self.channels, 3, squares=4, **options)
+            layer = conv(self.channels, 3, **options)
             norm = group_norm_layer(self.channels, dtype=self.dtype, name=f"conv{index}_norm")
             maps = {level: nn.relu(norm(layer(x))) for level, x in maps.items()}
         return maps

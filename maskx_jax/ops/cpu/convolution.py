@@ -23,8 +23,10 @@ _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 _TILE_BYTES = 8 * 2**20
 # Below as many channels the transforms of Winograd's algorithm cost more than they save.
 _WINOGRAD_CHANNELS = 32
-# Below as many outputs the larger squares have more of the transformed kernel to read than they save.
-_LARGE_SQUARES_OUTPUTS = 1024
+# Below as many outputs Winograd's larger squares have more of the transformed kernel to read than they save.
+_LARGE_SQUARES_OUTPUTS = 2048
+# Nor where they cover more than this times the map, as in regions of 7 x 7 and 14 x 14.
+_LARGE_SQUARES_COVER = 1.1
 # Of fewer output channels than this it costs less to add up shifted maps than to gather what each output sees.
 _NARROW_OUTPUTS = 16
 
@@ -93,7 +95,6 @@ def convolution(
     strides: Sequence[int],
     padding: Sequence[tuple[int, int]],
     *,
-    squares: int = 2,
     feature_group_count: int = 1,
     **options: Any,
 ) -> Float[Array, "b h2 w2 o"]:
@@ -104,7 +105,6 @@ def convolution(
 
     Args:
       x, kernel, strides, padding, feature_group_count: as there.
-      squares: see `matrix_convolution`.
       **options: of Flax.
 
     Raises:
@@ -116,8 +116,8 @@ def convolution(
     if feature_group_count == x.shape[-1] == kernel.shape[-1]:
         return depthwise_convolution(x, kernel, (strides[0], strides[1]), whole)
     if feature_group_count > 1:
-        return grouped_convolution(x, kernel, (strides[0], strides[1]), whole, feature_group_count, squares)
-    return matrix_convolution(x, kernel, (strides[0], strides[1]), whole, squares)
+        return grouped_convolution(x, kernel, (strides[0], strides[1]), whole, feature_group_count)
+    return matrix_convolution(x, kernel, (strides[0], strides[1]), whole)
 
 
 def matrix_convolution(
@@ -125,23 +125,23 @@ def matrix_convolution(
     kernel: Float[Array, "kh kw c o"],
     strides: tuple[int, int],
     padding: Padding,
-    squares: int = 2,
 ) -> Float[Array, "b h2 w2 o"]:
     """Convolve by matrix products, forward and backward.
+
+    3 x 3 kernels of float32 by Winograd's algorithm, on large maps with squares of 16 outputs: relative to the largest
+    output it rounds to 3e-6 there, and to 7e-7 with the squares of four elsewhere.
 
     Args:
       x: maps.
       kernel: of the convolution.
       strides: of rows and of columns.
       padding: of rows and of columns, with zeros.
-      squares: side of the squares of outputs that Winograd's algorithm computes at a time, where it applies. 4 is
-        faster on large maps than 2, and rounds four times as coarsely: relative to the largest output 3e-6.
     """
     if kernel.shape[:2] == (1, 1) and padding == ((0, 0), (0, 0)):
         return jnp.einsum("bhwc,co->bhwo", x[:, :: strides[0], :: strides[1]], kernel[0, 0])
     if kernel.shape[3] < _NARROW_OUTPUTS and strides == (1, 1):
         return _narrow(x, kernel, padding)
-    return _convolve(x, kernel, strides, padding, squares)
+    return _convolve(x, kernel, strides, padding)
 
 
 def grouped_convolution(
@@ -150,7 +150,6 @@ def grouped_convolution(
     strides: tuple[int, int],
     padding: Padding,
     groups: int,
-    squares: int = 2,
 ) -> Float[Array, "b h2 w2 o"]:
     """Convolve groups of channels, each with a kernel of its own (ResNeXt, Xie et al. 2017), by matrix products.
 
@@ -158,7 +157,7 @@ def grouped_convolution(
     an input: that is faster than many small products.
 
     Args:
-      x, strides, padding, squares: see `matrix_convolution`.
+      x, strides, padding: see `matrix_convolution`.
       kernel: of all groups; the outputs of the first come first.
       groups: of equal size.
     """
@@ -169,7 +168,7 @@ def grouped_convolution(
     kernels = jnp.einsum("hwibto,st->bhwsito", kernels, jnp.eye(together, dtype=kernel.dtype))
     kernels = kernels.reshape(blocks, height, width, together * inputs, outputs // blocks)
     maps = jnp.moveaxis(x.reshape(*x.shape[:3], blocks, -1), 3, 0)
-    y = jax.lax.map(lambda block: _convolve(*block, strides, padding, squares), (maps, kernels))
+    y = jax.lax.map(lambda block: _convolve(*block, strides, padding), (maps, kernels))
     return jnp.moveaxis(y, 0, 3).reshape(*y.shape[1:4], outputs)
 
 
@@ -208,45 +207,42 @@ def _narrow(x: Array, kernel: Array, padding: Padding) -> Array:
     return functools.reduce(jnp.add, shifted).astype(x.dtype)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def _convolve(x: Array, kernel: Array, strides: tuple[int, int], padding: Padding, squares: int) -> Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _convolve(x: Array, kernel: Array, strides: tuple[int, int], padding: Padding) -> Array:
     if _is_winograd(x, kernel, strides):
-        return _winograd(x, kernel, padding, squares)
+        return _winograd(x, kernel, padding)
     windows = _windows(x, kernel.shape[:2], strides, padding)
     flat = kernel.reshape(-1, kernel.shape[-1])
     tiles = _map_tiles(lambda index: _columns(windows, index) @ flat, windows.number, x)
-    return tiles.reshape(*windows.output, -1)
+    height = (x.shape[1] + sum(padding[0]) - kernel.shape[0]) // strides[0] + 1
+    return tiles.reshape(*windows.output, -1)[:, :height]
 
 
-def _forward(
-    x: Array, kernel: Array, strides: tuple[int, int], padding: Padding, squares: int
-) -> tuple[Array, tuple[Array, Array]]:
-    return _convolve(x, kernel, strides, padding, squares), (x, kernel)
+def _forward(x: Array, kernel: Array, strides: tuple[int, int], padding: Padding) -> tuple[Array, tuple[Array, Array]]:
+    return _convolve(x, kernel, strides, padding), (x, kernel)
 
 
 def _backward(
-    strides: tuple[int, int], padding: Padding, squares: int, saved: tuple[Array, Array], gradient: Array
+    strides: tuple[int, int], padding: Padding, saved: tuple[Array, Array], gradient: Array
 ) -> tuple[Array, Array]:
     x, kernel = saved
-    x_gradient = _input_gradient(x, kernel, gradient, strides, padding, squares)
+    x_gradient = _input_gradient(x, kernel, gradient, strides, padding)
     if _is_winograd(x, kernel, strides):
-        return x_gradient, _winograd_kernel_gradient(x, kernel, gradient, padding, squares)
+        return x_gradient, _winograd_kernel_gradient(x, kernel, gradient, padding)
     return x_gradient, _kernel_gradient(x, kernel, gradient, strides, padding)
 
 
 _convolve.defvjp(_forward, _backward)
 
 
-def _input_gradient(
-    x: Array, kernel: Array, gradient: Array, strides: tuple[int, int], padding: Padding, squares: int
-) -> Array:
+def _input_gradient(x: Array, kernel: Array, gradient: Array, strides: tuple[int, int], padding: Padding) -> Array:
     height, width = kernel.shape[:2]
     (top, bottom), (left, right) = padding
     if strides == (1, 1) and max(top, bottom) < height and max(left, right) < width:
         # A convolution too, with the kernel turned around.
         turned = kernel[::-1, ::-1].swapaxes(2, 3)
         around = ((height - 1 - top, height - 1 - bottom), (width - 1 - left, width - 1 - right))
-        return _convolve(gradient, turned, strides, around, squares)
+        return _convolve(gradient, turned, strides, around)
     _, pull_back = jax.vjp(
         lambda x: jax.lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=_DIMENSIONS), x
     )
@@ -261,6 +257,7 @@ def _kernel_gradient(x: Array, kernel: Array, gradient: Array, strides: tuple[in
     def tile_product(index: Array, outputs_gradient: Array) -> Array:
         return _float32_einsum("pi,po->io", _columns(windows, index), outputs_gradient)
 
+    gradient = jnp.pad(gradient, ((0, 0), (0, windows.output[1] - gradient.shape[1]), (0, 0), (0, 0)))
     gradients = gradient.reshape(windows.number, -1, kernel.shape[3])
     total = _sum_over_tiles(tile_product, gradients, (math.prod(kernel.shape[:3]), kernel.shape[3]))
     return total.reshape(kernel.shape).astype(kernel.dtype)
@@ -273,8 +270,8 @@ def _is_winograd(x: Array, kernel: Array, strides: tuple[int, int]) -> bool:
     return size == [3, 3] and strides == (1, 1) and wide and x.dtype == jnp.float32
 
 
-def _winograd(x: Array, kernel: Array, padding: Padding, squares: int) -> Array:
-    algorithm, windows, (height, width) = _squares(x, padding, squares)
+def _winograd(x: Array, kernel: Array, padding: Padding) -> Array:
+    algorithm, windows, (height, width) = _squares(x, padding)
     side = algorithm.side
     inputs, outputs = kernel.shape[2:]
     # Kernels are there from the beginning: the compiler would transform them all before anything else.
@@ -291,9 +288,9 @@ def _winograd(x: Array, kernel: Array, padding: Padding, squares: int) -> Array:
     return tiles.reshape(images, side * rows, side * columns, outputs)[:, :height, :width]
 
 
-def _winograd_kernel_gradient(x: Array, kernel: Array, gradient: Array, padding: Padding, squares: int) -> Array:
+def _winograd_kernel_gradient(x: Array, kernel: Array, gradient: Array, padding: Padding) -> Array:
     # Padded and transformed anew: what the forward pass saw would be kept for it, besides x.
-    algorithm, windows, (height, width) = _squares(x, padding, squares, unknown_zero(gradient))
+    algorithm, windows, (height, width) = _squares(x, padding, unknown_zero(gradient))
     side, count = algorithm.side, len(algorithm.pixels)
     inputs, outputs = kernel.shape[2:]
     _, rows, columns = windows.output
@@ -310,18 +307,23 @@ def _winograd_kernel_gradient(x: Array, kernel: Array, gradient: Array, padding:
     return jnp.matmul(algorithm.kernel.T, total.reshape(count, -1)).reshape(kernel.shape)
 
 
-def _squares(
-    x: Array, padding: Padding, squares: int, zero: Array | float = 0.0
-) -> tuple[_Winograd, "_Windows", tuple[int, int]]:
+def _squares(x: Array, padding: Padding, zero: Array | float = 0.0) -> tuple[_Winograd, "_Windows", tuple[int, int]]:
     """Return the algorithm, the windows that squares of outputs see, and height and width of the output.
 
     Padding is with `zero`.
     """
     (top, bottom), (left, right) = padding
     height, width = x.shape[1] + top + bottom - 2, x.shape[2] + left + right - 2
-    side = squares if len(x) * height * width >= _LARGE_SQUARES_OUTPUTS else 2
+    side = _square_side(len(x), height, width)
     whole = ((top, bottom + -height % side), (left, right + -width % side))
     return _WINOGRAD[side], _windows(x, (side + 2, side + 2), (side, side), whole, zero), (height, width)
+
+
+def _square_side(images: int, height: int, width: int) -> int:
+    """Return the side of the squares of outputs that are computed at a time, 4 or 2."""
+    covered = math.ceil(height / 4) * math.ceil(width / 4) * 16
+    pays = images * height * width >= _LARGE_SQUARES_OUTPUTS and covered <= _LARGE_SQUARES_COVER * height * width
+    return 4 if pays else 2
 
 
 def _transformed_windows(algorithm: _Winograd, windows: "_Windows", index: Array) -> Float[Array, "pixels windows c"]:
@@ -364,7 +366,7 @@ class _Windows(NamedTuple):
     Attributes:
       number: of tiles, in the order of memory.
       pixels: returns for each pixel of a window its values in a tile, `images rows columns c`.
-      output: images, rows and columns of windows.
+      output: images, rows and columns of windows. The last rows may lie below the map.
     """
 
     number: int
@@ -375,11 +377,15 @@ class _Windows(NamedTuple):
 def _windows(
     x: Array, size: tuple[int, ...], strides: tuple[int, int], padding: Padding, zero: Array | float = 0.0
 ) -> _Windows:
-    x = jnp.pad(x, ((0, 0), *padding, (0, 0)), constant_values=zero)
-    images, _, _, channels = x.shape
-    height, width = ((side - k) // stride + 1 for side, k, stride in zip(x.shape[1:3], size, strides, strict=True))
+    images, *sides, channels = x.shape
+    sides = [side + sum(around) for side, around in zip(sides, padding, strict=True)]
+    height, width = ((side - k) // stride + 1 for side, k, stride in zip(sides, size, strides, strict=True))
     row_bytes = width * math.prod(size) * channels * x.dtype.itemsize
-    rows = largest_divisor(height, _TILE_BYTES // row_bytes)
+    rows = _tile_rows(height, _TILE_BYTES // row_bytes)
+    height += -height % rows
+    (top, bottom), columns = padding
+    below = max((height - 1) * strides[0] + size[0] - sides[0], 0)
+    x = jnp.pad(x, ((0, 0), (top, bottom + below), columns, (0, 0)), constant_values=zero)
     together = largest_divisor(images, _TILE_BYTES // (row_bytes * height)) if rows == height else 1
     read = ((rows - 1) * strides[0] + size[0], x.shape[2])
     below, beside = (rows - 1) * strides[0] + 1, (width - 1) * strides[1] + 1
@@ -395,6 +401,16 @@ def _windows(
         ]
 
     return _Windows(images // together * (height // rows), pixels, (images, height, width))
+
+
+def _tile_rows(height: int, limit: int) -> int:
+    """Return how many rows a tile has: at most `limit`, or 1.
+
+    Equal tiles of all rows, unless they would have less than half of what a tile may have: each tile reads the whole
+    kernel. Then the last one may go beyond the end.
+    """
+    rows = largest_divisor(height, limit)
+    return rows if 2 * rows >= limit else math.ceil(height / math.ceil(height / limit))
 
 
 def _expect_plain(options: dict[str, Any]) -> None:

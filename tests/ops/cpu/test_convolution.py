@@ -16,6 +16,9 @@ CASES = [
     # Of as many channels that Winograd's algorithm is taken: even and odd sides.
     (2, 12, 16, 32, 40, 3, 1),
     (3, 13, 9, 40, 32, 3, 1),
+    # Of as many outputs that its squares are the large ones: 7 rows of squares, 26 with the last one cut off.
+    (3, 28, 27, 32, 40, 3, 1),
+    (1, 102, 24, 32, 32, 3, 1),
 ]
 
 
@@ -30,12 +33,11 @@ def plain(x, kernel, stride, padding, groups=1):
     )
 
 
-@pytest.mark.parametrize(("case", "squares"), [*((case, 2) for case in CASES), *((case, 4) for case in CASES[-2:])])
-# Everything in one tile; some images or rows in each; a row in each.
-@pytest.mark.parametrize("tile_bytes", [2**23, 20_000, 1])
-def test_products_equal_the_plain_convolution_forward_and_backward(case, tile_bytes, squares, monkeypatch):
+@pytest.mark.parametrize("case", CASES)
+# Everything in one tile; some images or rows in each, the last one beyond the end of some; a row in each.
+@pytest.mark.parametrize("tile_bytes", [2**23, 300_000, 20_000, 1])
+def test_products_equal_the_plain_convolution_forward_and_backward(case, tile_bytes, monkeypatch):
     monkeypatch.setattr(ops, "_TILE_BYTES", tile_bytes)
-    monkeypatch.setattr(ops, "_LARGE_SQUARES_OUTPUTS", 1)
     images, height, width, inputs, outputs, side, stride = case
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.standard_normal((images, height, width, inputs)), jnp.float32)
@@ -47,7 +49,7 @@ def test_products_equal_the_plain_convolution_forward_and_backward(case, tile_by
         return y, *pull_back(jnp.cos(jnp.arange(y.size, dtype=jnp.float32)).reshape(y.shape))
 
     expected = both(lambda x, kernel: plain(x, kernel, stride, padding))
-    actual = both(lambda x, kernel: ops.matrix_convolution(x, kernel, (stride, stride), padding, squares))
+    actual = both(lambda x, kernel: ops.matrix_convolution(x, kernel, (stride, stride), padding))
     for one, other in zip(actual, expected, strict=True):
         np.testing.assert_allclose(one, other, atol=3e-5 * float(jnp.abs(other).max()), rtol=0)
 
@@ -76,16 +78,24 @@ def test_grouped_products_equal_the_plain_convolution_forward_and_backward(group
         np.testing.assert_allclose(one, other, atol=3e-5 * float(jnp.abs(other).max()), rtol=0)
 
 
-def test_wide_convolutions_of_3_x_3_take_16_multiplications_for_36():
-    def multiplications(channels, squares=2):
-        x, kernel = jnp.zeros((1, 32, 32, channels)), jnp.zeros((3, 3, channels, channels))
-        program = jax.jit(lambda x, kernel: ops.matrix_convolution(x, kernel, (1, 1), ((1, 1), (1, 1)), squares))
+def test_wide_convolutions_of_3_x_3_take_4_or_2_multiplications_for_9():
+    def multiplications(channels, side=32):
+        x, kernel = jnp.zeros((1, side, side, channels)), jnp.zeros((3, 3, channels, channels))
+        program = jax.jit(lambda x, kernel: ops.matrix_convolution(x, kernel, (1, 1), ((1, 1), (1, 1))))
         return program.lower(x, kernel).compile().cost_analysis()["flops"] / (2 * x.size * channels)
 
     assert multiplications(16) == pytest.approx(9, rel=0.1)
     # And the transforms, which matter less the more channels and pixels there are.
     assert 4 < multiplications(256) < 4.6
-    assert 2.25 < multiplications(256, squares=4) < 3.4
+    assert 2.25 < multiplications(256, side=48) < 3.4
+
+
+@pytest.mark.parametrize(
+    ("maps", "side"),
+    [((1, 200, 336), 4), ((1, 50, 84), 4), ((2, 32, 32), 4), ((1, 32, 32), 2), ((1, 25, 42), 2), ((100, 14, 14), 2)],
+)
+def test_squares_are_large_where_that_pays(maps, side):
+    assert ops._square_side(*maps) == side
 
 
 def test_an_output_is_cut_into_images_or_into_rows_of_one_image(monkeypatch):
@@ -95,6 +105,11 @@ def test_an_output_is_cut_into_images_or_into_rows_of_one_image(monkeypatch):
 
     image = 10 * 4 * 9 * 4  # Bytes of what the pixels of one image see.
     assert [count(limit) for limit in (6 * image, 3 * image, image, image - 1, image // 10, 1)] == [1, 2, 6, 12, 60, 60]
+
+
+def test_tiles_of_a_prime_number_of_rows_go_beyond_the_end_and_are_no_smaller_for_it():
+    assert [ops._tile_rows(13, limit) for limit in (20, 13, 12, 6, 5, 2, 0)] == [13, 13, 7, 5, 5, 1, 1]
+    assert [ops._tile_rows(100, limit) for limit in (99, 49, 30, 9)] == [50, 25, 25, 5]
 
 
 def test_dilation_is_refused():
