@@ -55,13 +55,18 @@ class _Shard:
 
     Attributes:
       number: among those of its split.
-      images: whose examples it takes.
+      parts: of the images whose examples it takes: those of a part are made, and held in memory, together.
       description: of what decides its examples; of the same description they are the same.
     """
 
     number: int
-    images: range
+    parts: Sequence[range]
     description: str
+
+    @property
+    def images(self) -> range:
+        """The images of all parts."""
+        return range(self.parts[0].start, self.parts[-1].stop)
 
     def stem(self, folder: Path) -> Path:
         """Return the path of its files in a folder, without their suffixes; see `shards`."""
@@ -108,8 +113,8 @@ class _Split:
 
         return np.array([of(image) for image in self.instances.images], np.int64)
 
-    def plan(self, num_shards: int | None) -> tuple[list[_Shard], np.ndarray]:
-        """Return all shards of the split, and int `n`, about how many bytes the example of each image takes."""
+    def plan(self, num_shards: int | None) -> list[_Shard]:
+        """Return all shards of the split."""
         image_files = self.image_files()
         annotations = self.instances.annotations
         numbers = [len(annotations[image["id"]]) for image in self.instances.images]
@@ -126,8 +131,10 @@ class _Split:
                 digest.update(f"{image}{len(entries)}".encode("utf-8", "surrogatepass"))
             return digest.hexdigest()
 
-        planned = shards.plan(image_bytes, num_shards)
-        return [_Shard(number, images, describe(images)) for number, images in enumerate(planned)], image_bytes
+        return [
+            _Shard(number, list(_parts(images, image_bytes)), describe(images))
+            for number, images in enumerate(shards.plan(image_bytes, num_shards))
+        ]
 
     def is_whole(self, shard: _Shard, folder: Path) -> bool:
         """Return whether a shard need not be written again."""
@@ -137,15 +144,13 @@ class _Split:
     def write(
         self,
         todo: Sequence[_Shard],
-        image_bytes: np.ndarray,
         folder: Path,
         num_workers: int,
         progress: tqdm,
         before_image: Callable[[], None],
     ) -> None:
         """Write shards into a folder."""
-        planned = [(shard, list(_parts(shard.images, image_bytes))) for shard in todo]
-        parts = (list(self.instances.entries(part)) for _, parts_of_shard in planned for part in parts_of_shard)
+        parts = (list(self.instances.entries(part)) for shard in todo for part in shard.parts)
 
         def counted(made: Iterable[Examples]) -> Iterator[Examples]:
             for examples in made:
@@ -153,13 +158,13 @@ class _Split:
                 progress.update(examples.num_images)
 
         with contextlib.closing(make_examples(self.rules, parts, num_workers, before_image)) as made:
-            for shard, parts_of_shard in planned:
-                examples = counted(itertools.islice(made, len(parts_of_shard)))
+            for shard in todo:
+                examples = counted(itertools.islice(made, len(shard.parts)))
                 shards.write_shard(shard.stem(folder), self.rules.split, examples, shard.description)
 
 
 def _parts(images: range, image_bytes: np.ndarray) -> Iterator[range]:
-    """Yield the images in parts whose examples are made, and held in memory, together."""
+    """Yield the images in parts of about `_BYTES_AT_ONCE`, and at most `_IMAGES_AT_ONCE`."""
     begin, num_bytes = images.start, 0
     for index in images:
         if index > begin and (index - begin == _IMAGES_AT_ONCE or num_bytes + image_bytes[index] > _BYTES_AT_ONCE):
@@ -270,77 +275,86 @@ def prepare(
     smallest = min(len(split.instances.images) for split in todo.values())
     if num_shards is not None and num_shards > smallest:
         raise ValueError(f"num_shards is {num_shards}; the smallest split has {smallest} images")
-    _write(todo, output, num_shards, num_workers, part, not skip_bad_images, before_image, add)
-    return {name: split.report for name, split in todo.items()}
-
-
-def _write(
-    todo: Mapping[str, _Split],
-    output: Path,
-    num_shards: int | None,
-    num_workers: int | None,
-    part: tuple[int, int] | None,
-    check_images: bool,
-    before_image: Callable[[], None],
-    add: bool,
-) -> None:
-    """Write the dataset beside the output, and put it there when all is done; or a part of its shards."""
     plans = {name: split.plan(num_shards) for name, split in todo.items()}
-    most = max(len(planned) for planned, _ in plans.values())
-    if part is not None and part[1] > most:
-        raise ValueError(f"part is {part[0]}/{part[1]}; expected at most {most} parts, one a shard")
+    index, step = part or (1, 1)
+    most = max(map(len, plans.values()))
+    if step > most:
+        raise ValueError(f"part is {index}/{step}; expected at most {most} parts, one a shard")
     output.parent.mkdir(parents=True, exist_ok=True)
     # Beside the output, so that the move at the end is one rename.
     with work_folder(output, is_part=part is not None) as folder:
-        folders = {name: folder / f"shards_{name}" for name in todo}
-        if part is None and has_parts(folder):
-            others = sorted({path.name for path in folder.glob("shards_*")} - {path.name for path in folders.values()})
-            if others:
-                raise FileExistsError(
-                    f"{folder} holds parts of other splits, {', '.join(others)}; give all splits, or remove it"
-                )
-        missing = {}
-        index, step = part or (1, 1)
-        for name, split in todo.items():
-            folders[name].mkdir(exist_ok=True)
-            own = plans[name][0][index - 1 :: step]
-            missing[name] = [shard for shard in own if not split.is_whole(shard, folders[name])]
-        images = {name: [image for shard in of_split for image in shard.images] for name, of_split in missing.items()}
-        if check_images:
-            _check_images(todo, images, before_image)
-        num_images = sum(map(len, images.values()))
-        workers = choose_workers(num_images, num_workers)
-        with tqdm(total=num_images, desc="writing records", unit="image", disable=None) as progress:
-            for name, split in todo.items():
-                split.write(missing[name], plans[name][1], folders[name], workers, progress, before_image)
-        for split in todo.values():
-            if isinstance(split.instances.annotations, Annotations):
-                split.instances.annotations.check()
         if part is None:
-            stems = {name: [shard.stem(folders[name]) for shard in planned] for name, (planned, _) in plans.items()}
-            written = _join(todo, stems, folder, output if add else None)
+            _check_parts(folder, todo)
+        own = {name: planned[index - 1 :: step] for name, planned in plans.items()}
+        _write_shards(todo, own, folder, num_workers, before_image)
+        if part is None:
+            written = _join(todo, plans, folder, output if add else None)
             before_image()
             _move(written, output, folder / "replaced")
+    return {name: split.report for name, split in todo.items()}
 
 
-def _join(todo: Mapping[str, _Split], stems: Mapping[str, Sequence[Path]], folder: Path, added_to: Path | None) -> Path:
-    """Make the dataset of the shards of each split in a folder, with the splits of another dataset if one is given."""
+def _folder_of(folder: Path, split: str) -> Path:
+    """Return where the shards of a split lie in a work folder."""
+    return folder / f"shards_{split}"
+
+
+def _check_parts(folder: Path, splits: Iterable[str]) -> None:
+    """Refuse parts of other splits than are to be joined: they would be lost."""
+    if has_parts(folder):
+        own = {_folder_of(folder, split).name for split in splits}
+        others = sorted({path.name for path in folder.glob("shards_*")} - own)
+        if others:
+            raise FileExistsError(
+                f"{folder} holds parts of other splits, {', '.join(others)}; give all splits, or remove it"
+            )
+
+
+def _write_shards(
+    splits: Mapping[str, _Split],
+    planned: Mapping[str, Sequence[_Shard]],
+    folder: Path,
+    num_workers: int | None,
+    before_image: Callable[[], None],
+) -> None:
+    """Check the images of the shards that are not whole in the work folder, and write these shards."""
+    missing = {}
+    for name, split in splits.items():
+        of_split = _folder_of(folder, name)
+        of_split.mkdir(exist_ok=True)
+        missing[name] = [shard for shard in planned[name] if not split.is_whole(shard, of_split)]
+    images = {name: [image for shard in of_split for image in shard.images] for name, of_split in missing.items()}
+    _check_images(splits, images, before_image)
+    num_images = sum(map(len, images.values()))
+    workers = choose_workers(num_images, num_workers)
+    with tqdm(total=num_images, desc="writing records", unit="image", disable=None) as progress:
+        for name, split in splits.items():
+            split.write(missing[name], _folder_of(folder, name), workers, progress, before_image)
+    for split in splits.values():
+        if isinstance(split.instances.annotations, Annotations):
+            split.instances.annotations.check()
+
+
+def _join(
+    splits: Mapping[str, _Split], plans: Mapping[str, Sequence[_Shard]], folder: Path, added_to: Path | None
+) -> Path:
+    """Make the dataset of the shards in a work folder, with the splits of another dataset if one is given."""
     written = folder / "written"
     shutil.rmtree(written, ignore_errors=True)
     written.mkdir()
     infos = shards.link_splits(added_to, written) if added_to else []
     infos += [
         shards.join(
-            stems[name],
+            [shard.stem(_folder_of(folder, name)) for shard in plans[name]],
             written,
             split.report,
             split.instances.header,
             num_images=len(split.instances.images),
             fewest_images=split.fewest_images,
         )
-        for name, split in todo.items()
+        for name, split in splits.items()
     ]
-    split = next(iter(todo.values()))
+    split = next(iter(splits.values()))
     shards.write_info(written, features_of(split.rules), infos)
     named = {category_id: skeleton.to_coco() for category_id, skeleton in split.rules.skeletons.items()}
     categories = [entry | named.get(entry["id"], {}) for entry in split.instances.categories.to_coco()]
@@ -356,8 +370,14 @@ def _join(todo: Mapping[str, _Split], stems: Mapping[str, Sequence[Path]], folde
 def _check_images(
     splits: Mapping[str, _Split], images: Mapping[str, Sequence[int]], before_image: Callable[[], None]
 ) -> None:
-    """Name all that cannot be used of some images of each split, as far as it shows without their pixels."""
-    num_images = sum(map(len, images.values()))
+    """Name all that cannot be used of some images of each split, as far as it shows without their pixels.
+
+    A split that leaves out bad images finds them when it reads them.
+    """
+    splits = {name: split for name, split in splits.items() if not split.rules.skip_bad_images}
+    if not splits:
+        return
+    num_images = sum(len(images[name]) for name in splits)
     with tqdm(total=num_images, desc="checking images", unit="image", disable=None) as progress:
         bad = {name: split.bad_images(images[name], progress, before_image) for name, split in splits.items()}
     if not any(bad.values()):
