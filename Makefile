@@ -15,7 +15,7 @@ PART := 0/1
 .PHONY: help demo test test-fast test-long check docs format clean
 
 help:
-	@echo "make demo       train and evaluate a tiny Mask^X R-CNN on synthetic images, about 15 minutes on 2 cores"
+	@echo "make demo       train and evaluate a tiny Mask^X R-CNN on synthetic images, 5 (AVX-512) to 15 minutes on 2 cores"
 	@echo "make test       the tests, about 35 minutes on 2 cores"
 	@echo "make test-fast  those of them that need no long compilation, about 5 minutes"
 	@echo "make test-long  what takes minutes a test: campaigns of kills, every row of the paper; PART=2/7 is a part of it"
