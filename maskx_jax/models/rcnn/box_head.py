@@ -48,11 +48,11 @@ class ClassWeights(NamedTuple):
     boxes: Float[Array, "classes 4*hidden"]
 
 
-class BoxRows(NamedTuple):
-    """The layer that predicts deltas, four rows a class."""
+class BoxLayer(NamedTuple):
+    """The layer that predicts deltas: columns 4 c to 4 c + 3 are of class c."""
 
-    weights: Float[Array, "classes 4 hidden"]
-    biases: Float[Array, "classes 4"]
+    kernel: Float[Array, "hidden 4*classes"]
+    bias: Float[Array, "4*classes"]
 
 
 class Deltas(NamedTuple):
@@ -64,25 +64,27 @@ class Deltas(NamedTuple):
     Attributes:
       of_regions: the deltas for every class, `b r classes 4`, or what the box head sees of each region, `b r hidden`;
         those of one image are without `b`.
-      rows: the layer that makes deltas of the latter; None with the former.
+      layer: what makes deltas of the latter; None with the former.
     """
 
     of_regions: Array
-    rows: BoxRows | None
+    layer: BoxLayer | None
 
     def of_labels(self, labels: Int[Array, "*b r"]) -> Float[Array, "*b r 4"]:
         """Return the deltas of each region for its label."""
-        if self.rows is None:
+        if self.layer is None:
             return jnp.take_along_axis(self.of_regions, labels[..., None, None], axis=-2)[..., 0, :]
-        weights = self.rows.weights[labels].astype(self.of_regions.dtype)
-        deltas = jnp.einsum("...h,...kh->...k", self.of_regions, weights, preferred_element_type=jnp.float32)
-        return deltas + self.rows.biases[labels]
+        columns = 4 * labels[..., None] + jnp.arange(4)
+        # Taken from the kernel as it lies: of the transposed kernel the gradient would be transposed back, for all classes.
+        rows = jnp.moveaxis(self.layer.kernel[:, columns], 0, -1).astype(self.of_regions.dtype)
+        deltas = jnp.einsum("...h,...kh->...k", self.of_regions, rows, preferred_element_type=jnp.float32)
+        return deltas + self.layer.bias[columns]
 
     def of_pairs(self, regions: Int[Array, "k"], labels: Int[Array, "k"]) -> Float[Array, "k 4"]:
         """Return the deltas of regions, which may repeat, for a label each; in one image."""
-        if self.rows is None:
+        if self.layer is None:
             return self.of_regions[regions, labels]
-        return Deltas(self.of_regions[regions], self.rows).of_labels(labels)
+        return Deltas(self.of_regions[regions], self.layer).of_labels(labels)
 
 
 class BoxPredictions(NamedTuple):
@@ -181,8 +183,7 @@ class BoxHead(nn.Module):
             deltas = Deltas(table.reshape(*table.shape[:2], classes, 4), None)
         else:
             # Jitted, the table is not computed.
-            rows = BoxRows(class_weights.boxes.reshape(classes, 4, -1), box_biases.reshape(classes, 4))
-            deltas = Deltas(x.astype(self.dtype), rows)
+            deltas = Deltas(x.astype(self.dtype), BoxLayer(box_columns, box_biases))
         return BoxPredictions(logits, deltas, class_weights, maps)
 
     def _mlp(self, pooled: Float[Array, "b r s s c"]) -> Float[Array, "b r hidden"]:
@@ -240,12 +241,12 @@ class BoxHead(nn.Module):
         def one_image(
             logits: Float[Array, "p classes"],
             of_regions: Float[Array, "p classes 4"] | Float[Array, "p hidden"],
-            rows: BoxRows | None,
+            layer: BoxLayer | None,
             proposals: Proposals,
             size: Float[Array, "2"],
         ) -> Detections:
             def boxes_of(regions: Int[Array, "k"], labels: Int[Array, "k"]) -> Float[Array, "k 4"]:
-                deltas = Deltas(of_regions, rows).of_pairs(regions, labels)
+                deltas = Deltas(of_regions, layer).of_pairs(regions, labels)
                 return box_ops.decode(deltas, proposals.boxes[regions], self.box_weights)
 
             found = select(
