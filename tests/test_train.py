@@ -30,6 +30,7 @@ from maskx_jax.runs import evaluation
 from maskx_jax.runs.workdir import read_config
 from maskx_jax.training import loop
 from maskx_jax.training.steps import make_train_step
+from tests.cluster import small_config as smaller
 from tests.compilation import optimized
 from tests.models.build import tiny_config
 from tests.processes import ENVIRONMENT, ROOT
@@ -431,11 +432,15 @@ def test_programs_run_through_their_flags_and_stored_results_score_the_same(tmp_
 
 @pytest.mark.slow
 def test_two_images_are_learned_by_heart(tmp_path):
-    config = small_config(num_steps=200, eval_every=200, log_every=50, checkpoint_every=200)
+    # Smaller than size=tiny: 200 steps of it would take minutes.
+    config = smaller.get_config()
+    config.data.loader = "threads"
     config.data.mask_classes = "all"
     config.data.transform.flip_probability = 0.0
     config.data.shapes.update(num_train=2, num_eval=2, crowd_fraction=0.0, empty_fraction=0.0)
-    config.optimizer.learning_rate = 2e-3
+    config.train.update(batch_size=8, num_steps=200, eval_every=200, log_every=50, checkpoint_every=200)
+    config.evaluation.batch_size = 8
+    config.optimizer.learning_rate = 4e-3
 
     def open_training_images(data, *, training, seed):
         return open_source(data, training=True, seed=seed)
