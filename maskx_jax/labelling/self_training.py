@@ -66,8 +66,8 @@ def config_of_rounds(workdir: str | pathlib.Path, num_steps: int | None = None) 
 
     Args:
       workdir: of the run that labels first.
-      num_steps: of a round, by default a quarter of the run's; warm-up and decays of the learning rate come as much
-        earlier.
+      num_steps: of a round, by default a quarter of the run's; warm-up and decays of the learning rate, and the warm-up
+        of box losses, come as much earlier.
 
     Raises:
       FileNotFoundError: the directory holds no run.
@@ -89,6 +89,9 @@ def config_of_rounds(workdir: str | pathlib.Path, num_steps: int | None = None) 
         optimizer = config.optimizer
         optimizer.decay_steps = tuple(round(fraction * step) for step in optimizer.decay_steps)
         optimizer.warmup_steps = round(fraction * optimizer.warmup_steps)
+        # Only R-CNNs have any; runs from before there were any do not say.
+        if supervision := config.model.get(config.model.family, {}).get("box_supervision"):
+            supervision.warmup_steps = round(fraction * supervision.warmup_steps)
         config.train.num_steps = num_steps
     return config
 

@@ -93,6 +93,8 @@ def test_a_round_is_a_quarter_of_the_run_with_its_groups_unless_told_otherwise(s
         (150, 200),
         25,
     )
+    # A quarter of 10,000.
+    assert config.model.rcnn.box_supervision.warmup_steps == 2500
     # Not those that the masks of a round would make.
     assert config.evaluation.mask_classes.to_dict() == {"A": ("sun",), "mixed": ("moon",)}
     categories = loaded().categories
