@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import os
 import pathlib
 import time
 from collections.abc import Iterator, Mapping
@@ -18,6 +19,8 @@ from maskx_jax.errors import one_line
 from maskx_jax.files import write_text
 
 METRICS_FILE = "metrics.jsonl"
+# How often lines in an object store are written anew.
+_STORE_EVERY = 30.0
 
 
 def info(text: str) -> None:
@@ -48,7 +51,8 @@ def read_metrics(workdir: str | pathlib.Path) -> list[dict[str, Any]]:
 class MetricLog:
     """Writes metrics by step to `metrics.jsonl` and to TensorBoard; only the first process writes.
 
-    What cannot be written never stops a run: it is warned of once, and training goes on.
+    What cannot be written never stops a run: it is warned of once, and training goes on. In an object store
+    (`gs://...`), where nothing can be appended, all lines are written anew twice a minute, and nothing for TensorBoard.
 
     Args:
       workdir: of the run.
@@ -66,11 +70,16 @@ class MetricLog:
         self._earlier: list[dict[str, Any]] = []
         self._warned = False
         if jax.process_index() == 0:
-            path = pathlib.Path(workdir) / METRICS_FILE
+            path = epath.Path(workdir) / METRICS_FILE
             self._earlier = _keep_lines_until(path, start_step)
-            self._lines = path.open("a", encoding="utf-8")
-            if tensorboard:
-                self._events = _EventFile(pathlib.Path(workdir) / "tensorboard")
+            if "://" in os.fspath(workdir):
+                self._lines = _StoredLines(path)
+                if tensorboard:
+                    info(f"{workdir}: an object store gets {METRICS_FILE}, and no files for TensorBoard")
+            else:
+                self._lines = pathlib.Path(path).open("a", encoding="utf-8")
+                if tensorboard:
+                    self._events = _EventFile(pathlib.Path(workdir) / "tensorboard")
 
     def history(self, name: str) -> dict[int, float | None]:
         """Return a metric by earlier step, None where it had no value; only the first process knows any."""
@@ -102,6 +111,24 @@ class MetricLog:
             if not self._warned:
                 logging.warning("metrics cannot be written, training goes on without: %s", one_line(error))
             self._warned = True
+
+
+class _StoredLines:
+    """Lines of a file in an object store, where nothing can be appended."""
+
+    def __init__(self, path: epath.Path) -> None:
+        self._path, self._text, self._stored = path, path.read_text(encoding="utf-8"), time.monotonic()
+
+    def write(self, text: str) -> None:
+        self._text += text
+
+    def flush(self) -> None:
+        if time.monotonic() - self._stored >= _STORE_EVERY:
+            self.close()
+
+    def close(self) -> None:
+        self._stored = time.monotonic()
+        write_text(self._path, self._text)
 
 
 class _EventFile:
@@ -206,7 +233,7 @@ class RecentLosses:
         return averages
 
 
-def _keep_lines_until(path: pathlib.Path, last_step: int) -> list[dict[str, Any]]:
+def _keep_lines_until(path: epath.Path, last_step: int) -> list[dict[str, Any]]:
     """Remove the lines of later steps, and what is no line of metrics (one that was cut off); return the rest."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []

@@ -17,6 +17,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+from etils import epath
 from flax import traverse_util
 
 from maskx_jax.errors import some
@@ -232,7 +233,7 @@ def open_weights(path: str | pathlib.Path, preset: str = "auto", classes: Sequen
       ValueError: the preset is unknown, classes are given to a source that names its own, or the file cannot be read or
         is of no known network.
     """
-    if pathlib.Path(path).is_dir():
+    if epath.Path(path).is_dir():
         if classes:
             raise ValueError(f"got initialize.classes {list(classes)}; the run {path} names its own")
         # Runs need ml_collections and Orbax; the weights of other code bases do not.

@@ -4,7 +4,10 @@ import struct
 
 import jax.numpy as jnp
 import pytest
+from etils import epath
+from etils.epath import register
 
+from maskx_jax.runs import logs
 from maskx_jax.runs.logs import MetricLog, RecentLosses
 
 
@@ -18,6 +21,31 @@ def test_lines_after_the_step_that_a_run_goes_on_from_are_removed(tmp_path):
         log.write(3, {"loss": None})
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert lines == [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 1.0}, {"step": 3, "loss": None}]
+
+
+def test_an_object_store_gets_all_lines_now_and_then(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(register._URI_PREFIXES_TO_CLS, "store://", lambda uri: epath.Path(tmp_path / uri[8:]))
+    (tmp_path / "bucket/run").mkdir(parents=True)
+
+    def stored():
+        return [json.loads(line)["step"] for line in (tmp_path / "bucket/run/metrics.jsonl").read_text().splitlines()]
+
+    with contextlib.closing(MetricLog("store://bucket/run")) as log:
+        log.write(1, {"a": 1.0})
+        assert stored() == []
+        monkeypatch.setattr(logs, "_STORE_EVERY", 0.0)
+        log.write(2, {"a": 1.0})
+        assert stored() == [1, 2]
+        monkeypatch.setattr(logs, "_STORE_EVERY", 30.0)
+        log.write(3, {"a": 1.0})
+    assert stored() == [1, 2, 3]
+    with contextlib.closing(MetricLog("store://bucket/run", start_step=2)) as log:
+        assert log.history("a") == {1: 1.0, 2: 1.0}
+        log.write(3, {"a": 2.0})
+    assert stored() == [1, 2, 3]
+    # Nothing lies in a local folder of that name.
+    assert [path.name for path in tmp_path.iterdir()] == ["bucket"]
 
 
 def test_lines_that_are_no_metrics_are_removed_and_counted(tmp_path, caplog):
