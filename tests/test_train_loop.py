@@ -340,6 +340,22 @@ def test_a_damaged_config_is_named(run, content):
         train(small(num_steps=3), run)
 
 
+def test_a_run_that_is_asked_to_leave_says_so_only_once_it_is_saved(tmp_path, monkeypatch):
+    config = shortened(mask_rcnn.get_config(), num_steps=3)
+    # Before the second step.
+    monkeypatch.setattr(loop.Interruption, "poll", lambda self, answers=iter([False, True] * 2): next(answers))
+    with monkeypatch.context() as full:
+
+        def wait(self):
+            raise OSError("a checkpoint cannot be written: no space left")
+
+        full.setattr(Checkpoints, "wait", wait)
+        with pytest.raises(OSError, match="no space left"):
+            train(config, tmp_path / "full")
+    with pytest.raises(loop.InterruptedRun, match="after step 1, which is saved"):
+        train(config, tmp_path / "run")
+
+
 def test_a_bad_config_leaves_no_trace(tmp_path):
     with pytest.raises(ValueError, match=r"config\.train\.log_every is 0; expected 1 or more"):
         train(small(log_every=0), tmp_path / "run")

@@ -317,6 +317,8 @@ class Loop:
         step = int(self.state.step)
         if step > 0 and self.checkpoints.latest_step() != step:
             self.save()
+        # What is said to be saved must be.
+        self.checkpoints.wait()
         after = f"after step {step}, which is saved" if step > 0 else "before the first step"
         raise InterruptedRun(f"asked to leave {after}; start the command again to go on")
 
