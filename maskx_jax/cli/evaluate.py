@@ -26,7 +26,6 @@ from maskx_jax.evaluation.results import read_results
 from maskx_jax.inference import make_detect_step
 from maskx_jax.runs import compilation, evaluation
 from maskx_jax.runs.loading import Loaded, load
-from maskx_jax.runs.workdir import read_groups
 from maskx_jax.training.checks import check_evaluation
 
 
@@ -50,9 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     same_classes(source.categories, loaded.categories, "the dataset and the checkpoint")
     evaluation.check_ground_truth(config, source)
     _check_others(others, source)
-    groups = read_groups(values.workdir, source.categories)
-    if groups is None:
-        groups = evaluation.scored_groups(source.categories, config)
+    groups = evaluation.groups_of_run(values.workdir, loaded.config, source.categories, config)
     output = None
     if jax.process_index() == 0:
         output = files.folder_in(*((values.output,) if values.output else (values.workdir, "evaluation", loaded.step)))

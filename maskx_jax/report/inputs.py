@@ -23,7 +23,7 @@ from maskx_jax.evaluation.checks import as_id, check_ground_truth
 from maskx_jax.evaluation.results import read_results
 from maskx_jax.runs import evaluation
 from maskx_jax.runs.logs import read_metrics
-from maskx_jax.runs.workdir import CONFIG_FILE, read_config, read_groups
+from maskx_jax.runs.workdir import CONFIG_FILE, read_config
 
 # Returns uint8 `h w 3` RGB of the image with this id.
 Picture = Callable[[int], np.ndarray]
@@ -98,19 +98,20 @@ def open_runs(
         source = evaluation.open_evaluated(config, directory, split)
         if opened:
             _check_same_images(source, opened[0][1], f"{workdir} and {workdirs[0]}")
-        opened.append((config, source, _groups(workdir, source, config)))
+        groups = evaluation.groups_of_run(workdir, read_config(workdir), source.categories, config)
+        opened.append((config, source, groups))
         results = read_results(folder / "results.json")
         models.append(Model(title, results, read_metrics(workdir), str(folder)))
     models += [Model(title, read_results(path), (), os.fspath(path)) for title, path in (others or {}).items()]
     config, source, _ = opened[0]
     ground_truth = source.coco_ground_truth()
-    groups: Mapping[str, Sequence[int]] = next((groups for *_, groups in opened if groups), {})
+    first_groups: Mapping[str, Sequence[int]] = next((groups for *_, groups in opened if groups), {})
     kinds = _shared_kinds(models)
     if "segm" in kinds and any(config.evaluation.boundary for config, *_ in opened):
         kinds = (*kinds, "boundary")
     # As they were scored; of several runs, the detections that all of them may have made.
     most = max(config.model.max_detections for config, *_ in opened)
-    dataset = Dataset(ground_truth, groups, kinds, most, picture_of_source(source))
+    dataset = Dataset(ground_truth, first_groups, kinds, most, picture_of_source(source))
     _check_titles(models)
     return dataset, models
 
@@ -197,11 +198,6 @@ def _evaluation_folder(workdir: pathlib.Path, step: int | None) -> pathlib.Path:
             f"python -m maskx_jax evaluate --workdir={workdir} makes one"
         )
     return evaluations / str(max(steps) if step is None else step)
-
-
-def _groups(workdir: str | pathlib.Path, source: Source, config: ConfigDict) -> Mapping[str, Sequence[int]]:
-    groups = read_groups(workdir, source.categories)
-    return evaluation.scored_groups(source.categories, config) if groups is None else groups
 
 
 def _check_same_images(source: Source, first: Source, which: str) -> None:

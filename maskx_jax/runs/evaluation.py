@@ -189,6 +189,29 @@ def scored_groups(categories: Categories, config: ConfigDict) -> dict[str, list[
     return scores.mask_groups(categories, mask_classes.mask_labels(chosen, categories))
 
 
+def groups_of_run(
+    workdir: str | pathlib.Path, begun: ConfigDict, categories: Categories, config: ConfigDict
+) -> dict[str, list[int]]:
+    """Return the category ids of the groups that an evaluation of a run is scored in.
+
+    They are those of its training data, unless the evaluation's config names other classes than the run's.
+
+    Args:
+      workdir: of the run.
+      begun: config of the run.
+      categories: of the data that are evaluated on.
+      config: of the evaluation.
+
+    Raises:
+      ValueError: as `scored_groups` and `workdir.read_groups`.
+    """
+    if config.evaluation.mask_classes == begun.evaluation.mask_classes:
+        groups = workdirs.read_groups(workdir, categories)
+        if groups is not None:
+            return groups
+    return scored_groups(categories, config)
+
+
 def trained_groups(source: Source, config: ConfigDict) -> dict[str, list[int]]:
     """Return the category ids of A, B and mixed as a training set has them, where there is more than one of these.
 

@@ -231,6 +231,24 @@ def test_what_is_measured_is_known_in_advance(predictor, boundary, groups):
     assert ("segm/B/AP" in metrics) == (predictor != "none" and groups != {})
 
 
+def test_an_evaluation_that_names_other_classes_than_the_run_is_scored_in_them(tmp_path):
+    source, begun = Source(), small_config(8)
+    begun.data.mask_classes = "random(1, 2)"
+
+    def groups(mask_classes=begun.evaluation.mask_classes):
+        config = begun.copy_and_resolve_references()
+        with config.ignore_type():
+            config.evaluation.mask_classes = mask_classes
+        return evaluation.groups_of_run(tmp_path, begun, source.categories, config)
+
+    # A run that does not say in which groups it is scored.
+    assert {name: len(ids) for name, ids in groups().items()} == {"A": 2, "B": 4}
+    (tmp_path / "data.json").write_text(json.dumps({"groups": {"A": source.categories.names[:1]}}))
+    assert groups() == {"A": [1]}
+    assert {name: len(ids) for name, ids in groups("random(1, 5)").items()} == {"A": 5, "B": 1}
+    assert groups("all") == {}
+
+
 @pytest.mark.parametrize("grid, is_inside", [("continuous", True), ("integer", False)])
 def test_masks_are_pasted_by_the_configs_convention(grid, is_inside):
     # At the threshold the two differ: see test_paste_masks.py.
