@@ -53,9 +53,10 @@ def get_config(argument: str | None = None) -> ConfigDict:
             "mask_head": rcnn.MASK_HEAD,
             "box_head": rcnn.BOX_HEAD,
             "mlp": {name: mlp(name) for name in ("paper", "light", "none")},
-            "training": {"end_to_end": lambda config: None, "stage_wise": stage_wise},
             **variants.COMMON,
             "backbone": rcnn.BACKBONE_C4,
+            # After what says which layers of a backbone are trained: here none is.
+            "training": {"end_to_end": lambda config: None, "stage_wise": stage_wise},
             "box_losses": rcnn.BOX_LOSSES,
             "class_prior": rcnn.CLASS_PRIOR,
         },

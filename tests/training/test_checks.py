@@ -211,6 +211,13 @@ def shipped_configs():
 SHIPPED = shipped_configs()
 
 
+@pytest.mark.parametrize("other", ["start=scratch", "backbone=lite0", "size=tiny,data=shapes", "size=lite"])
+def test_stage_wise_training_freezes_the_detector_whatever_else_is_chosen(other):
+    config = maskx_rcnn.get_config(f"training=stage_wise,{other}")
+    assert config.optimizer.untrained == ("(backbone|fpn|rpn|box_head)/.*",)
+    assert config.initialize.new == ("(mask_head|mask_weights)/.*",)
+
+
 @pytest.mark.parametrize("name", SHIPPED)
 def test_every_shipped_config_passes(name):
     check_config(SHIPPED[name](), num_devices=8, num_processes=2)
