@@ -51,7 +51,8 @@ _LIMITS: Mapping[str, Check] = {
     "optimizer.decay_factor": number(0),
     "optimizer.warmup_steps": number(0),
     "optimizer.warmup_factor": number(0),
-    "optimizer.ema_decay": optional(number(0, 1)),
+    # None, not 0, is for no average: runs of 0.1 have 0 there, which is read as None.
+    "optimizer.ema_decay": optional(number(1e-6, 1)),
     "optimizer.num_microbatches": number(1),
     "train.batch_size": number(1),
     "train.num_steps": number(1),
