@@ -340,6 +340,18 @@ def test_a_damaged_config_is_named(run, content):
         train(small(num_steps=3), run)
 
 
+def test_a_run_goes_on_with_the_conventions_of_its_weights_unless_told_to_keep_others(tmp_path):
+    config = shortened(mask_rcnn.get_config())
+    config.evaluation.paste_grid = "integer"
+    train(config, tmp_path)
+    for keep, expected in (((), "integer"), (("evaluation.paste_grid",), "continuous")):
+        config = shortened(mask_rcnn.get_config(), num_steps=2)
+        config.initialize.keep = keep
+        assert config.evaluation.paste_grid == "continuous"
+        train(config, tmp_path)
+        assert runs.read_config(tmp_path).evaluation.paste_grid == expected
+
+
 def test_a_run_that_is_asked_to_leave_says_so_only_once_it_is_saved(tmp_path, monkeypatch):
     config = shortened(mask_rcnn.get_config(), num_steps=3)
     # Before the second step.

@@ -50,7 +50,8 @@ def find_start(config: ConfigDict, workdir: str | pathlib.Path, change_config: b
     """
     if checkpointing.has_checkpoint(workdir):
         begun = workdirs.read_config(workdir)
-        pretrained.apply_conventions(config, pretrained.conventions_of(begun), say=info)
+        # What the weights it was begun with have set is not in the config that is given again.
+        pretrained.apply_conventions(config, pretrained.conventions_of(begun), config.initialize.keep, info)
         if not change_config:
             workdirs.check_resumable(begun, config)
         return Start(True, None)
