@@ -8,6 +8,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -350,6 +351,16 @@ def test_a_run_goes_on_with_the_conventions_of_its_weights_unless_told_to_keep_o
         assert config.evaluation.paste_grid == "continuous"
         train(config, tmp_path)
         assert runs.read_config(tmp_path).evaluation.paste_grid == expected
+
+
+def test_a_loss_that_never_gets_its_weight_is_warned_of(tmp_path, capsys):
+    class Warmed(Still):
+        warmups = types.MappingProxyType({"mask_pairwise": 10_000, "mask_background": 2})
+
+    parts = dataclasses.replace(PARTS, build=lambda fields, num_classes: Warmed())
+    train(shortened(mask_rcnn.get_config()), tmp_path, parts)
+    warnings = [line for line in capsys.readouterr().out.splitlines() if "weight of the loss" in line]
+    assert warnings == ["warning: the weight of the loss mask_pairwise rises over 10,000 steps, of 2"]
 
 
 def test_a_run_that_is_asked_to_leave_says_so_only_once_it_is_saved(tmp_path, monkeypatch):

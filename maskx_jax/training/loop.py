@@ -121,6 +121,9 @@ def _train_on(
     learning_rate, optimizer = optimizers.from_config(config)
     abstract = starts.abstract_state(config, model, optimizer, mesh)
     info(f"{optimizers.num_parameters(abstract.params):,} parameters on {mesh.size} devices")
+    for name, steps in getattr(model, "warmups", {}).items():
+        if steps > config.train.num_steps:
+            info(f"warning: the weight of the loss {name} rises over {steps:,} steps, of {config.train.num_steps:,}")
     if not start.resumes:
         enter("initialize", 0)
         state = starts.fresh_state(config, model, optimizer, abstract, start.weights, examples.categories.names)
