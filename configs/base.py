@@ -252,8 +252,9 @@ def get_config() -> ConfigDict:
             "picture_score_threshold": 0.5,
         }
     )
-    # Collected from above: the fields, and the sections, that a run may be continued with other values of.
-    config.may_change = _collect_marks(config)
+    # The marked fields, and sections, that a run may be continued with other values of.
+    config.may_change = ()
+    collect_marks(config)
     return config
 
 
@@ -267,8 +268,13 @@ def may_change(value: Any) -> Any:
     return _Mark(ConfigDict(value) if isinstance(value, dict) else value)
 
 
-def _collect_marks(config: ConfigDict, prefix: str = "") -> tuple[str, ...]:
-    """Return the names of what is marked, and take the marks away."""
+def collect_marks(config: ConfigDict) -> None:
+    """Add to `config.may_change` the fields and sections that are marked in it, and take the marks away."""
+    names = _take_marks(config)
+    config.may_change = (*config.may_change, *names)
+
+
+def _take_marks(config: ConfigDict, prefix: str = "") -> tuple[str, ...]:
     names: list[str] = []
     with config.ignore_type():
         for name, value in config.items():
@@ -276,7 +282,7 @@ def _collect_marks(config: ConfigDict, prefix: str = "") -> tuple[str, ...]:
                 config[name] = value.value
                 names.append(prefix + name)
             elif isinstance(value, ConfigDict):
-                names += _collect_marks(value, f"{prefix}{name}.")
+                names += _take_marks(value, f"{prefix}{name}.")
     return tuple(names)
 
 

@@ -100,8 +100,8 @@ def fields_of(file: pathlib.Path) -> Iterator[Field]:
 
 def _walk(path: str, place: ast.AST, value: ast.expr, lines: list[str]) -> Iterator[Field]:
     may_change = False
-    while isinstance(value, ast.Call) and (name := ast.unparse(value.func)) in ("ConfigDict", "may_change"):
-        may_change |= name == "may_change"
+    while isinstance(value, ast.Call) and (name := ast.unparse(value.func)) in ("ConfigDict", "may_change", "base.may_change"):
+        may_change |= name.endswith("may_change")
         (value,) = value.args
     if not isinstance(value, ast.Dict):
         yield Field(path, _text(value, lines), _comment_above(place, lines), may_change)

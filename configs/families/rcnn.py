@@ -71,7 +71,7 @@ def get_config() -> ConfigDict:
                 "body": "plain",
                 "stage_channels": (128, 128, 192),
                 "stage_blocks": (1, 2, 2),
-                "remat": False,
+                "remat": base.may_change(False),
                 "resolution": 14,
                 "mlp": "none",
                 "mlp_channels": 8,
@@ -111,6 +111,7 @@ def get_config() -> ConfigDict:
             },
         }
     )
+    base.collect_marks(config)
     return config
 
 

@@ -10,6 +10,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import base
+from configs.families import rcnn
 from maskx_jax.coco.categories import Categories
 from maskx_jax.runs import workdir as runs
 from tests.models.build import tiny_config
@@ -30,6 +31,12 @@ def test_what_may_change_is_marked_in_the_config():
             *("train.best_metric", "train.state_sharding"),
         )
     )
+
+
+def test_a_family_marks_what_may_change_in_its_own_section():
+    marks = {*rcnn.get_config().may_change} - {*base.get_config().may_change}
+    assert marks == {"model.rcnn.mask_head.remat"}
+    assert rcnn.get_config().model.rcnn.mask_head.remat is False
 
 
 def test_a_config_of_somebody_else_may_change_nothing_unless_it_says_so():
