@@ -366,7 +366,8 @@ def test_a_loss_that_never_gets_its_weight_is_warned_of(tmp_path, capsys):
 def test_a_run_that_is_asked_to_leave_says_so_only_once_it_is_saved(tmp_path, monkeypatch):
     config = shortened(mask_rcnn.get_config(), num_steps=3)
     # Before the second step.
-    monkeypatch.setattr(loop.Interruption, "poll", lambda self, answers=iter([False, True] * 2): next(answers))
+    answers = iter([False, True] * 2)
+    monkeypatch.setattr(loop.Interruption, "poll", lambda self: next(answers))
     with monkeypatch.context() as full:
 
         def wait(self):

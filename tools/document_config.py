@@ -100,7 +100,11 @@ def fields_of(file: pathlib.Path) -> Iterator[Field]:
 
 def _walk(path: str, place: ast.AST, value: ast.expr, lines: list[str]) -> Iterator[Field]:
     may_change = False
-    while isinstance(value, ast.Call) and (name := ast.unparse(value.func)) in ("ConfigDict", "may_change", "base.may_change"):
+    while isinstance(value, ast.Call) and (name := ast.unparse(value.func)) in (
+        "ConfigDict",
+        "may_change",
+        "base.may_change",
+    ):
         may_change |= name.endswith("may_change")
         (value,) = value.args
     if not isinstance(value, ast.Dict):

@@ -72,14 +72,12 @@ class MetricLog:
         if jax.process_index() == 0:
             path = epath.Path(workdir) / METRICS_FILE
             self._earlier = _keep_lines_until(path, start_step)
-            if "://" in os.fspath(workdir):
-                self._lines = _StoredLines(path)
-                if tensorboard:
-                    info(f"{workdir}: an object store gets {METRICS_FILE}, and no files for TensorBoard")
-            else:
-                self._lines = pathlib.Path(path).open("a", encoding="utf-8")
-                if tensorboard:
-                    self._events = _EventFile(pathlib.Path(workdir) / "tensorboard")
+            is_stored = "://" in os.fspath(workdir)
+            self._lines = _StoredLines(path) if is_stored else path.open("a", encoding="utf-8")
+            if is_stored and tensorboard:
+                info(f"{workdir}: an object store gets {METRICS_FILE}, and no files for TensorBoard")
+            elif tensorboard:
+                self._events = _EventFile(pathlib.Path(workdir) / "tensorboard")
 
     def history(self, name: str) -> dict[int, float | None]:
         """Return a metric by earlier step, None where it had no value; only the first process knows any."""

@@ -75,7 +75,7 @@ class Deltas(NamedTuple):
         if self.layer is None:
             return jnp.take_along_axis(self.of_regions, labels[..., None, None], axis=-2)[..., 0, :]
         columns = 4 * labels[..., None] + jnp.arange(4)
-        # Taken from the kernel as it lies: of the transposed kernel the gradient would be transposed back, for all classes.
+        # From the kernel as it lies: the gradient of a transposed kernel would be transposed back, for all classes.
         rows = jnp.moveaxis(self.layer.kernel[:, columns], 0, -1).astype(self.of_regions.dtype)
         deltas = jnp.einsum("...h,...kh->...k", self.of_regions, rows, preferred_element_type=jnp.float32)
         return deltas + self.layer.bias[columns]
