@@ -10,6 +10,7 @@ import numpy as np
 from maskx_jax.coco.boxes import clip
 from maskx_jax.data.coco.annotations import Instances, is_box
 from maskx_jax.data.coco.images import UnreadableImageError, check_header, read_image
+from maskx_jax.data.coco.objects import is_usable_mask
 from maskx_jax.data.coco.predicted import is_predicted
 from maskx_jax.labelling.report import Report
 
@@ -45,7 +46,7 @@ def find(
 ) -> list[Picture]:
     """Return the images that have objects with only boxes.
 
-    A predicted mask counts for none: it is predicted anew.
+    A predicted mask counts for none: it is predicted anew. So does a segmentation that `prepare` makes no mask of.
 
     Args:
       instances: the annotations.
@@ -63,11 +64,14 @@ def find(
     for image in instances.images:
         objects = [a for a in instances.annotations[image["id"]] if not a["iscrowd"]]
         report.num_objects += len(objects)
-        objects = [a for a in objects if not _has_known_mask(a, kept_ids)]
+        size = _size_if_known(image, folder) if objects else None
+        objects = [a for a in objects if not _has_known_mask(a, size, kept_ids)]
         for annotation in objects:
             report.add_object(annotation["id"], name_of_id[annotation["category_id"]])
             report.num_predicted_before += is_predicted(annotation)
-            report.num_hidden += _has_known_mask(annotation)
+            is_drawn = _has_known_mask(annotation, size)
+            report.num_hidden += is_drawn
+            report.num_unusable += _has_segmentation(annotation) and not is_drawn
         if not objects:
             continue
         try:
@@ -83,9 +87,27 @@ def find(
     return pictures
 
 
-def _has_known_mask(annotation: Mapping[str, Any], kept_ids: Collection[int] | None = None) -> bool:
-    is_kept = kept_ids is None or annotation["category_id"] in kept_ids
-    return is_kept and annotation.get("segmentation") not in (None, []) and not is_predicted(annotation)
+def _has_known_mask(
+    annotation: Mapping[str, Any], size: tuple[int, int] | None, kept_ids: Collection[int] | None = None
+) -> bool:
+    if kept_ids is not None and annotation["category_id"] not in kept_ids:
+        return False
+    # What cannot be judged is not thrown away.
+    return _has_segmentation(annotation) and (size is None or is_usable_mask(annotation["segmentation"], size))
+
+
+def _has_segmentation(annotation: Mapping[str, Any]) -> bool:
+    return annotation.get("segmentation") not in (None, []) and not is_predicted(annotation)
+
+
+def _size_if_known(image: Mapping[str, Any], folder: Path | None) -> tuple[int, int] | None:
+    # No file is looked at for its size alone where the annotations say it.
+    if image.get("height") is not None:
+        return image["height"], image["width"]
+    try:
+        return _size(image, folder)
+    except ValueError:
+        return None
 
 
 def _size(image: Mapping[str, Any], folder: Path | None) -> tuple[int, int]:

@@ -30,6 +30,7 @@ class Report:
       num_objects: that are no crowd.
       num_predicted_before: objects whose mask was predicted by an earlier run, and is predicted anew.
       num_hidden: objects of classes whose masks count as unknown, and are predicted in their place.
+      num_unusable: objects with a segmentation that no mask can be made of, by the rules of `prepare`.
       class_of_id: the class of each object with only a box, or whose mask counts for none, by annotation id.
       masks: what was predicted for them, by annotation id, also below the threshold.
       left: the reason for which an object keeps only its box, by annotation id.
@@ -39,6 +40,7 @@ class Report:
     num_objects: int = 0
     num_predicted_before: int = 0
     num_hidden: int = 0
+    num_unusable: int = 0
     class_of_id: dict[int, str] = dataclasses.field(default_factory=dict)
     masks: dict[int, ObjectMask] = dataclasses.field(default_factory=dict)
     left: dict[int, str] = dataclasses.field(default_factory=dict)
@@ -87,6 +89,7 @@ class Report:
             "num_boxes_only": len(self.class_of_id),
             "num_predicted_before": self.num_predicted_before,
             "num_hidden": self.num_hidden,
+            "num_unusable": self.num_unusable,
             "num_masks": len(taken),
             "left": {
                 reason: {"meaning": meaning, "count": counts[reason]}
@@ -105,6 +108,10 @@ class Report:
             lines.append(f"{self.num_predicted_before:>9}  of these had a predicted mask, which is predicted anew")
         if self.num_hidden:
             lines.append(f"{self.num_hidden:>9}  of these have a mask that is not used, by the choice of classes")
+        if self.num_unusable:
+            lines.append(
+                f"{self.num_unusable:>9}  of these have a segmentation that is no usable mask, as `prepare` finds it"
+            )
         qualities = [mask.quality for mask in self.taken.values()]
         mean = f", {np.mean(qualities):.2f} on average" if qualities else ""
         lines.append(f"{len(qualities):>9}  masks predicted, of a quality of {self.threshold:g} or more{mean}")

@@ -65,6 +65,32 @@ def test_objects_with_boxes_get_masks_and_all_else_stays(scene):
     assert "5 objects: 2 with mask, 3 with box only" in report.table()
 
 
+@pytest.mark.parametrize(
+    "unusable",
+    [
+        [[]],
+        [[5, 5, 20, 20]],
+        [[500, 500, 520, 500, 520, 520]],
+        {"counts": []},
+        {"size": [160, 90], "counts": [14400]},
+        {"size": [90, 160], "counts": [14400]},
+        "here",
+    ],
+)
+@pytest.mark.parametrize("sized", [True, False])
+def test_a_segmentation_that_prepare_makes_no_mask_of_is_none(scene, unusable, sized):
+    folder, content, masks = scene
+    content["annotations"] = [
+        a | ({"segmentation": unusable} if a["id"] == 110 else {}) for a in content["annotations"]
+    ]
+    content["images"] = [i if sized else {"id": i["id"], "file_name": i["file_name"]} for i in content["images"]]
+    report, found = run(folder, content)
+    assert [i for i in found if FIELD in found[i]] == [110, *BOX_ONLY]
+    assert iou(found[110]["segmentation"], masks[110]) > 0.93
+    assert report.to_json()["num_unusable"] == 1 and "1  of these have a segmentation that is no" in report.table()
+    assert run(folder, content, threshold=1)[1][110]["segmentation"] == []
+
+
 def test_masks_below_the_threshold_are_not_taken(scene):
     folder, *_ = scene
     report, found = run(folder, threshold=0.99)

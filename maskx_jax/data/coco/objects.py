@@ -62,6 +62,11 @@ def check_objects(
     return arrays, [annotation for _, annotation in kept]
 
 
+def is_usable_mask(segmentation: Any, size: tuple[int, int]) -> bool:
+    """Return whether `check_objects` makes a mask of a segmentation, in an image of this height and width."""
+    return _check_segmentation(segmentation, size, lambda _: None)[1] is not None
+
+
 @dataclasses.dataclass(frozen=True)
 class _Object:
     """One object of a record; `mask` is None where there is none to train on, `quality` where it is not predicted."""
