@@ -50,6 +50,10 @@ def main(arguments: Sequence[str] | None = None, parts: Parts = PARTS) -> int:
         "--threshold", type=float, default=THRESHOLD, help="quality, 0 to 1, from which a mask is taken: %(default)s"
     )
     parser.add_argument("--skip_bad_images", action="store_true", help="leave out images that cannot be read")
+    parser.add_argument("--drop_unknown", action="store_true", help="leave out annotations of unknown ids")
+    parser.add_argument(
+        "--allow_outside", action="store_true", help="take image files outside their folder (absolute names, or ..)"
+    )
     options = parser.parse_args(argv[1:])
     for change in changes:
         if re.match(rf"--?config\.({'|'.join(map(re.escape, _SET))})[.=]", change):
@@ -69,6 +73,8 @@ def main(arguments: Sequence[str] | None = None, parts: Parts = PARTS) -> int:
                 rounds=options.rounds,
                 threshold=options.threshold,
                 skip_bad_images=options.skip_bad_images,
+                drop_unknown=options.drop_unknown,
+                allow_outside=options.allow_outside,
                 parts=parts,
             )
     except InterruptedRun as interrupted:

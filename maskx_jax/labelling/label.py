@@ -28,6 +28,8 @@ def label(
     segmentation: str = "rle",
     ignore_classes: bool = False,
     skip_bad_images: bool = False,
+    drop_unknown: bool = False,
+    allow_outside: bool = False,
     mask_classes: str | Sequence[str] = "annotated",
     overwrite: bool = False,
 ) -> Report:
@@ -44,6 +46,8 @@ def label(
       segmentation: form of the masks, see `writing.add_masks`.
       ignore_classes: whether masks of `masks` fit objects of any class.
       skip_bad_images: leave out images that cannot be read, instead of stopping.
+      drop_unknown: leave annotations of unknown categories and images as they are, instead of stopping.
+      allow_outside: take image files outside their folder, named by an absolute path or by `..`.
       mask_classes: the classes whose masks are known, see `coco.mask_classes.mask_labels`. Objects of all others count
         as having only boxes: their masks are taken away.
       overwrite: replace the file at `output`.
@@ -69,8 +73,10 @@ def label(
         raise ValueError("expected one of workdir, a run that predicts the masks, and masks, a file of results")
     if (step is not None and workdir is None) or (ignore_classes and masks is None):
         raise ValueError("step goes with workdir, and ignore_classes with masks; got the other")
-    instances = read_instances(annotations, ReadingReport("annotations"))
-    report = Report(threshold)
+    reading = ReadingReport("annotations")
+    instances = read_instances(annotations, reading, drop_unknown, allow_outside)
+    num_unknown = sum(reading.counts.get(reason, 0) for reason in ("unknown_category", "unknown_image"))
+    report = Report(threshold, num_unknown=num_unknown)
     allowed = classes_with_masks.mask_labels(mask_classes, instances.categories)
     kept_ids = {i for i, label in instances.categories.label_of_id().items() if allowed[label]}
     pictures = objects.find(instances, folder, report, skip_bad_images=skip_bad_images, kept_ids=kept_ids)

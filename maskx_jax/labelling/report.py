@@ -31,6 +31,7 @@ class Report:
       num_predicted_before: objects whose mask was predicted by an earlier run, and is predicted anew.
       num_hidden: objects of classes whose masks count as unknown, and are predicted in their place.
       num_unusable: objects with a segmentation that no mask can be made of, by the rules of `prepare`.
+      num_unknown: annotations of unknown categories and images, which are none of the objects.
       class_of_id: the class of each object with only a box, or whose mask counts for none, by annotation id.
       masks: what was predicted for them, by annotation id, also below the threshold.
       left: the reason for which an object keeps only its box, by annotation id.
@@ -41,6 +42,7 @@ class Report:
     num_predicted_before: int = 0
     num_hidden: int = 0
     num_unusable: int = 0
+    num_unknown: int = 0
     class_of_id: dict[int, str] = dataclasses.field(default_factory=dict)
     masks: dict[int, ObjectMask] = dataclasses.field(default_factory=dict)
     left: dict[int, str] = dataclasses.field(default_factory=dict)
@@ -90,6 +92,7 @@ class Report:
             "num_predicted_before": self.num_predicted_before,
             "num_hidden": self.num_hidden,
             "num_unusable": self.num_unusable,
+            "num_unknown": self.num_unknown,
             "num_masks": len(taken),
             "left": {
                 reason: {"meaning": meaning, "count": counts[reason]}
@@ -118,4 +121,8 @@ class Report:
         for reason, row in known["left"].items():
             ids = [i for i in self.class_of_id if self.left.get(i) == reason]
             lines.append(f"{row['count']:>9}  left with box only: {row['meaning']} [{reason}; ids {some(ids)}]")
+        if self.num_unknown:
+            lines.append(
+                f"{self.num_unknown:>9}  annotations besides, of unknown categories or images: left as they are"
+            )
         return "\n".join(lines)

@@ -105,6 +105,8 @@ def self_train(
     rounds: int = 2,
     threshold: float = THRESHOLD,
     skip_bad_images: bool = False,
+    drop_unknown: bool = False,
+    allow_outside: bool = False,
     parts: Parts = PARTS,
 ) -> list[Round]:
     """Label, prepare and train in rounds; return what came of the first run and of each round.
@@ -122,6 +124,8 @@ def self_train(
       rounds: how many there are.
       threshold: quality from which a mask is taken, 0 to 1.
       skip_bad_images: leave out images that cannot be read, instead of stopping.
+      drop_unknown: leave out annotations of unknown categories and images, instead of stopping.
+      allow_outside: take image files outside their folder, named by an absolute path or by `..`.
       parts: see `training.loop.train`.
 
     Raises:
@@ -135,7 +139,7 @@ def self_train(
     first, config = workdirs.read_config(workdir), config or config_of_rounds(workdir)
     # Before hours of labelling.
     check_config(config, jax.device_count())
-    _check(workdir, splits, config, rounds)
+    _check(workdir, splits, config, rounds, drop_unknown, allow_outside)
     training = _Training(
         splits=splits,
         config=config,
@@ -143,8 +147,11 @@ def self_train(
         # The human-drawn masks of other classes stay unused in all rounds.
         mask_classes=first.data.mask_classes,
         skip_bad_images=skip_bad_images,
+        drop_unknown=drop_unknown,
+        allow_outside=allow_outside,
         parts=parts,
     )
+    # Without drop_unknown and allow_outside, which change nothing of what is read without them.
     begun = {
         "workdir": workdir,
         "splits": splits,
@@ -188,6 +195,8 @@ class _Training:
     threshold: float
     mask_classes: str | Sequence[str]
     skip_bad_images: bool
+    drop_unknown: bool
+    allow_outside: bool
     parts: Parts
 
     def round(self, folder: pathlib.Path, before: str | pathlib.Path) -> Round:
@@ -205,12 +214,21 @@ class _Training:
                 threshold=self.threshold,
                 mask_classes=self.mask_classes,
                 skip_bad_images=self.skip_bad_images,
+                drop_unknown=self.drop_unknown,
+                allow_outside=self.allow_outside,
             )
             info(report.table())
         if not data.exists():
             splits = {**self.splits, train_split: (annotations, images)}
-            skip = self.skip_bad_images
-            prepare(data, splits, skip_bad_images=skip, predicted_masks="use", num_workers=None)
+            prepare(
+                data,
+                splits,
+                skip_bad_images=self.skip_bad_images,
+                drop_unknown=self.drop_unknown,
+                allow_outside=self.allow_outside,
+                predicted_masks="use",
+                num_workers=None,
+            )
         config = self.config.copy_and_resolve_references()
         with config.ignore_type():
             config.data.directory, config.initialize.path = str(data), os.fspath(before)
@@ -227,7 +245,9 @@ def _absolute(path: str | pathlib.Path) -> pathlib.Path:
     return pathlib.Path(path).expanduser().absolute() if "://" not in str(path) else epath.Path(path)
 
 
-def _check(workdir: pathlib.Path, splits: Splits, config: ConfigDict, rounds: int) -> None:
+def _check(
+    workdir: pathlib.Path, splits: Splits, config: ConfigDict, rounds: int, drop_unknown: bool, allow_outside: bool
+) -> None:
     if rounds < 1:
         raise ValueError(f"rounds is {rounds}; expected at least 1")
     if (rounds_file := workdir.parent.parent / ROUNDS_FILE).exists():
@@ -245,7 +265,7 @@ def _check(workdir: pathlib.Path, splits: Splits, config: ConfigDict, rounds: in
             f"{train_split}, {eval_split}"
         )
     path = pathlib.Path(splits[eval_split][0])
-    instances = read_instances(path, Report("annotations"))
+    instances = read_instances(path, Report("annotations"), drop_unknown, allow_outside)
     predicted = [a["id"] for objects in instances.annotations.values() for a in objects if is_predicted(a)]
     if predicted:
         raise ValueError(

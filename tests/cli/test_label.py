@@ -8,7 +8,7 @@ from maskx_jax import errors
 from maskx_jax.cli.label import main
 from maskx_jax.coco import rle
 from maskx_jax.runs import loading
-from tests.labelling.scenes import loaded, write_scenes
+from tests.labelling.scenes import loaded, make_unknown_and_outside, write_scenes
 
 
 def run(capsys, *arguments):
@@ -56,6 +56,24 @@ def test_masks_of_classes_that_are_not_named_are_predicted_in_their_place(tmp_pa
     assert second == "        2  of these have a mask that is not used, by the choice of classes"
     objects = [a for a in json.loads(output.read_text())["annotations"] if not a["iscrowd"]]
     assert [a["predicted_mask"]["source"] for a in objects] == 5 * ["RUN, step 30"]
+
+
+def test_what_an_error_names_as_the_remedy_is_a_flag(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(loading, "load", lambda workdir, step: loaded())
+    write_scenes(tmp_path)
+    make_unknown_and_outside(tmp_path)
+    given = {a["id"]: a for a in json.loads((tmp_path / "train.json").read_text())["annotations"]}
+    output = tmp_path / "out.json"
+    options = [f"--annotations={tmp_path / 'train.json'}", f"--images={tmp_path / 'images'}", f"--output={output}"]
+    code, _, error = run(capsys, "--workdir=RUN", *options)
+    assert code == 1 and "Use allow_outside" in error
+    code, _, error = run(capsys, "--workdir=RUN", "--allow_outside", *options)
+    assert code == 1 and "Use drop_unknown" in error
+    code, printed, _ = run(capsys, "--workdir=RUN", "--allow_outside", "--drop_unknown", *options)
+    assert code == 0 and "        3  masks predicted" in printed
+    assert "        2  annotations besides, of unknown categories or images: left as they are" in printed
+    found = {a["id"]: a for a in json.loads(output.read_text())["annotations"]}
+    assert (found[901], found[902]) == (given[901], given[902]) and "predicted_mask" in found[120]
 
 
 def test_masks_made_elsewhere_need_no_run(tmp_path, capsys):

@@ -50,6 +50,16 @@ def write_scenes(folder: pathlib.Path) -> tuple[dict, dict[int, np.ndarray]]:
     return content, masks
 
 
+def make_unknown_and_outside(folder: pathlib.Path) -> None:
+    """Move an image out of its folder, and add annotations of a category and of an image that there are not."""
+    content = json.loads((folder / "train.json").read_text())
+    (folder / "images/12.png").rename(folder / "12.png")
+    content["images"][1]["file_name"] = "../12.png"
+    first = content["annotations"][0]
+    content["annotations"] += [first | {"id": 901, "category_id": 99}, first | {"id": 902, "image_id": 99}]
+    (folder / "train.json").write_text(json.dumps(content))
+
+
 class Bright(nn.Module):
     """How bright the image is at 28 x 28 points of a box; nothing of class "moon"."""
 

@@ -14,7 +14,7 @@ from maskx_jax.labelling import self_training
 from maskx_jax.labelling.self_training import config_of_rounds, self_train, table
 from maskx_jax.runs import evaluation, loading
 from maskx_jax.runs.workdir import read_config, write_config
-from tests.labelling.scenes import loaded, write_scenes
+from tests.labelling.scenes import loaded, make_unknown_and_outside, write_scenes
 
 
 class Killed(BaseException):
@@ -228,6 +228,19 @@ def test_the_command_says_what_came_of_the_rounds(scene, capsys):
         command.main([*arguments, "--config.train.num_steps=3"])
     with pytest.raises(ValueError, match="names no field: 'nothing'"):
         command.main([*arguments, "--config.model.nothing=3"])
+
+
+def test_what_an_error_names_as_the_remedy_is_a_flag(scene, capsys):
+    make_unknown_and_outside(pathlib.Path())
+    # Nothing is scored against predicted masks, and what is scored against has the same faults.
+    pathlib.Path("val.json").write_bytes(pathlib.Path("train.json").read_bytes())
+    arguments = ["--workdir=RUN", "--output=ROUNDS", "--split=train=train.json,images", "--split=val=val.json,images"]
+    with pytest.raises(ValueError, match="Use allow_outside"):
+        command.main(arguments)
+    with pytest.raises(ValueError, match="Use drop_unknown"):
+        command.main([*arguments, "--allow_outside"])
+    assert command.main([*arguments, "--allow_outside", "--drop_unknown", "--rounds=1"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].split()[:4] == ["1", "3", "of", "3"]
 
 
 def test_the_command_answers_a_signal_in_training_as_train_does(scene, capsys, monkeypatch):
