@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     source = evaluation.open_evaluated(config, values.directory, values.split)
     same_classes(source.categories, loaded.categories, "the dataset and the checkpoint")
     evaluation.check_ground_truth(config, source)
-    _check_others(others, source)
+    processes.from_first_process(lambda: _check_others(others, source))
     groups = evaluation.groups_of_run(values.workdir, loaded.config, source.categories, config)
     output = None
     if jax.process_index() == 0:

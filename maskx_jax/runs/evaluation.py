@@ -21,7 +21,7 @@ from maskx_jax.data.reading import read_record
 from maskx_jax.data.records import Source
 from maskx_jax.data.sources import open_source
 from maskx_jax.data.transforms import Transform, decode
-from maskx_jax.distributed.processes import gather_objects, gather_parts
+from maskx_jax.distributed.processes import from_first_process, gather_objects, gather_parts
 from maskx_jax.evaluation import checks, entry_processes, metrics, results, scores
 from maskx_jax.evaluation.drawing import draw_comparison
 from maskx_jax.inference import DetectStep
@@ -170,11 +170,14 @@ def kinds(config: ConfigDict) -> tuple[str, ...]:
 def check_ground_truth(config: ConfigDict, source: Source) -> None:
     """Check that a source says what scoring needs to know of keypoints, where the model finds some.
 
+    All processes have to call it. Only the first one reads the annotations.
+
     Raises:
       ValueError: it has no keypoints, or they have no sigmas.
+      RuntimeError: the same, on the other processes.
     """
     if "keypoints" in kinds(config):
-        checks.keypoint_sigmas(source.coco_ground_truth())
+        from_first_process(lambda: checks.keypoint_sigmas(source.coco_ground_truth()))
 
 
 def scored_groups(categories: Categories, config: ConfigDict) -> dict[str, list[int]]:
@@ -228,14 +231,22 @@ def trained_groups(source: Source, config: ConfigDict) -> dict[str, list[int]]:
 def measured_metrics(config: ConfigDict, groups: Groups, source: Source) -> set[str]:
     """Return the metrics that have objects of a source to be measured on; a group without masks has no mask AP.
 
+    All processes have to call it. Only the first one reads the annotations, which may take gigabytes there.
+
     Raises: as `check_ground_truth`.
     """
-    check_ground_truth(config, source)
+
+    def read() -> tuple[bool, bool]:
+        ground_truth = source.coco_ground_truth()
+        if "keypoints" in kinds(config):
+            checks.keypoint_sigmas(ground_truth)
+        any_keypoints = any(any((entry.get("keypoints") or ())[2::3]) for entry in ground_truth["annotations"])
+        return any_keypoints, metrics.has_frequencies(ground_truth)
+
+    any_keypoints, has_frequencies = from_first_process(read)
     boxes, masks = roles.count_labels(source, np.ones(len(source.categories) + 1, bool))
     label_of_id = source.categories.label_of_id()
     members = {"all": source.categories.ids, **groups}
-    ground_truth = source.coco_ground_truth()
-    any_keypoints = any(any((entry.get("keypoints") or ())[2::3]) for entry in ground_truth["annotations"])
 
     def has_objects(name: str) -> bool:
         kind, group, *_ = name.split("/")
@@ -249,7 +260,7 @@ def measured_metrics(config: ConfigDict, groups: Groups, source: Source) -> set[
         kinds(config),
         groups,
         config.model.max_detections,
-        metrics.has_frequencies(ground_truth),
+        has_frequencies,
     )
     return set(filter(has_objects, names))
 

@@ -49,6 +49,16 @@ class Source(ShapesSource):
         return type(record)(**{**vars(record), "image_id": self._ids.get(record.image_id, record.image_id)})
 
 
+class CountingSource(ShapesSource):
+    """Counts how often its ground truth is read."""
+
+    reads = 0
+
+    def coco_ground_truth(self):
+        self.reads += 1
+        return super().coco_ground_truth()
+
+
 def small_config(batch_size):
     config = tiny_config()
     config.data.transform.update(canvas=(64, 64), short_sides=(64,), max_long_side=64)
@@ -183,14 +193,7 @@ def test_detections_are_written_before_they_are_scored(tmp_path, monkeypatch):
 
 
 def test_the_ground_truth_is_read_once_an_evaluation(tmp_path):
-    class Counting(Source):
-        reads = 0
-
-        def coco_ground_truth(self):
-            self.reads += 1
-            return super().coco_ground_truth()
-
-    mesh, source, config = make_mesh(), Counting(), small_config(8)
+    mesh, source, config = make_mesh(), CountingSource(NUM_IMAGES, 1, image_size=64), small_config(8)
     found = evaluation.detect(one_box_step(mesh), {}, source, config, mesh)
     assert source.reads == 0
     others = {"another": list(found)[:1]}
@@ -269,6 +272,18 @@ def test_what_keypoints_need_is_known_before_anything_is_detected(keypoints):
     else:
         with pytest.raises(ValueError, match="no category has keypoints"):
             evaluation.check_ground_truth(config, source)
+
+
+def test_what_is_measured_is_read_once_and_by_the_first_process(monkeypatch):
+    source, config = CountingSource(2, 1, image_size=64, keypoints=True), small_config(8)
+    config.model.rcnn.keypoint_predictor = "heatmaps"
+    measured = evaluation.measured_metrics(config, {}, source)
+    assert source.reads == 1
+    # As on another process, which gets what JSON holds.
+    monkeypatch.setattr(evaluation, "from_first_process", lambda compute: [True, False])
+    assert evaluation.measured_metrics(config, {}, source) == measured
+    evaluation.check_ground_truth(config, source)
+    assert source.reads == 1
 
 
 @pytest.mark.parametrize("score", ["logit", "probability"])
