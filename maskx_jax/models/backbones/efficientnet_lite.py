@@ -15,9 +15,6 @@ from maskx_jax.ops.cpu.convolution import convolution
 
 LIMITS: Mapping[str, Check] = {"width": number(0.1), "depth": number(0.1)}
 
-# The forms 0 to 4: width and depth.
-FORMS = {"lite0": (1.0, 1.0), "lite1": (1.0, 1.1), "lite2": (1.1, 1.2), "lite3": (1.2, 1.4), "lite4": (1.4, 1.8)}
-
 _STEM = 32
 _EXPANSION = 6
 _he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")

