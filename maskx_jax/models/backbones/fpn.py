@@ -11,7 +11,7 @@ from maskx_jax.limits import Check, number
 from maskx_jax.models.layers import conv, xavier_fill
 from maskx_jax.models.pixels import Pixels
 
-TOPS = ("pool", "convs", "none")
+TOPS = ("pool", "convs")
 LIMITS: Mapping[str, Check] = {"channels": number(1)}
 
 
@@ -22,7 +22,7 @@ class FPN(nn.Module):
       channels: of every output level.
       levels: of the backbone that it takes.
       top: what is above them. "pool": every second pixel of the highest (Mask R-CNN's P6). "convs": two more levels by
-        strided convolutions (RetinaNet's and FCOS' P6 and P7). "none": nothing.
+        strided convolutions (RetinaNet's and FCOS' P6 and P7).
       dtype: of the computation.
       cpu: whether convolutions are computed as one CPU does best, see `layers.conv`.
     """
@@ -59,7 +59,7 @@ class FPN(nn.Module):
         elif self.top == "convs":
             pyramid[highest + 1] = layer(3, f"output{highest + 1}", stride=2)(pyramid[highest])
             pyramid[highest + 2] = layer(3, f"output{highest + 2}", stride=2)(nn.relu(pyramid[highest + 1]))
-        elif self.top != "none":
+        else:
             raise ValueError(f"got top {self.top!r} of the pyramid; expected one of {TOPS}")
         return pyramid
 
