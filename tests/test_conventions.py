@@ -12,12 +12,12 @@ from maskx_jax.models.backbones.resnet import ResNet
 from maskx_jax.models.rcnn.box_head import BoxHead, BoxPredictions, ClassWeights, Deltas
 from maskx_jax.models.rcnn.rpn import RPN
 from maskx_jax.ops import boxes as box_ops
-from maskx_jax.ops.nms import nms
 from maskx_jax.ops.roi_align import roi_align
 from maskx_jax.structures import GroundTruth, Proposals, RoiTargets
 from maskx_jax.weights.arrays import names_of_rows, rows_of_ours
 from maskx_jax.weights.layouts import LAYOUTS
 from tests.models.build import numpy_variables, tiny_model
+from tests.ops.suppression import nms
 
 
 def test_a_box_is_as_wide_as_x2_minus_x1():

@@ -8,33 +8,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from maskx_jax.ops import boxes as box_ops
-from maskx_jax.ops.sampling import top_k
-
-
-def nms(
-    boxes: Float[Array, "n 4"],
-    scores: Float[Array, "n"],
-    labels: Int[Array, "n"],
-    valid: Bool[Array, "n"],
-    iou_threshold: float,
-    max_outputs: int,
-) -> tuple[Int[Array, "k"], Bool[Array, "k"]]:
-    """Keep boxes greedily by score, dropping those with IoU > `iou_threshold` to a kept box of the same label.
-
-    Returns:
-      indices: of the kept boxes, best first, `k = min(max_outputs, n)`.
-      valid: which of them are real.
-    """
-    order = top_k(jnp.where(valid, scores, -jnp.inf), scores.shape[0])
-    keep = nms_of_sorted(boxes[order], labels[order], valid[order], iou_threshold)
-    first = jnp.argsort(~keep, stable=True)[:max_outputs]
-    return order[first], keep[first]
 
 
 def nms_of_sorted(
     boxes: Float[Array, "n 4"], labels: Int[Array, "n"], valid: Bool[Array, "n"], iou_threshold: float
 ) -> Bool[Array, "n"]:
-    """Say which boxes `nms` keeps, of boxes that come best first.
+    """Return which boxes greedy NMS keeps: those that no kept, better one of their label overlaps by a larger IoU.
+
+    Boxes come best first.
 
     The result equals the greedy loop at every threshold: `keep = valid and no kept, better box suppresses it` has one
     solution, that of the loop, and after k rounds of repeating it from any start the first k boxes are right. So n
