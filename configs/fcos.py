@@ -5,7 +5,7 @@
 Points lie in the middle of their cells and strides are exact; weights of torchvision bring torchvision's geometry.
 
 Variants: size (full, tiny), backbone (r50, r101, x101_32x8d, x101_64x4d, r50_gn, lite0), batch (1, 2, 4, ... 128),
-data (prepared, shapes), schedule (1x, 2x), jitter (none, short_sides), masks (all, voc, nonvoc, annotated),
+data (prepared, shapes), schedule (1x, 2x), jitter (none, short_sides), masks (all, none, voc, nonvoc, annotated),
 start (weights, scratch), dtype (float32, bfloat16). size=tiny is a small experiment, from its 128-pixel images to its
 schedule.
 """

@@ -6,11 +6,11 @@ The values are detectron2's where they differ from Mask R-CNN's: more proposals,
 drawn from 640 to 800. The classes are those of the data (person), and its skeleton has as many keypoints as
 `model.rcnn.keypoint_head.num_keypoints` says; objects without keypoints train boxes and masks only.
 
-Variants: masks (no, yes: masks beside keypoints), size (full, tiny, lite), backbone (r50, r101),
-batch (1, 2, 4, ... 128), data (prepared, shapes), schedule (1x, 2x), jitter (short_sides, none),
-start (weights, scratch), dtype (float32, bfloat16). size=tiny is a small experiment, from its 128-pixel images to its
-schedule; size=lite is one on a few hundred real pictures, on a pretrained EfficientNet-Lite0 that is frozen
-(docs/small_data.md).
+Variants: masks (no, yes: masks beside keypoints), size (full, tiny, lite),
+backbone (r50, r101, x101_32x8d, x101_64x4d, r50_gn, lite0), batch (1, 2, 4, ... 128), data (prepared, shapes),
+schedule (1x, 2x), jitter (short_sides, none), start (weights, scratch), dtype (float32, bfloat16). size=tiny is a
+small experiment, from its 128-pixel images to its schedule; size=lite is one on a few hundred real pictures, on a
+pretrained EfficientNet-Lite0 that is frozen (docs/small_data.md).
 """
 
 from ml_collections import ConfigDict

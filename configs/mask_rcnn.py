@@ -5,7 +5,7 @@
 Variants: predictor (class_specific, class_agnostic, none), size (full, tiny, tiny_c4, lite),
 mask_head (plain, hg20, hg52: hourglasses, see configs/families/rcnn.py),
 box_head (mlp, conv: convolutions and a mean, heavier),
-backbone (r50, r101, x101_32x8d, x101_64x4d, r50_gn, lite0, and on one map, C4: r50_c4, r101_c4),
+backbone (r50, r101, x101_32x8d, x101_64x4d, r50_gn, lite0, r50_c4, r101_c4: the last two on one map, C4),
 batch (1, 2, 4, ... 128),
 data (prepared, shapes), schedule (1x, 2x), jitter (none, short_sides), masks (all, none, voc, nonvoc, annotated),
 start (weights, scratch), dtype (float32, bfloat16), box_losses (no, yes: objects without masks learn them from their

@@ -9,7 +9,7 @@ without masks for R-50-FPN (masks=voc; not verified by a run here).
 Variants: mlp (paper, light, none), training (end_to_end, stage_wise), size (full, tiny, tiny_c4, lite),
 mask_head (plain, hg20, hg52: hourglasses, see configs/families/rcnn.py; without the MLP branch unless mlp=light),
 box_head (mlp, conv: convolutions and a mean, heavier),
-backbone (r50, r101, x101_32x8d, x101_64x4d, r50_gn, lite0, and on one map, C4: r50_c4, r101_c4),
+backbone (r50, r101, x101_32x8d, x101_64x4d, r50_gn, lite0, r50_c4, r101_c4: the last two on one map, C4),
 batch (1, 2, 4, ... 128),
 data (prepared, shapes), schedule (1x, 2x), jitter (none, short_sides), masks (voc, nonvoc, all, none, annotated),
 start (weights, scratch), dtype (float32, bfloat16), box_losses (no, yes: objects without masks learn them from their

@@ -10,8 +10,8 @@ been run on the whole of COCO here. The paper trained on COCO 2014 trainval35k w
 Rows of `mask_rcnn/...` are the ablations of "Mask R-CNN" (He et al., ICCV 2017), with masks of all classes and its mask
 AP on minival over all of them.
 
-Variants: row; masks (voc, nonvoc: which classes have masks); size (full; tiny: the small network, synthetic images;
-lite: a pretrained small backbone, a few hundred real pictures).
+Variants: row; masks (voc, nonvoc: which classes have masks); size (full, tiny, lite: tiny is the small
+network and synthetic images, lite a pretrained small backbone and a few hundred real pictures).
 Stage-wise rows (tables 1a to 1c, fig3, most of beyond) train the mask branch on a frozen detector:
 config.initialize.path is a run of the row `detector`. The row with GloVe vectors needs config.embedding.path.
 """

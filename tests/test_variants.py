@@ -1,14 +1,36 @@
 """What stands after the colon of --config, which of it makes no sense together, and what becomes of the rest."""
 
+import importlib
+import pathlib
+import re
+
 import jax
 import jax.numpy as jnp
 import pytest
 
-from configs import embedmask, fcos, keypoint_rcnn, mask_rcnn, maskx_rcnn, paper
+from configs import base, embedmask, fcos, keypoint_rcnn, mask_rcnn, maskx_rcnn, paper
 from maskx_jax.coco.mask_classes import mask_labels
 from maskx_jax.data.sources import open_source
 from maskx_jax.models.build import build, initialize
 from maskx_jax.structures import Batch, GroundTruth, Keypoints
+
+FILES = [path for path in pathlib.Path(base.__file__).parent.glob("*.py") if "\nVariants: " in path.read_text()]
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in FILES))
+def test_a_config_names_the_choices_that_it_takes(name, monkeypatch):
+    module, offered = importlib.import_module(f"configs.{name}"), {}
+    monkeypatch.setattr(base, "apply_variants", lambda config, argument, variants, excluded: offered.update(variants))
+    module.get_config()
+    _, text = module.__doc__.split("\nVariants: ")
+    # The choices of a variant stand in brackets, and what is to be said of them after a colon.
+    named = {variant: re.findall(r"\w+", choices) for variant, choices in re.findall(r"(\w+)\s\(([^:)]*)", text)}
+    # Too many to name.
+    named |= {"batch": list(offered["batch"])} if "1, 2, 4, ... 128" in text else {}
+    named |= {"row": list(offered["row"])} if text.startswith("row; ") else {}
+    assert {variant: sorted(named.get(variant, ())) for variant in offered} == {
+        variant: sorted(choices) for variant, choices in offered.items()
+    }
 
 
 @pytest.mark.parametrize(
