@@ -49,7 +49,9 @@ def import_weights(config: ConfigDict, workdir: str) -> None:
     variables = pretrained.take_over(fresh, weights, categories.names, new=options.new, unused=options.unused)
     # An imported run has no average of its parameters, and no optimizer that could go on.
     config.optimizer.ema_decay = None
-    state = TrainState(jnp.int32(0), variables["params"], {}, variables["frozen"], opt_state={}, average=None)
+    # A model without constants, as with GroupNorm, has no collection of them.
+    frozen = variables.get("frozen", {})
+    state = TrainState(jnp.int32(0), variables["params"], {}, frozen, opt_state={}, average=None)
     existed = directory.exists()
     try:
         write_config(workdir, config)

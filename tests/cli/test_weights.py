@@ -22,6 +22,7 @@ from maskx_jax.runs import evaluation
 from maskx_jax.runs.loading import Loaded
 from maskx_jax.runs.workdir import write_config
 from maskx_jax.weights.export import describe, to_torchvision
+from maskx_jax.weights.pretrained import RunWeights
 from tests.models.build import numpy_variables
 
 NUM_CLASSES = 6
@@ -94,6 +95,29 @@ def test_what_was_imported_is_exported_again(run, file, tmp_path, capsys):
     compile(text, "recipe", "exec")
     assert "num_classes=7" in text and "ResNet(Bottleneck, [1, 1, 1, 1])" in text
     assert list(tmp_path.iterdir()) == [output]
+
+
+def weights_of_a_run(config, monkeypatch):
+    """Let an import find weights made up for a config, as of another run; return the variables."""
+    source = open_source(config.data, training=False)
+    model = build(config.model, len(source.categories))
+    variables = numpy_variables(model)
+    weights = RunWeights("OTHER", Loaded(config, model, variables, source.categories, 7))
+    monkeypatch.setattr(import_weights, "initialize", lambda model, key: variables)
+    monkeypatch.setattr(import_weights.pretrained, "open_weights", lambda *_: weights)
+    config.initialize.path = "OTHER"
+    return variables
+
+
+def test_a_model_without_constants_is_imported(tmp_path, monkeypatch):
+    config = tiny_config()
+    config.model.backbone.norm = "group"
+    variables = weights_of_a_run(config, monkeypatch)
+    assert "frozen" not in variables
+    import_weights.import_weights(config, str(tmp_path / "run"))
+    jax.tree.map(
+        np.testing.assert_array_equal, maskx_jax.load(tmp_path / "run").variables["params"], variables["params"]
+    )
 
 
 def answer(capsys, program):
