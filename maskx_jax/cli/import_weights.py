@@ -3,10 +3,11 @@
     python -m maskx_jax import-weights --config=configs/mask_rcnn.py:backbone=r50 --config.data.directory=DATA \\
         --config.initialize.path=maskrcnn_resnet50_fpn_coco.pth --workdir=RUN
 
-The classes are those of the dataset; the conventions of the weights replace those of the config.
+The classes and the skeleton are those of the dataset; the conventions of the weights replace those of the config.
 """
 
 import contextlib
+import dataclasses
 import os
 from collections.abc import Sequence
 
@@ -23,6 +24,7 @@ from maskx_jax.models.build import build, initialize
 from maskx_jax.runs.checkpoints import Checkpoints
 from maskx_jax.runs.workdir import write_config
 from maskx_jax.structures import TrainState
+from maskx_jax.training.checks import check_keypoints
 from maskx_jax.weights import pretrained
 
 
@@ -32,7 +34,8 @@ def import_weights(config: ConfigDict, workdir: str) -> None:
     All is read and checked before anything is written; what a failing write leaves is removed.
 
     Raises:
-      ValueError: no path is given, the directory is not empty, or the weights do not fit.
+      ValueError: no path is given, the directory is not empty, the weights do not fit, or the data lack the keypoints
+        of the model.
       OSError: something cannot be read or written.
     """
     options = config.initialize
@@ -43,7 +46,8 @@ def import_weights(config: ConfigDict, workdir: str) -> None:
     weights = pretrained.open_weights(options.path, options.preset, options.classes)
     pretrained.apply_conventions(config, weights.conventions, options.keep)
     source = open_source(config.data, training=False, seed=config.seed)
-    categories = source.categories
+    check_keypoints(config.model, source.skeleton)
+    categories = dataclasses.replace(source.categories, skeleton=source.skeleton)
     model = build(config.model, len(categories))
     fresh = jax.jit(lambda key: initialize(model, key))(jax.random.key(config.seed))
     variables = pretrained.take_over(fresh, weights, categories.names, new=options.new, unused=options.unused)

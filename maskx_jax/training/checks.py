@@ -143,7 +143,7 @@ def choose_best_metric(preferences: Sequence[str], measured: Collection[str]) ->
 
 
 def check_keypoints(model: Any, skeleton: Skeleton | None) -> None:
-    """Check that the training data have the keypoints that a model is to find.
+    """Check that the data have the keypoints that a model is to find.
 
     Args:
       model: `config.model`.
@@ -155,12 +155,12 @@ def check_keypoints(model: Any, skeleton: Skeleton | None) -> None:
     count = num_keypoints(model)
     if count is not None and skeleton is None:
         raise ValueError(
-            f"config.model finds {count} keypoints an object; the training data have none: what 0.1 prepared, or "
+            f"config.model finds {count} keypoints an object; the data have none: what 0.1 prepared, or "
             "--keypoints=drop, has to be prepared again"
         )
     if count is not None and skeleton is not None and count != len(skeleton.names):
         raise ValueError(
-            f"config.model finds {count} keypoints an object; the training data have {len(skeleton.names)} "
+            f"config.model finds {count} keypoints an object; the data have {len(skeleton.names)} "
             f"({', '.join(skeleton.names)}): set config.model.rcnn.keypoint_head.num_keypoints"
         )
 

@@ -11,9 +11,10 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 import maskx_jax
-from configs import mask_rcnn
+from configs import keypoint_rcnn, mask_rcnn
 from maskx_jax import errors
 from maskx_jax.cli import export_weights, import_weights
+from maskx_jax.data.shapes.marks import SKELETON
 from maskx_jax.data.sources import open_source
 from maskx_jax.distributed.mesh import make_mesh, replicated
 from maskx_jax.inference import make_detect_step
@@ -118,6 +119,18 @@ def test_a_model_without_constants_is_imported(tmp_path, monkeypatch):
     jax.tree.map(
         np.testing.assert_array_equal, maskx_jax.load(tmp_path / "run").variables["params"], variables["params"]
     )
+
+
+def test_an_imported_run_knows_the_skeleton_of_its_data(tmp_path, monkeypatch, capsys):
+    config = keypoint_rcnn.get_config("size=tiny,data=shapes")
+    weights_of_a_run(config, monkeypatch)
+    import_weights.import_weights(config, str(tmp_path / "run"))
+    assert maskx_jax.load(tmp_path / "run").categories.skeleton == SKELETON
+    config.model.rcnn.keypoint_head.num_keypoints = 4
+    weights_of_a_run(config, monkeypatch)
+    said = answer(capsys, lambda: import_weights.import_weights(config, str(tmp_path / "other")))
+    assert "config.model finds 4 keypoints an object; the data have 5" in said
+    assert not (tmp_path / "other").exists()
 
 
 def answer(capsys, program):
