@@ -65,10 +65,16 @@ def to_theirs(path: str, array: np.ndarray, shapes: Shapes) -> np.ndarray:
 
 def _flattened_side(module: str, shapes: Shapes) -> int | None:
     """Return the side of the maps that a layer sees flattened, or None where it sees none."""
-    if module not in rcnn.FLATTENED:
-        return None
-    channels = next(shapes[f"{layer}/kernel"][-1] for layer in rcnn.FLATTENED[module] if f"{layer}/kernel" in shapes)
-    return math.isqrt(shapes[f"{module}/kernel"][0] // channels)
+    return _side([module], rcnn.FLATTENED[module], shapes) if module in rcnn.FLATTENED else None
+
+
+def _side(seeing: Sequence[str], making: Sequence[str], shapes: Shapes) -> int:
+    """Return the side of the maps that a layer makes and another sees flattened: of each, the first that there is."""
+    sees, makes = (
+        next(shapes[f"{layer}/kernel"] for layer in layers if f"{layer}/kernel" in shapes)
+        for layers in (seeing, making)
+    )
+    return math.isqrt(sees[0] // makes[-1])
 
 
 def names_of_rows(num_rows: int) -> tuple[tuple[str | None, ...] | None, str]:
@@ -105,27 +111,43 @@ def rows_of_ours(module: str, rows: np.ndarray, background: str) -> np.ndarray:
     return np.concatenate([np.zeros_like(rows[: ROWS_OF_CLASS[module]]), rows])
 
 
+def rows_of_class(path: str, shapes: Shapes) -> int:
+    """Return how many rows each class has in a parameter of ours; 0 where it has none, or all classes share one.
+
+    Args:
+      path: of ours, without its collection.
+      shapes: of our parameters.
+    """
+    module = path.rpartition("/")[0]
+    if module == rcnn.PIXELS:
+        pixels = (2 * _side(rcnn.SEES_FEATURES, rcnn.MAKES_FEATURES, shapes)) ** 2
+        return pixels if shapes[path][-1] > pixels else 0
+    if module == "mask_weights" and shapes[path][-1] == 1:
+        return 0
+    return ROWS_OF_CLASS.get(module, 0)
+
+
 def num_background_rows(module: str) -> int:
     """Return how many rows, or groups of rows, a module of ours has in front of those of the classes."""
     return int(module not in dense.ROWS_OF_CLASS)
 
 
 def select_classes(
-    path: str, source: np.ndarray, fresh: np.ndarray, num_classes: int, index: Sequence[int | None]
+    path: str, size: int, source: np.ndarray, fresh: np.ndarray, num_classes: int, index: Sequence[int | None]
 ) -> np.ndarray | str:
     """Return a parameter with values for each of our classes, or why the source has none.
 
     Args:
-      path: of ours, without collection; of a module in `ROWS_OF_CLASS`.
+      path: of ours, without collection.
+      size: rows of each class, at least 1; see `rows_of_class`.
       source: parameter of the source, arranged as ours.
       fresh: ours as initialised.
       num_classes: in the source, without background.
       index: for each of our classes its place among the source's, or None where it is to be fresh.
     """
-    # Fixed class vectors have a row for each class, parameters a column (or four).
+    # Fixed class vectors have a row for each class, parameters a column (or more).
     axis = 0 if path.endswith("/embedding") else -1
-    module = path.rpartition("/")[0]
-    size, background = ROWS_OF_CLASS[module], num_background_rows(module)
+    background = num_background_rows(path.rpartition("/")[0])
     taken = np.moveaxis(np.asarray(source), axis, 0)
     if len(taken) != size * (num_classes + background):
         return f"{len(taken)} rows in the source, expected {size * (num_classes + background)} of {num_classes} classes"

@@ -24,10 +24,10 @@ from maskx_jax.errors import some
 from maskx_jax.structures import PyTree
 from maskx_jax.weights.arrays import (
     CLASSIFICATIONS,
-    ROWS_OF_CLASS,
     fold_batch_norm,
     names_of_rows,
     num_background_rows,
+    rows_of_class,
     rows_of_ours,
     select_classes,
     to_ours,
@@ -149,7 +149,7 @@ class FileWeights:
         modules = layout.modules({path.rpartition("/")[0] for path in paths}, arrays.keys())
         offers: Offers = {}
         used: set[str] = set()
-        for full_path, shape in shapes.items():
+        for full_path in shapes:
             collection, _, path = full_path.partition("/")
             module, _, leaf = path.rpartition("/")
             if path not in modules and module not in modules:
@@ -167,7 +167,7 @@ class FileWeights:
                     offers[full_path] = fold_batch_norm([arrays[key] for key in keys], layout.epsilon)[leaf]
                     continue
                 rows = arrays[keys[0]].astype(np.float32)
-                if _has_class_rows(path, shape):
+                if rows_of_class(path, paths):
                     rows = rows_of_ours(module, rows, layout.dense_background if self.has_points else layout.background)
                 offers[full_path] = to_ours(path, rows, paths)
             except ValueError as error:
@@ -328,8 +328,11 @@ def take_over(
     kept = {path for path in own if any(re.fullmatch(pattern, paths[path]) for pattern in new)}
     offers, leftover = weights.offer({path: value.shape for path, value in own.items()})
     num_rows, index, note = _match_classes(weights, offers, names)
+    shapes = {paths[path]: value.shape for path, value in own.items()}
     fitted = {
-        path: _fit(paths[path], value, own[path], num_rows, index) for path, value in offers.items() if path not in kept
+        path: _fit(paths[path], value, own[path], rows_of_class(paths[path], shapes), num_rows, index)
+        for path, value in offers.items()
+        if path not in kept
     }
     loaded = {path: value for path, value in fitted.items() if not isinstance(value, str)}
     unusable = [f"{paths[path]} ({reason})" for path, reason in fitted.items() if isinstance(reason, str)]
@@ -369,7 +372,7 @@ def _check_patterns(new: Sequence[str], unused: Sequence[str], paths: Collection
 
 
 def _fit(
-    path: str, offer: np.ndarray | str, fresh: np.ndarray, num_rows: int, index: Sequence[int | None]
+    path: str, offer: np.ndarray | str, fresh: np.ndarray, size: int, num_rows: int, index: Sequence[int | None]
 ) -> np.ndarray | str:
     """Return an offer with the rows of our classes, or the reason why it does not fit.
 
@@ -377,6 +380,7 @@ def _fit(
       path: of the parameter, without its collection.
       offer: of the source.
       fresh: the parameter as initialised.
+      size: rows of each class, see `rows_of_class`.
       num_rows: see `_match_classes`; so is `index`.
       index: for each of our classes its place in the source.
     """
@@ -384,8 +388,8 @@ def _fit(
         return offer
     if not np.isfinite(offer).all():
         return "not finite"
-    if index and _has_class_rows(path, fresh.shape):
-        rows = select_classes(path, offer, fresh, num_rows, index)
+    if index and size:
+        rows = select_classes(path, size, offer, fresh, num_rows, index)
         if isinstance(rows, str):
             return rows
         offer = rows
@@ -452,12 +456,6 @@ def _match_classes(weights: Weights, offers: Offers, names: Sequence[str]) -> tu
     new = [name for name in names if name not in place]
     fresh = f"; new, with fresh rows: {some(new, 8)}" if new else ""
     return num_rows, index, f"classes: {len(names) - len(new)} of {len(names)} found by name ({note}){fresh}"
-
-
-def _has_class_rows(path: str, shape: Sequence[int]) -> bool:
-    """Return whether a parameter has a row for each class, and not one that all share."""
-    module = path.rpartition("/")[0]
-    return module in ROWS_OF_CLASS and not (module == "mask_weights" and shape[-1] == 1)
 
 
 def _modules(paths: Iterable[str]) -> str:

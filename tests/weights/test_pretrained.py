@@ -474,9 +474,12 @@ def run_weights(names, config=None):
     return RunWeights("RUN", Loaded(config, model, variables, categories, 5)), variables
 
 
-@pytest.mark.parametrize("mask_predictor", ["class_specific", "transfer"])
-def test_a_run_gives_a_longer_list_of_classes_all_that_it_has(capsys, mask_predictor):
-    config = tiny_config(mask_predictor=mask_predictor, weight_transfer__input="embedding")
+MLP = {"mask_predictor": "class_specific", "mask_head__body": "mlp", "mask_head__mlp": "none"}
+
+
+@pytest.mark.parametrize("fields", [{"mask_predictor": "class_specific"}, {"mask_predictor": "transfer"}, MLP], ids=str)
+def test_a_run_gives_a_longer_list_of_classes_all_that_it_has(capsys, fields):
+    config = tiny_config(**fields, weight_transfer__input="embedding")
     weights, theirs = run_weights(CLASSES, config)
     names = ("bird", *CLASSES)
     fresh = numpy_variables(build(config.model, len(names)), scale=2.0)
@@ -494,6 +497,18 @@ def test_a_run_gives_a_longer_list_of_classes_all_that_it_has(capsys, mask_predi
         (background, *old), (first, new, *kept), own = split
         for a, b in ((first, background), (new, own[1]), *zip(kept, old, strict=True)):
             np.testing.assert_array_equal(a, b, err_msg=path)
+
+
+@pytest.mark.parametrize(("size", "num_convs"), [("tiny", 2), ("tiny", 0), ("tiny_c4", 2), ("tiny_c4", 0)])
+@pytest.mark.parametrize("predictor", ["class_specific", "class_agnostic"])
+def test_masks_of_fully_connected_layers_stay_with_their_class(size, num_convs, predictor):
+    fields = MLP | {"mask_head__num_convs": num_convs, "mask_predictor": predictor}
+    weights, theirs = run_weights(CLASSES, tiny_config(f"size={size},data=shapes", **fields))
+    taken = take_over(theirs, weights, CLASSES[::-1])["params"]["mask_head"]["output"]
+    order = [0, 3, 2, 1] if predictor == "class_specific" else [0]
+    for leaf, value in theirs["params"]["mask_head"]["output"].items():
+        masks = value.reshape(*value.shape[:-1], len(order), -1)[..., order, :]
+        np.testing.assert_array_equal(taken[leaf], masks.reshape(value.shape), err_msg=leaf)
 
 
 def test_what_the_export_writes_beside_the_arrays_decides_how_it_is_read(tmp_path):
