@@ -79,7 +79,7 @@ def write_shard(stem: Path, split: str, examples: Iterable[Examples], descriptio
         labels=np.concatenate([np.zeros(0, np.int32), *whole.labels]),
         has_mask=np.concatenate([np.zeros(0, bool), *whole.has_mask]),
         num_bytes=np.int64(num_bytes),
-        file_bytes=np.int64(stem.with_suffix(".array_record").stat().st_size),
+        file_bytes=np.array(_file_bytes(stem), np.int64),
         report=np.array(json.dumps(dataclasses.asdict(whole.report))),
         description=np.array(description),
     )
@@ -90,14 +90,20 @@ def write_shard(stem: Path, split: str, examples: Iterable[Examples], descriptio
 
 
 def num_whole(stem: Path, description: str) -> int | None:
-    """Return how many examples a shard of a description has, or None if there is no whole one."""
+    """Return how many examples a shard of a description has, or None if there is no whole one, and it is to be made."""
     try:
-        with np.load(stem.with_suffix(".npz"), allow_pickle=False) as stored:
-            is_whole = stem.with_suffix(".array_record").stat().st_size == stored["file_bytes"]
-            is_whole = is_whole and stem.with_suffix(".ground_truth").exists() and stored["description"] == description
-            return len(stored["image_ids"]) if is_whole else None
-    except (FileNotFoundError, KeyError):
+        with stem.with_suffix(".npz").open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            # All of it, lest damage shows only when the shards are joined.
+            shard = dict(stored)
+        is_whole = shard["description"] == description and np.array_equal(shard["file_bytes"], _file_bytes(stem))
+        return len(shard["image_ids"]) if is_whole else None
+    # A file is missing, or damaged by a full disk or a power cut: zipfile, zlib and NumPy have many errors for that.
+    except Exception:
         return None
+
+
+def _file_bytes(stem: Path) -> list[int]:
+    return [stem.with_suffix(suffix).stat().st_size for suffix in (".array_record", ".ground_truth")]
 
 
 def join(

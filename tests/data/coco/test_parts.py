@@ -67,6 +67,31 @@ def test_a_join_that_fails_at_its_end_keeps_parts(tmp_path, arguments, monkeypat
     assert left(tmp_path) == ["images", "instances.json", "out"]
 
 
+DAMAGE = {
+    "empty": lambda content: b"",
+    "cut": lambda content: content[:-9],
+    "no archive": lambda content: b"damaged",
+    # In the report, whose text NumPy stores in 4 bytes a character.
+    "changed": lambda content: content.replace('"val"'.encode("utf-32-le"), '"vol"'.encode("utf-32-le")),
+}
+
+
+@pytest.mark.parametrize(
+    ("suffix", "damage"),
+    [*((".npz", damage) for damage in DAMAGE), (".ground_truth", "empty"), (".array_record", "cut")],
+)
+def test_a_shard_with_a_damaged_file_is_made_again(tmp_path, arguments, monkeypatch, suffix, damage):
+    prepare(**arguments | {"output": tmp_path / "whole"})
+    for index in (1, 2, 3):
+        prepare(**arguments, part=(index, 3))
+    path = tmp_path / f".out-unfinished/shards_val/00001{suffix}"
+    content = path.read_bytes()
+    path.write_bytes(DAMAGE[damage](content))
+    assert path.read_bytes() != content
+    assert read_by(monkeypatch, lambda: prepare(**arguments)) == ["3.png", "4.png", "5.png"]
+    assert files_of(tmp_path / "out") == files_of(tmp_path / "whole")
+
+
 def raising(error):
     def function(*_):
         raise error
