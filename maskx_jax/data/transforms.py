@@ -79,8 +79,9 @@ class Transform:
             raise ValueError(f"short_sides is {self.short_sides}; expected one or more positive lengths")
         if not 0 <= self.flip_probability <= 1:
             raise ValueError(f"flip_probability is {self.flip_probability}; expected a value from 0 to 1")
-        if self.jitter_scales is not None and not 0 < self.jitter_scales[0] <= self.jitter_scales[1]:
-            raise ValueError(f"jitter_scales is {self.jitter_scales}; expected (smallest, largest), both positive")
+        scales = self.jitter_scales
+        if scales is not None and (len(scales) != 2 or not 0 < scales[0] <= scales[1]):
+            raise ValueError(f"jitter_scales is {scales}; expected (smallest, largest), both positive")
         if self.num_slots < 1:
             raise ValueError(f"num_slots is {self.num_slots}; expected 1 or more")
 

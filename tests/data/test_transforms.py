@@ -495,6 +495,8 @@ def test_an_image_that_finds_no_memory_is_not_broken(fails, monkeypatch):
         ({"short_sides": ()}, "short_sides is"),
         ({"flip_probability": 1.5}, "flip_probability is 1.5"),
         ({"jitter_scales": (2.0, 0.1)}, "jitter_scales is"),
+        ({"jitter_scales": (0.1,)}, r"jitter_scales is \(0\.1,\); expected \(smallest, largest\)"),
+        ({"jitter_scales": (0.1, 1.0, 2.0)}, r"jitter_scales is \(0\.1, 1\.0, 2\.0\); expected \(smallest, largest\)"),
         ({"num_slots": 0}, "num_slots is 0"),
     ],
 )
