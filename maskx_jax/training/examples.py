@@ -1,5 +1,6 @@
 """What a run learns from and is scored on: two sources, whose masks may be used, and the order of the examples."""
 
+import contextlib
 import dataclasses
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,7 +15,8 @@ from maskx_jax.coco import mask_classes
 from maskx_jax.coco.categories import Categories, same_classes
 from maskx_jax.data import pipeline, sources
 from maskx_jax.data.loaders import choose_workers
-from maskx_jax.data.records import Source
+from maskx_jax.data.reading import read_record
+from maskx_jax.data.records import BrokenRecordError, Record, Source
 from maskx_jax.data.roles import class_summary, class_table
 from maskx_jax.data.schedule import Schedule, repeat_factors
 from maskx_jax.data.transforms import Transform
@@ -114,11 +116,21 @@ def open_examples(
 
 
 def _check_predicted_masks(weight: float, source: Source) -> None:
-    if weight != 1 and len(source) and source[0].mask_weight is None:
+    if weight == 1:
+        return
+    record = next(_readable_records(source), None)
+    if record is not None and record.mask_weight is None:
         raise ValueError(
             f"data.predicted_mask_weight is {weight}; expected 1 for training data that do not say which masks were "
             "predicted: prepare them with --predicted_masks=use, again where an earlier version did"
         )
+
+
+def _readable_records(source: Source) -> Iterator[Record]:
+    for index in range(len(source)):
+        # A damaged record is named, and counted, in its turn.
+        with contextlib.suppress(BrokenRecordError):
+            yield read_record(source, index)
 
 
 def _describe_classes(source: Source, allowed_masks: np.ndarray, workdir: str | pathlib.Path) -> str:

@@ -1,10 +1,14 @@
 """What a run prints of its data."""
 
+import types
+
 import numpy as np
 import pytest
 
 from maskx_jax.coco.categories import Categories
+from maskx_jax.data import reading
 from maskx_jax.data.pipeline import Statistics
+from maskx_jax.data.records import BrokenRecordError
 from maskx_jax.data.roles import class_table
 from maskx_jax.data.worker_processes import usable_cores
 from maskx_jax.training import examples
@@ -47,3 +51,28 @@ def test_a_weight_of_predicted_masks_is_refused_where_none_are_known(tmp_path):
     config.data.predicted_mask_weight = 0.5
     with pytest.raises(ValueError, match=r"data\.predicted_mask_weight is 0\.5; expected 1 for training data that"):
         examples.open_examples(config, tmp_path)
+
+
+def test_whether_predicted_masks_are_known_is_read_from_the_first_record_that_is_whole(monkeypatch):
+    waits = []
+    monkeypatch.setattr(reading, "time", types.SimpleNamespace(sleep=waits.append))
+    answers = [BrokenRecordError("cut off"), OSError("no answer"), types.SimpleNamespace(mask_weight=np.ones(1))]
+
+    class Source:
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, index):
+            asked.append(index)
+            answer = answers[len(asked) - 1]
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+    asked = []
+    examples._check_predicted_masks(0.5, Source())
+    assert asked == [0, 1, 1] and len(waits) == 1
+    # Training itself says that none can be read.
+    asked, answers = [], 3 * answers[:1]
+    examples._check_predicted_masks(0.5, Source())
+    assert asked == [0, 1, 2]
