@@ -12,6 +12,8 @@ from typing import Any
 
 from etils import epath
 
+# Of files and folders that are being written, or were left by a process that was killed.
+PARTIAL_SUFFIX = ".partial"
 # What the annotations of a large dataset fill, and not yet the memory of a computer.
 _LARGEST_JSON_BYTES = 2**33
 # Entries that are coded at a time. Fewer or more are slower: the text of 100 COCO results stays in a processor's cache.
@@ -40,7 +42,7 @@ def write_parts(path: str | os.PathLike, parts: Iterable[bytes]) -> None:
         epath.Path(path).write_bytes(b"".join(parts))
         return
     path = pathlib.Path(path)
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}{PARTIAL_SUFFIX}")
     try:
         with partial.open("xb") as file:
             file.writelines(parts)
@@ -151,7 +153,7 @@ def whole_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
       OSError: the folder above cannot be written to, or something but an empty folder is at `path` at the end.
     """
     path = pathlib.Path(path)
-    partial = path.absolute().with_name(f".{path.absolute().name}.{secrets.token_hex(8)}.partial")
+    partial = path.absolute().with_name(f".{path.absolute().name}.{secrets.token_hex(8)}{PARTIAL_SUFFIX}")
     partial.mkdir()
     try:
         yield partial

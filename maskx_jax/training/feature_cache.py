@@ -1,5 +1,6 @@
 """What a frozen backbone, and a frozen pyramid, make of an image, computed once and kept on disk."""
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -82,7 +83,7 @@ class FeatureCache:
           variables: of its backbone, and of its pyramid if that is kept.
           kind: "maps" or "pyramid", what is kept: a method of the model and a field of `Batch`.
           folder: made if need be.
-          num_bytes: that the files in the folder may have together; images beyond are computed each time.
+          num_bytes: that the maps in the folder may have together; images beyond are computed each time.
 
         Raises:
           OSError: the folder cannot be made or read.
@@ -95,7 +96,7 @@ class FeatureCache:
             [kind, *(repr(getattr(model, name)) for name in ("pixels", *_MODULES[kind]))], variables
         )
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._left = num_bytes - sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+        self._left = num_bytes - _bytes_in(folder)
         self._full = False
         self._shapes: dict[tuple[int, ...], dict[int, jax.ShapeDtypeStruct]] = {}
         made = {"maps": "the backbone makes", "pyramid": "the backbone and the pyramid make"}[kind]
@@ -154,6 +155,17 @@ class FeatureCache:
                 return
         self._full = True
         logging.warning("%s takes no more (%s): other maps are computed each time", self._folder, reason)
+
+
+def _bytes_in(folder: pathlib.Path) -> int:
+    """Return what the maps in a folder take, while others may write there."""
+    total = 0
+    for path in folder.rglob("*"):
+        # What is half written will have its name soon, or was left by a process that was killed and is no map.
+        if path.suffix != files.PARTIAL_SUFFIX:
+            with contextlib.suppress(FileNotFoundError):
+                total += path.stat().st_size if path.is_file() else 0
+    return total
 
 
 def _split(content: bytes, shapes: dict[int, jax.ShapeDtypeStruct]) -> dict[int, np.ndarray]:

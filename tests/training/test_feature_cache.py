@@ -101,6 +101,24 @@ def test_a_full_folder_takes_no_more_and_says_so(tmp_path, caplog):
     assert sum("takes no more (data.cache_gigabytes)" in record.message for record in caplog.records) == 2
 
 
+def test_what_others_write_at_the_same_time_or_left_half_written_does_not_count(tmp_path, monkeypatch):
+    model, batch = tiny_model(), host_batch()
+    FeatureCache(model, backbone_of(model), "maps", tmp_path, 10**9).add_to(batch)
+    whole = sum(path.stat().st_size for path in entries(tmp_path))
+    (tmp_path / ".name.0123.partial").write_bytes(bytes(10**6))
+    (tmp_path / "deleted").write_bytes(bytes(10**6))
+    is_file = pathlib.Path.is_file
+
+    def is_file_until_now(path):
+        found = is_file(path)
+        if path.name == "deleted":
+            path.unlink()
+        return found
+
+    monkeypatch.setattr(pathlib.Path, "is_file", is_file_until_now)
+    assert FeatureCache(model, backbone_of(model), "maps", tmp_path, 10**9)._left == 10**9 - whole
+
+
 def test_a_disk_that_takes_nothing_stops_no_run(tmp_path, caplog, monkeypatch):
     def refuse(path, content):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
