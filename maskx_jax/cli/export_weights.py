@@ -13,7 +13,7 @@ from absl import logging
 from safetensors.numpy import save
 
 import maskx_jax
-from maskx_jax import errors
+from maskx_jax import errors, files
 from maskx_jax.weights.export import describe, to_torchvision
 from maskx_jax.weights.recipe import recipe
 
@@ -38,13 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _check_new(output)
     run = maskx_jax.load(options.workdir, options.step)
     state = to_torchvision(run.variables, run.model, run.config.model)
-    # A write that fails, or is killed, leaves no half a file under that name.
-    temporary = output.with_name(f"{output.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(save(state, describe(run.config, run.categories).to_text()))
-        temporary.replace(output)
-    finally:
-        temporary.unlink(missing_ok=True)
+    files.write_bytes(output, save(state, describe(run.config, run.categories).to_text()))
     print(f"wrote {len(state)} arrays to {options.output}; in PyTorch:\n\n{recipe(run, options.output)}")
 
 

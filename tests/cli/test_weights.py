@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 import maskx_jax
 from configs import keypoint_rcnn, mask_rcnn
-from maskx_jax import errors
+from maskx_jax import errors, files
 from maskx_jax.cli import export_weights, import_weights
 from maskx_jax.data.shapes.marks import SKELETON
 from maskx_jax.data.sources import open_source
@@ -286,7 +286,7 @@ def test_an_export_that_cannot_be_done_is_answered_by_one_line(
     elif make == "read-only":
         monkeypatch.setattr(os, "access", not_writable(here))
     elif make == "no space":
-        monkeypatch.setattr(pathlib.Path, "write_bytes", no_space)
+        monkeypatch.setattr(files, "write_bytes", no_space)
     elif make == "mlp":
         config = tiny_config()
         config.model.rcnn.mask_head.mlp = "light"
