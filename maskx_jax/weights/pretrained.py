@@ -80,7 +80,7 @@ class FileWeights:
     """A file of another code base, or of our own export.
 
     Attributes:
-      file: see `weight_files.read_weight_file`.
+      file: see `weights.files.read_weight_file`.
       layout: of its names.
       given_classes: names of its classes in the order of its rows, where it has none itself; may be empty.
       assumed: what was taken for granted of the layout, for messages.
@@ -224,8 +224,8 @@ def open_weights(path: str | pathlib.Path, preset: str = "auto", classes: Sequen
     """Open the weights at a path: a file of another code base, or the work directory of a run.
 
     Args:
-      path: see `weight_files.read_weight_file` and `checkpoints.load`.
-      preset: of a file, a name in `weight_layouts.LAYOUTS`; "auto" recognises it by the names of its arrays.
+      path: see `weights.files.read_weight_file` and `runs.loading.load`.
+      preset: of a file, a name in `weights.layouts.LAYOUTS`; "auto" recognises it by the names of its arrays.
       classes: of a file, the names of its classes in the order of its rows, where it has none itself.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Turns COCO-style annotations and images into a TFDS dataset, and reads it back by index.
+"""Turns COCO-style annotations and images into a TFDS dataset; `source` reads it back by index.
 
 A prepared directory holds, beside the files of TFDS (ArrayRecord, readable with `tfds.builder_from_directory`):
 
