@@ -151,12 +151,12 @@ def self_train(
         allow_outside=allow_outside,
         parts=parts,
     )
-    # Without drop_unknown and allow_outside, which change nothing of what is read without them.
+    # Without skip_bad_images, drop_unknown and allow_outside, which change nothing of what is read without them: the error
+    # of a call may be answered by one of them.
     begun = {
         "workdir": workdir,
         "splits": splits,
         "threshold": threshold,
-        "skip_bad_images": skip_bad_images,
         "config": {name: new for name, (_, new) in workdirs.changed_fields(first, config).items()},
     }
     begun = json.loads(json.dumps(begun, default=os.fspath))

@@ -152,6 +152,16 @@ def test_other_arguments_and_configs_are_refused(scene, monkeypatch):
         call()
 
 
+def test_a_bad_image_can_be_skipped_by_the_next_call(scene):
+    call, trained, _ = scene
+    bad = next(pathlib.Path("images").iterdir())
+    bad.write_bytes(bad.read_bytes()[:50])
+    with pytest.raises(ValueError, match="skip_bad_images"):
+        call(rounds=1)
+    call(rounds=1, skip_bad_images=True)
+    assert len(trained) == 1
+
+
 def test_what_is_wrong_is_said_before_anything_is_labelled(scene):
     call, trained, _ = scene
     with pytest.raises(ValueError, match=r"^config\.train\.num_steps is 0; expected 1 or more"):
