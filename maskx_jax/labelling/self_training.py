@@ -151,8 +151,8 @@ def self_train(
         allow_outside=allow_outside,
         parts=parts,
     )
-    # Without skip_bad_images, drop_unknown and allow_outside, which change nothing of what is read without them: the error
-    # of a call may be answered by one of them.
+    # Without skip_bad_images, drop_unknown and allow_outside: they change nothing of what is read without them, and the
+    # next call may answer an error by one.
     begun = {
         "workdir": workdir,
         "splits": splits,
