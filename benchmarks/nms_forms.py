@@ -58,4 +58,6 @@ def _fixpoint(suppresses: Bool[Array, "n n"], valid: Bool[Array, "n"]) -> Bool[A
     return jax.lax.while_loop(lambda state: (state[0] != state[1]).any(), turn, (valid, ~valid))[0]
 
 
-FORMS: dict[str, Form] = {"": _form(nms_of_sorted), "greedy": _by_matrix(_greedy), "fixpoint": _by_matrix(_fixpoint)}
+# The models' own.
+nms = _form(nms_of_sorted)
+FORMS: dict[str, Form] = {"": nms, "greedy": _by_matrix(_greedy), "fixpoint": _by_matrix(_fixpoint)}

@@ -13,11 +13,11 @@ import pytest
 from benchmarks import __main__ as benchmark
 from benchmarks import cases, checks, gpu_day, host, measuring, models, nms_forms, ours, pods, roi_align_forms, trace
 from benchmarks.measure_devices import collectives
+from benchmarks.nms_forms import nms
 from benchmarks.parameters import c4_shapes, fcos_shapes, make_c4_parameters, make_parameter, parameter_shapes
 from configs import fcos, mask_rcnn, maskx_rcnn
 from maskx_jax.models import build as make
 from maskx_jax.ops.roi_align import roi_align
-from tests.ops.suppression import nms
 
 
 def test_cases_go_to_a_worker_and_back():

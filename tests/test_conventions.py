@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks.nms_forms import nms
 from configs import mask_rcnn
 from maskx_jax.coco.categories import COCO_IDS
 from maskx_jax.evaluation.paste_masks import paste_mask
@@ -17,7 +18,6 @@ from maskx_jax.structures import GroundTruth, Proposals, RoiTargets
 from maskx_jax.weights.arrays import names_of_rows, rows_of_ours
 from maskx_jax.weights.layouts import LAYOUTS
 from tests.models.build import numpy_variables, tiny_model
-from tests.ops.suppression import nms
 
 
 def test_a_box_is_as_wide_as_x2_minus_x1():

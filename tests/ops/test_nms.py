@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks.nms_forms import nms
 from maskx_jax.ops.nms import nms_of_sorted
 from maskx_jax.ops.per_image import per_image
 from tests.compilation import optimized
 from tests.ops.collectives import collectives
-from tests.ops.suppression import nms
 from tests.reference.nms import greedy_nms
 
 N = 40

@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks.nms_forms import nms
 from maskx_jax.ops import boxes as box_ops
 from maskx_jax.ops.anchors import cell_anchors, grid_anchors, grid_strides
 from maskx_jax.ops.matching import Matcher
 from maskx_jax.ops.roi_align import assign_levels, roi_align
 from tests.golden import op_inputs
-from tests.ops.suppression import nms
 
 GOLDENS = np.load(pathlib.Path(op_inputs.__file__).with_name("ops.npz"))
 
