@@ -94,24 +94,24 @@ def open_runs(
     for title, workdir in zip(titles, workdirs, strict=True):
         folder = _evaluation_folder(pathlib.Path(workdir), step)
         # As it was evaluated; earlier versions did not write it down.
-        config = read_config(folder if (folder / CONFIG_FILE).exists() else workdir)
+        begun = read_config(workdir)
+        config = read_config(folder) if (folder / CONFIG_FILE).exists() else begun
         source = evaluation.open_evaluated(config, directory, split)
         if opened:
             _check_same_images(source, opened[0][1], f"{workdir} and {workdirs[0]}")
-        groups = evaluation.groups_of_run(workdir, read_config(workdir), source.categories, config)
-        opened.append((config, source, groups))
+        opened.append((config, source, evaluation.groups_of_run(workdir, begun, source.categories, config)))
         results = read_results(folder / "results.json")
         models.append(Model(title, results, read_metrics(workdir), str(folder)))
     models += [Model(title, read_results(path), (), os.fspath(path)) for title, path in (others or {}).items()]
     config, source, _ = opened[0]
     ground_truth = source.coco_ground_truth()
-    first_groups: Mapping[str, Sequence[int]] = next((groups for *_, groups in opened if groups), {})
+    groups: Mapping[str, Sequence[int]] = next((groups for *_, groups in opened if groups), {})
     kinds = _shared_kinds(models)
     if "segm" in kinds and any(config.evaluation.boundary for config, *_ in opened):
         kinds = (*kinds, "boundary")
     # As they were scored; of several runs, the detections that all of them may have made.
     most = max(config.model.max_detections for config, *_ in opened)
-    dataset = Dataset(ground_truth, first_groups, kinds, most, picture_of_source(source))
+    dataset = Dataset(ground_truth, groups, kinds, most, picture_of_source(source))
     _check_titles(models)
     return dataset, models
 
