@@ -100,12 +100,8 @@ def fields_of(file: pathlib.Path) -> Iterator[Field]:
 
 def _walk(path: str, place: ast.AST, value: ast.expr, lines: list[str]) -> Iterator[Field]:
     may_change = False
-    while isinstance(value, ast.Call) and (name := ast.unparse(value.func)) in (
-        "ConfigDict",
-        "may_change",
-        "base.may_change",
-    ):
-        may_change |= name.endswith("may_change")
+    while isinstance(value, ast.Call) and (name := _function(value)) in ("ConfigDict", "may_change"):
+        may_change |= name == "may_change"
         (value,) = value.args
     if not isinstance(value, ast.Dict):
         yield Field(path, _text(value, lines), _comment_above(place, lines), may_change)
@@ -114,6 +110,11 @@ def _walk(path: str, place: ast.AST, value: ast.expr, lines: list[str]) -> Itera
     for key, entry in zip(value.keys, value.values, strict=True):
         assert isinstance(key, ast.Constant) and isinstance(key.value, str)
         yield from _walk(f"{path}.{key.value}", key, entry, lines)
+
+
+def _function(call: ast.Call) -> str:
+    """Return the name of what is called, without its module."""
+    return ast.unparse(call.func).rpartition(".")[2]
 
 
 def _text(value: ast.expr, lines: list[str]) -> str:
