@@ -110,7 +110,8 @@ def measure(num_classes: int, num_labels: int, options: Any) -> dict[str, tuple[
 
 def _random_parameter(path: str, shape: tuple[int, ...]) -> np.ndarray:
     # A seed of its own: what does not depend on the number of classes is the same for all, and so are the proposals,
-    # the regions drawn, and how many of them the mask branch works on.
+    # the regions drawn, and how many of them the mask branch works on. So small that nothing is found: with those of
+    # `checks.make_variables` 80 classes find objects, and 3,001, none of which gets as high a score, do not.
     rng = np.random.default_rng(zlib.crc32(path.encode()))
     return rng.normal(0, 0.01, shape).astype(np.float32)
 
