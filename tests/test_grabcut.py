@@ -77,6 +77,25 @@ def test_annotations_get_masks_but_for_the_classes_to_keep(tmp_path, scene):
     assert kite["area"] == mask_coder.area(kite["segmentation"])
 
 
+def test_annotations_that_are_refused_are_read_if_asked(tmp_path, scene, capsys):
+    content, _ = files(tmp_path, scene)
+    content["annotations"][1]["category_id"] = 77
+    content["images"][0]["file_name"] = str(tmp_path / "1.png")
+    (tmp_path / "instances.json").write_text(json.dumps(content))
+    options = [
+        f"--annotations={tmp_path / 'instances.json'}",
+        f"--images={tmp_path}",
+        f"--output={tmp_path / 'out.json'}",
+    ]
+    with pytest.raises(ValueError, match="Use allow_outside"):
+        grabcut.main([*options, "--drop_unknown"])
+    with pytest.raises(ValueError, match="category"):
+        grabcut.main([*options, "--allow_outside"])
+    grabcut.main([*options, "--allow_outside", "--drop_unknown"])
+    assert [a["id"] for a in json.loads((tmp_path / "out.json").read_text())["annotations"]] == [1]
+    assert "1  annotations dropped: unknown category_id [unknown_category; ids 2]" in capsys.readouterr().out
+
+
 def test_detections_get_masks(tmp_path, scene):
     _, disc = files(tmp_path, scene)
     results = [{"image_id": 1, "category_id": 2, "score": 0.5, "bbox": [35, 25, 70, 70]}]

@@ -20,6 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 from maskx_jax import errors, files
+from maskx_jax.cli.flags import add_reading_options
 from maskx_jax.coco import mask_classes, rle
 from maskx_jax.data.coco.annotations import is_box, read_instances
 from maskx_jax.data.coco.images import UnreadableImageError, check_file
@@ -112,11 +113,14 @@ def main(arguments: list[str] | None = None) -> None:
         "--results", type=pathlib.Path, help="COCO results to give masks to, instead of the annotations"
     )
     parser.add_argument("--output", required=True, type=pathlib.Path)
+    add_reading_options(parser)
     options = parser.parse_args(arguments)
     # Before an hour of work.
     if not options.output.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {options.output.parent} for --output")
-    instances = read_instances(options.annotations, Report("annotations"))
+    report = Report("annotations")
+    instances = read_instances(options.annotations, report, options.drop_unknown, options.allow_outside)
+    print("".join(f"{line}\n" for line in report.findings()), end="")
     images = {image["id"]: image for image in instances.images}
     content: Any
     if options.results:

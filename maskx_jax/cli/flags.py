@@ -1,5 +1,6 @@
 """The flags of a verb: what several of them have in common."""
 
+import argparse
 import inspect
 import re
 import sys
@@ -27,6 +28,19 @@ def define_config(values: flags.FlagValues, argv: Sequence[str], required: bool 
     if required:
         flags.mark_flag_as_required("config", flag_values=values)
     return config
+
+
+def add_reading_options(parser: argparse.ArgumentParser, unknown: str = "leave out annotations of unknown ids") -> None:
+    """Add the options that let annotations be read which are refused otherwise; see `read_instances`.
+
+    Args:
+      parser: of a verb or a tool.
+      unknown: what --drop_unknown does there.
+    """
+    parser.add_argument("--drop_unknown", action="store_true", help=unknown)
+    parser.add_argument(
+        "--allow_outside", action="store_true", help="take image files outside their folder (absolute names, or ..)"
+    )
 
 
 def split_changes(argv: Sequence[str]) -> tuple[list[str], list[str]]:

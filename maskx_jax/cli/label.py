@@ -7,6 +7,7 @@ python -m maskx_jax label --masks=results.json --annotations=train.json --output
 from absl import logging
 
 from maskx_jax import errors
+from maskx_jax.cli.flags import add_reading_options
 from maskx_jax.labelling.label import THRESHOLD, label
 from maskx_jax.labelling.writing import SEGMENTATIONS
 
@@ -34,10 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
         "predicted in their place (%(default)s: all masks are known)",
     )
     parser.add_argument("--skip_bad_images", action="store_true", help="leave out images that cannot be read")
-    parser.add_argument("--drop_unknown", action="store_true", help="leave annotations of unknown ids as they are")
-    parser.add_argument(
-        "--allow_outside", action="store_true", help="take image files outside their folder (absolute names, or ..)"
-    )
+    add_reading_options(parser, unknown="leave annotations of unknown ids as they are")
     parser.add_argument("--overwrite", action="store_true", help="replace the file at the output")
     options = vars(parser.parse_args(arguments))
     logging.set_verbosity(logging.WARNING)

@@ -15,7 +15,7 @@ from typing import ClassVar
 from absl import logging
 
 from maskx_jax import errors
-from maskx_jax.cli.flags import paths_of_splits
+from maskx_jax.cli.flags import add_reading_options, paths_of_splits
 from maskx_jax.data.coco.unfinished import work_folder_of
 
 # As a shell reports a program that SIGTERM ended: 128 + 15.
@@ -95,10 +95,7 @@ def main(arguments: list[str] | None = None) -> int:
         action="store_true",
         help="leave out images that are missing, corrupt, too large or of another size than the JSON says",
     )
-    parser.add_argument("--drop_unknown", action="store_true", help="leave out annotations of unknown ids")
-    parser.add_argument(
-        "--allow_outside", action="store_true", help="take image files outside their folder (absolute names, or ..)"
-    )
+    add_reading_options(parser)
     parser.add_argument(
         "--predicted_masks",
         choices=("use", "drop"),

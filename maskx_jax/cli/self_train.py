@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from absl import logging
 
 from maskx_jax import errors
-from maskx_jax.cli.flags import changed_config, command_line, paths_of_splits, split_changes
+from maskx_jax.cli.flags import add_reading_options, changed_config, command_line, paths_of_splits, split_changes
 from maskx_jax.distributed.interruption import EXIT_INTERRUPTED, InterruptedRun, leaving_at_once
 from maskx_jax.labelling.label import THRESHOLD
 from maskx_jax.labelling.self_training import config_of_rounds, self_train, table
@@ -50,10 +50,7 @@ def main(arguments: Sequence[str] | None = None, parts: Parts = PARTS) -> int:
         "--threshold", type=float, default=THRESHOLD, help="quality, 0 to 1, from which a mask is taken: %(default)s"
     )
     parser.add_argument("--skip_bad_images", action="store_true", help="leave out images that cannot be read")
-    parser.add_argument("--drop_unknown", action="store_true", help="leave out annotations of unknown ids")
-    parser.add_argument(
-        "--allow_outside", action="store_true", help="take image files outside their folder (absolute names, or ..)"
-    )
+    add_reading_options(parser)
     options = parser.parse_args(argv[1:])
     for change in changes:
         if re.match(rf"--?config\.({'|'.join(map(re.escape, _SET))})[.=]", change):

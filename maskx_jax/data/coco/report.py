@@ -135,6 +135,15 @@ class Report:
             f"split {self.split}: {self.num_images} images, {self.num_objects} objects "
             f"({self.num_masks} with mask{keypoints}), {self.num_crowds} crowd regions"
         ]
+        lines += self.findings()
+        if self.num_objects == 0:
+            crowds = ", all annotations are crowd regions" if self.num_crowds else ""
+            lines.append(f"  warning  there is no object to learn from{crowds}")
+        return "\n".join(lines)
+
+    def findings(self) -> list[str]:
+        """Return the lines of the table for the reasons that occurred."""
+        lines = []
         for reason, meaning in REASONS.items():
             if reason in self.counts:
                 ids = ", ".join(map(str, self.examples[reason]))
@@ -142,10 +151,7 @@ class Report:
                 lines.append(f"{self.counts[reason]:>9}  {meaning} [{reason}; ids {ids}{more}]")
                 if reason == "mask_rectangle":
                     lines.append(" " * 11 + f"by class: {self._rectangles()}")
-        if self.num_objects == 0:
-            crowds = ", all annotations are crowd regions" if self.num_crowds else ""
-            lines.append(f"  warning  there is no object to learn from{crowds}")
-        return "\n".join(lines)
+        return lines
 
     def _rectangles(self) -> str:
         classes = [(part / total, name, part, total) for name, (total, part) in self.class_masks.items() if part]
