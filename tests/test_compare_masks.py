@@ -47,6 +47,13 @@ def test_overlaps_are_of_the_hidden_objects_alone(contents):
     assert compare_masks.overlaps(truth, None, made) == {2: 0.75, 3: 1.0, 4: 1.0}
 
 
+@pytest.mark.parametrize("nothing", [None, [], [[]], [[1.0, 2.0]], {"size": [10, 20], "counts": ""}])
+def test_a_segmentation_that_draws_nothing_is_hidden(contents, nothing):
+    truth, hidden, made = contents
+    hidden["annotations"][0]["segmentation"] = nothing
+    assert compare_masks.overlaps(truth, hidden, made) == {1: 0.0, 2: 0.75, 3: 1.0}
+
+
 def test_a_box_covers_the_middles_of_pixels():
     assert np.argwhere(compare_masks.box_mask((1.4, 0.6, 2, 1), (4, 6))).tolist() == [[1, 1], [1, 2]]
 

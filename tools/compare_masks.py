@@ -45,7 +45,7 @@ def overlaps(
     """
     sizes = {image["id"]: (image["height"], image["width"]) for image in truth["images"]}
     entries = [a for a in (truth if hidden is None else hidden)["annotations"] if not a.get("iscrowd")]
-    missing = {a["id"] for a in entries if hidden is None or not a.get("segmentation")}
+    missing = {a["id"] for a in entries if hidden is None or not _has_mask(a, sizes)}
     made_of_id = {} if made is None else {a["id"]: a.get("segmentation") for a in made["annotations"]}
     found = {}
     for annotation in truth["annotations"]:
@@ -62,6 +62,12 @@ def overlaps(
         union = (mask | expected).sum()
         found[annotation["id"]] = float((mask & expected).sum() / union) if union else 0.0
     return found
+
+
+def _has_mask(annotation: Mapping[str, Any], sizes: Mapping[int, tuple[int, int]]) -> bool:
+    # A list of no polygon, or of one without points, is no mask.
+    image = annotation["image_id"]
+    return image in sizes and rle.of_segmentation(annotation.get("segmentation"), sizes[image]) is not None
 
 
 def table(rows: Mapping[str, dict[int, float]], groups: Mapping[str, set[int]], image_of_id: Mapping[int, int]) -> str:
