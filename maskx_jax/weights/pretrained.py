@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import pathlib
 import re
+import zipfile
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -20,7 +21,7 @@ import numpy as np
 from etils import epath
 from flax import traverse_util
 
-from maskx_jax.errors import some
+from maskx_jax.errors import one_line, some
 from maskx_jax.structures import PyTree
 from maskx_jax.weights.arrays import (
     CLASSIFICATIONS,
@@ -472,18 +473,30 @@ def load_class_embeddings(path: str | pathlib.Path, names: Sequence[str], table:
       table: which array of vectors, for example "glove".
 
     Raises:
-      ValueError: the table or a class is not in the file.
+      OSError: the file cannot be opened.
+      ValueError: the file is damaged or no `.npz`, the table or a class is not in it, or there is not a row a name.
     """
-    with np.load(path, allow_pickle=False) as file:
-        if "names" not in file or table not in file:
-            raise ValueError(f"{path}: expected the arrays 'names' and {table!r}; found {sorted(file)}")
-        row_of_name = {str(name): row for row, name in enumerate(file["names"])}
-        rows = np.asarray(file[table], np.float32)
+    with epath.Path(path).open("rb") as opened:
+        try:
+            with np.lib.npyio.NpzFile(opened, allow_pickle=False) as file:
+                found = sorted(file)
+                arrays = {name: np.asarray(file[name]) for name in ("names", table) if name in file}
+        except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+            raise ValueError(f"{path}: cannot be read as an .npz of arrays: {one_line(error)}") from error
+    if len(arrays) < 2:
+        raise ValueError(f"{path}: expected the arrays 'names' and {table!r}; found {found}")
+    row_of_name = {str(name): row for row, name in enumerate(arrays["names"].ravel())}
+    rows = arrays[table]
+    if rows.dtype.kind not in "fiu" or rows.ndim != 2 or len(rows) != arrays["names"].size:
+        raise ValueError(
+            f"{path}: got {table!r} of {rows.dtype} with shape {rows.shape}; expected numbers, a row for each of "
+            f"{arrays['names'].size} names"
+        )
     missing = [name for name in names if name not in row_of_name]
     if missing:
         raise ValueError(f"{path}: no vector for {len(missing)} of {len(names)} classes, such as {missing[:5]}")
-    found = rows[[row_of_name[name] for name in names]]
-    return np.concatenate([np.zeros((1, found.shape[1]), np.float32), found])
+    chosen = rows[[row_of_name[name] for name in names]].astype(np.float32)
+    return np.concatenate([np.zeros((1, chosen.shape[1]), np.float32), chosen])
 
 
 def with_class_embeddings(variables: PyTree, embeddings: np.ndarray) -> PyTree:

@@ -796,6 +796,28 @@ def test_a_pickle_in_the_file_is_refused(tmp_path):
         load_class_embeddings(tmp_path / "bad.npz", ["cat"], "glove")
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (lambda whole: whole[:-40], "cannot be read as an .npz of arrays: File is not a zip file"),
+        (lambda whole: whole.replace(b"NUMPY", b"NUMPI"), "cannot be read as an .npz of arrays"),
+        (lambda _: b"cat 1 2", "cannot be read as an .npz of arrays: File is not a zip file"),
+        (lambda _: b"", "cannot be read as an .npz of arrays: File is not a zip file"),
+    ],
+)
+def test_a_damaged_file_of_vectors_is_named(vectors, content, message):
+    vectors.write_bytes(content(vectors.read_bytes()))
+    with pytest.raises(ValueError, match=rf"vectors\.npz: {message}"):
+        load_class_embeddings(vectors, ["cat"], "glove")
+
+
+@pytest.mark.parametrize("glove", [np.zeros((2, 4)), np.zeros(3), np.zeros((3, 2), "S3")])
+def test_vectors_without_a_row_a_name_are_refused(tmp_path, glove):
+    np.savez(tmp_path / "vectors.npz", names=np.array(["cat", "dog", "cow"]), glove=glove)
+    with pytest.raises(ValueError, match=r"vectors\.npz: got 'glove' of .* a row for each of 3 names"):
+        load_class_embeddings(tmp_path / "vectors.npz", ["cat"], "glove")
+
+
 def test_embeddings_go_into_the_frozen_constants_of_t():
     variables = numpy_variables(tiny_model(3, weight_transfer__input="embedding", weight_transfer__embedding_size=2))
     table = np.ones((4, 2), np.float32)
