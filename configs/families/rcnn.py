@@ -130,7 +130,8 @@ def tiny(config: ConfigDict) -> None:
     )
     model.box_head.update(hidden=256, conv_channels=(32, 128), num_samples=64, pre_nms_top_k=200)
     model.mask_head.update(channels=64, num_convs=2, num_samples=8, mlp_channels=2)
-    model.box_supervision.num_samples = 8
+    # As many objects as an image of the synthetic set has.
+    model.box_supervision.num_samples = 4
     model.keypoint_head.update(channels=64, num_convs=4, num_samples=16)
 
 
