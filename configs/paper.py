@@ -138,6 +138,8 @@ def _c4(ap: float, predictor: str = "class_specific", **fields: Any) -> Row:
 _AGNOSTIC = Row("class_agnostic", paper=_paper(14.2, 21.5))
 _TRANSFER = Row(paper=_paper(20.2, 26.0))
 _ORACLE = Row("class_specific", paper=_paper(30.7, 35.0))
+# Of what T says of a class without masks, less is left of how T began.
+_SMALL_INIT = {"init_scale": 0.3}
 _AGNOSTIC_END_TO_END = _end_to_end("class_agnostic", 19.2, 23.9)
 _TRANSFER_END_TO_END = _end_to_end("transfer", 22.2, 27.6)
 _ORACLE_END_TO_END = _end_to_end("class_specific", 33.0, 37.5)
@@ -186,11 +188,13 @@ ROWS: dict[str, Row] = {
     "beyond/class_agnostic_gt_boxes_hg20": Row("class_agnostic", gt_boxes=True, hourglass=20),
     "beyond/class_agnostic_gt_boxes_hg52": Row("class_agnostic", gt_boxes=True, hourglass=52),
     "beyond/transfer": _TRANSFER,
+    "beyond/transfer_small_init": Row(transfer=_SMALL_INIT),
     "beyond/transfer_gt_boxes": Row(gt_boxes=True),
     "beyond/transfer_deep": Row(deep=True),
     "beyond/transfer_gt_boxes_deep": Row(gt_boxes=True, deep=True),
     "beyond/class_agnostic_box_losses": Row("class_agnostic", box_losses=True),
     "beyond/transfer_box_losses": Row(box_losses=True),
+    "beyond/transfer_small_init_box_losses": Row(transfer=_SMALL_INIT, box_losses=True),
     "beyond/transfer_deep_box_losses": Row(deep=True, box_losses=True),
     "beyond/transfer_gt_boxes_deep_box_losses": Row(gt_boxes=True, deep=True, box_losses=True),
     "beyond/class_agnostic_boxes_alone": Row("class_agnostic", box_losses=True, boxes_alone=True),

@@ -86,6 +86,7 @@ def get_config() -> ConfigDict:
                 "activation": "leaky_relu",
                 "stop_gradient": True,
                 "embedding_size": 300,
+                "init_scale": 1.0,
             },
             # Masks of objects without masks are learned from their boxes: the variant box_losses=yes enables it.
             "box_supervision": {

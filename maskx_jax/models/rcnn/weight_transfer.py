@@ -25,6 +25,7 @@ LIMITS: Mapping[str, Check] = {
     "num_layers": one_of(1, 2, 3),
     "activation": one_of(*ACTIVATIONS),
     "embedding_size": number(1),
+    "init_scale": number(1e-6),
 }
 
 
@@ -91,6 +92,9 @@ class WeightTransfer(nn.Module):
       activation: "leaky_relu" (slope 0.1, the paper's choice), "relu" or "none", between layers.
       stop_gradient: whether the mask loss is kept from changing the detection weights through T.
       embedding_size: of the fixed vectors.
+      init_scale: factor of the initial kernels of MSRAFill (1 is the paper's choice). Training changes T along the
+        weights of classes with masks; of another class much stays as the initial T made it, which is noise to its
+        masks: the smaller, the less of it.
       cpu: whether it is computed as one CPU does best.
     """
 
@@ -101,6 +105,7 @@ class WeightTransfer(nn.Module):
     activation: str = "leaky_relu"
     stop_gradient: bool = True
     embedding_size: int = 300
+    init_scale: float = 1.0
     cpu: bool = False
 
     @nn.compact
@@ -123,10 +128,11 @@ class WeightTransfer(nn.Module):
         if self.stop_gradient:
             w_det = jax.lax.stop_gradient(w_det)
         x = w_det
+        fill = nn.initializers.variance_scaling(2.0 * self.init_scale**2, "fan_out", "normal")
         for index in range(self.num_layers):
             if index > 0:
                 x = ACTIVATIONS[self.activation](x)
-            x = nn.Dense(self.channels, kernel_init=msra_fill, name=f"fc{index + 1}")(x)
+            x = nn.Dense(self.channels, kernel_init=fill, name=f"fc{index + 1}")(x)
         return MaskWeights(x, jnp.zeros(x.shape[:1], x.dtype)), labels
 
     def _inputs(self, class_weights: ClassWeights) -> list[Float[Array, "classes ..."]]:

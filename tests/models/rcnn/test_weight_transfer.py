@@ -61,6 +61,18 @@ def test_transfer_equals_the_transcription(source, num_layers, activation):
     assert (bias == 0).all()
 
 
+@pytest.mark.parametrize("num_layers", [1, 2, 3])
+def test_the_initial_kernels_are_scaled_one_by_one(num_layers):
+    plain, small = (
+        WeightTransfer(CLASSES, CHANNELS, num_layers=num_layers, init_scale=scale).init(
+            jax.random.key(1), class_weights(), ALL
+        )["params"]
+        for scale in (1.0, 0.25)
+    )
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(0.25 * x, y, rtol=1e-6), plain, small)
+    assert all(np.std(layer["kernel"]) > 0.1 for layer in plain.values())
+
+
 @functools.cache
 def mask_branch(mlp):
     """Return a mask head with parameters, and its jitted application."""
