@@ -17,7 +17,7 @@ def get_config() -> ConfigDict:
     config.data.mask_classes = "random(1,32)"
     # A category is a colour and a texture here: the weights that place its boxes say nothing about it. (On real images
     # they help.)
-    config.model.rcnn.weight_transfer.update(input="cls", init_scale=0.3)
+    config.model.rcnn.weight_transfer.input = "cls"
     config.data.shapes.update(num_hues=10, num_textures=4, num_train=4000, num_eval=200)
     # eval.py scores the result.
     config.train.update(num_steps=1600, eval_every=0, checkpoint_every=400)

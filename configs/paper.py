@@ -138,8 +138,7 @@ def _c4(ap: float, predictor: str = "class_specific", **fields: Any) -> Row:
 _AGNOSTIC = Row("class_agnostic", paper=_paper(14.2, 21.5))
 _TRANSFER = Row(paper=_paper(20.2, 26.0))
 _ORACLE = Row("class_specific", paper=_paper(30.7, 35.0))
-# Of what T says of a class without masks, less is left of how T began.
-_SMALL_INIT = {"init_scale": 0.3}
+_SMALL_INIT = {"init_scale": rcnn.SMALL_INIT}
 _AGNOSTIC_END_TO_END = _end_to_end("class_agnostic", 19.2, 23.9)
 _TRANSFER_END_TO_END = _end_to_end("transfer", 22.2, 27.6)
 _ORACLE_END_TO_END = _end_to_end("class_specific", 33.0, 37.5)
@@ -295,13 +294,14 @@ def tiny(config: ConfigDict) -> None:
     config.data.shapes.update(num_hues=10, num_textures=6, num_train=4000, num_eval=200)
     config.data.mask_classes = config.evaluation.mask_classes = "random(1,50)"
     config.train.update(num_steps=1600, eval_every=1600, checkpoint_every=400)
-    # A category there is a colour and a texture: box regression knows neither.
-    config.model.rcnn.weight_transfer.input = "cls"
+    # A category there is a colour and a texture: box regression knows neither. T begins as the paper's.
+    config.model.rcnn.weight_transfer.update(input="cls", init_scale=1.0)
 
 
 def lite(config: ConfigDict) -> None:
     """Small heads on a pretrained backbone; config.initialize.path of the row `detector` names its weights."""
     rcnn.lite(config)
+    config.model.rcnn.weight_transfer.init_scale = 1.0
     config.train.eval_every = config.train.num_steps
 
 

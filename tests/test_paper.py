@@ -76,6 +76,12 @@ def test_rows_are_what_their_names_say():
     )
     # A ninth of the 600 steps of a stage.
     assert model("beyond/transfer_box_losses", "size=tiny").box_supervision.warmup_steps == 66
+    for size in ("full", "tiny", "lite"):
+        scales = [
+            model(f"beyond/{row}", f"size={size}").weight_transfer.init_scale
+            for row in ("transfer", "transfer_small_init", "transfer_small_init_box_losses")
+        ]
+        assert scales == [1.0, 0.3, 0.3]
     head = model("beyond/class_agnostic_gt_boxes_hg52").mask_head
     assert (head.body, head.train_on, head.resolution) == ("hourglass", "gt_boxes", 32)
     assert head.stage_channels == (128, 128, 192, 192, 192, 256) and head.stage_blocks == (2, 2, 2, 2, 2, 4)
