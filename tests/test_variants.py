@@ -128,3 +128,9 @@ def test_a_person_detector_has_the_values_of_detectron2():
     assert config.data.transform.short_sides == (640, 672, 704, 736, 768, 800)
     assert keypoint_rcnn.get_config("jitter=none").data.transform.short_sides == (800,)
     assert keypoint_rcnn.get_config("size=tiny,data=shapes").data.transform.short_sides == (128,)
+
+
+@pytest.mark.parametrize(("size", "expected"), [("full", 1.0), ("tiny", 0.3), ("lite", 0.3)])
+def test_the_t_of_the_small_sizes_begins_smaller(size, expected):
+    data = ",data=shapes" if size == "tiny" else ""
+    assert maskx_rcnn.get_config(f"size={size}{data}").model.rcnn.weight_transfer.init_scale == expected
