@@ -45,8 +45,8 @@ _TINY: dict[str, Any] = {
         "box_head": {"hidden": 256, "conv_channels": (32, 128), "num_samples": 64, "pre_nms_top_k": 200},
         "mask_head": {"channels": 64, "num_convs": 2, "num_samples": 8, "mlp": "light", "mlp_channels": 2},
         "mask_predictor": "transfer",
-        "weight_transfer": {},
-        "box_supervision": {"num_samples": 8},
+        "weight_transfer": {"init_scale": 0.3},
+        "box_supervision": {"num_samples": 4},
     },
 }
 # Regular expressions over the parameters that are not trained, as torchvision does with pretrained weights.
