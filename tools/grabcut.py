@@ -120,7 +120,8 @@ def main(arguments: list[str] | None = None) -> None:
         raise FileNotFoundError(f"there is no folder {options.output.parent} for --output")
     report = Report("annotations")
     instances = read_instances(options.annotations, report, options.drop_unknown, options.allow_outside)
-    print("".join(f"{line}\n" for line in report.findings()), end="")
+    for line in report.findings():
+        print(line)
     images = {image["id"]: image for image in instances.images}
     content: Any
     if options.results:

@@ -10,8 +10,13 @@ from jaxtyping import Array, Float
 from maskx_jax.ops.cpu import fusion
 from maskx_jax.ops.cpu.convolution import convolution
 
-# Caffe2's MSRAFill as of 2018: Gaussian with variance 2 / fan_out (SPEC of Detectron's heads).
-msra_fill = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+def scaled_msra_fill(scale: float) -> nn.initializers.Initializer:
+    """Return Caffe2's MSRAFill of 2018 times a factor: Gaussian with variance 2 / fan_out, as of Detectron's heads."""
+    return nn.initializers.variance_scaling(2.0 * scale**2, "fan_out", "normal")
+
+
+msra_fill = scaled_msra_fill(1.0)
 # Caffe2's XavierFill: uniform within +- sqrt(3 / fan_in).
 xavier_fill = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
 

@@ -13,7 +13,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from maskx_jax.limits import Check, number, one_of
-from maskx_jax.models.layers import msra_fill
+from maskx_jax.models.layers import msra_fill, scaled_msra_fill
 from maskx_jax.models.rcnn.box_head import ClassWeights
 
 ACTIVATIONS = {"leaky_relu": lambda x: nn.leaky_relu(x, 0.1), "relu": nn.relu, "none": lambda x: x}
@@ -128,7 +128,7 @@ class WeightTransfer(nn.Module):
         if self.stop_gradient:
             w_det = jax.lax.stop_gradient(w_det)
         x = w_det
-        fill = nn.initializers.variance_scaling(2.0 * self.init_scale**2, "fan_out", "normal")
+        fill = scaled_msra_fill(self.init_scale)
         for index in range(self.num_layers):
             if index > 0:
                 x = ACTIVATIONS[self.activation](x)
