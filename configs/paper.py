@@ -294,14 +294,13 @@ def tiny(config: ConfigDict) -> None:
     config.data.shapes.update(num_hues=10, num_textures=6, num_train=4000, num_eval=200)
     config.data.mask_classes = config.evaluation.mask_classes = "random(1,50)"
     config.train.update(num_steps=1600, eval_every=1600, checkpoint_every=400)
-    # A category there is a colour and a texture: box regression knows neither. T begins as the paper's.
-    config.model.rcnn.weight_transfer.update(input="cls", init_scale=1.0)
+    # A category there is a colour and a texture: box regression knows neither.
+    config.model.rcnn.weight_transfer.input = "cls"
 
 
 def lite(config: ConfigDict) -> None:
     """Small heads on a pretrained backbone; config.initialize.path of the row `detector` names its weights."""
     rcnn.lite(config)
-    config.model.rcnn.weight_transfer.init_scale = 1.0
     config.train.eval_every = config.train.num_steps
 
 
@@ -331,7 +330,8 @@ def _change(row: Row) -> variants.Change:
         elif row.backbone.endswith("_c4"):
             rcnn.c4(config)
         model.mask_predictor = row.predictor
-        model.weight_transfer.update(row.transfer)
+        # At every size T begins as the paper's, unless the row says otherwise.
+        model.weight_transfer.update({"init_scale": 1.0, **row.transfer})
         if row.mlp:
             model.mask_head.mlp = "light" if small else "paper"
         if row.gt_boxes:
